@@ -1,0 +1,293 @@
+//! TOML text to a [`Manifest`]: parameters resolved, includes joined, stages inherited and multiplied.
+//! Knows no kind of stage: kinds read their own tables. Reads no file and no environment itself; both
+//! come in as functions.
+
+use std::collections::BTreeMap;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::{Map, Value, json};
+
+use crate::digest::{Digest, DigestStream};
+
+mod diagnostic;
+mod fields;
+mod params;
+mod stages;
+mod tree;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Sink, Sources, Span, closest};
+pub use fields::{Fields, Spanned, inside};
+pub use tree::{Entry, Item, Node, Table, parse as parse_toml};
+
+/// Deepest chain of includes.
+const INCLUDE_DEPTH_MAX: usize = 16;
+
+/// Where a manifest's text and settings come from.
+pub struct Inputs<'a> {
+    /// Path of the manifest, relative to the project's root.
+    pub path: &'a Utf8Path,
+    /// Reads a file of the project; the error is its message.
+    pub read: &'a dyn Fn(&Utf8Path) -> Result<String, String>,
+    /// A variable of the environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// `--set name=value`, in order.
+    pub set: &'a [(String, String)],
+    /// Every kind of stage.
+    pub kinds: &'a [&'a str],
+}
+
+/// A pipeline as declared.
+#[derive(Debug)]
+pub struct Manifest {
+    /// Path relative to the project's root.
+    pub path: Utf8PathBuf,
+    /// Name of the pipeline.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Parameters after the environment and `--set`.
+    pub params: BTreeMap<String, Value>,
+    /// Stages with their matrix cells, in the order of the files.
+    pub stages: Vec<StageDecl>,
+    /// Folder of the store, where the manifest names one.
+    pub store: Option<Utf8PathBuf>,
+    /// Digest of all files.
+    pub digest: Digest,
+    /// The files, for messages.
+    pub sources: Sources,
+}
+
+/// A stage as declared: one cell of its matrix.
+#[derive(Debug)]
+pub struct StageDecl {
+    /// Its name; a cell's has its values: `ask[method=cot]`.
+    pub name: String,
+    /// The name in the manifest, without the cell.
+    pub base: String,
+    /// Its kind.
+    pub kind: String,
+    /// Where its name stands.
+    pub span: Span,
+    /// Its own fields, those it inherits, and the defaults of its kind.
+    pub table: Table,
+    /// `params` and `matrix`, for templates in its strings.
+    pub context: Value,
+}
+
+impl Manifest {
+    /// Parses a manifest and all that it includes. Everything that is wrong is reported at once.
+    pub fn parse(inputs: &Inputs<'_>) -> Result<Manifest, Diagnostics> {
+        let sink = Sink::default();
+        let mut loader =
+            Loader { inputs, sink: &sink, sources: Sources::default(), stack: Vec::new() };
+        let Some(root) = loader.load(inputs.path, None) else {
+            let sources = loader.sources;
+            return Err(sink.finish(&sources).expect_err("BUG: a file that failed without a word"));
+        };
+        let sources = loader.sources;
+        if !sink.is_empty() {
+            // What follows from a file that could not be read would only repeat it.
+            return Err(sink.finish(&sources).expect_err("BUG: errors that vanished"));
+        }
+        let manifest = build(root, inputs, sources.clone(), &sink);
+        sink.finish(&sources)?;
+        Ok(manifest)
+    }
+
+    /// Reads the fields of a stage.
+    pub fn fields<'a>(&'a self, stage: &'a StageDecl, sink: &'a Sink) -> Fields<'a> {
+        let what = format!("stage `{}`", stage.base);
+        let fields = Fields::new(what, stage.span, &stage.table, &stage.context, sink);
+        fields.skip("kind");
+        fields
+    }
+}
+
+struct Loader<'a> {
+    inputs: &'a Inputs<'a>,
+    sink: &'a Sink,
+    sources: Sources,
+    /// Files being read, outermost first.
+    stack: Vec<Utf8PathBuf>,
+}
+
+impl Loader<'_> {
+    /// Reads a file and joins what it includes into it. `from` is the place of the include.
+    fn load(&mut self, path: &Utf8Path, from: Option<Span>) -> Option<Table> {
+        let report = |message: String| match from {
+            Some(span) => self.sink.push(Diagnostic::at(span, message)),
+            None => self.sink.push(Diagnostic::nowhere(message)),
+        };
+        if self.stack.iter().any(|open| open == path) {
+            let chain: Vec<_> = self.stack.iter().map(|p| format!("`{p}`")).collect();
+            report(format!("include loop: {} -> `{path}`", chain.join(" -> ")));
+            return None;
+        }
+        if self.stack.len() >= INCLUDE_DEPTH_MAX {
+            report(format!("includes nest deeper than {INCLUDE_DEPTH_MAX}"));
+            return None;
+        }
+        let text = match (self.inputs.read)(path) {
+            Ok(text) => text,
+            Err(error) => {
+                report(format!("cannot read `{path}`: {error}"));
+                return None;
+            }
+        };
+        let source = self.sources.add(path, &text);
+        let mut table = tree::parse(&text, source, self.sink);
+        self.stack.push(path.to_owned());
+        if let Some(include) = table.remove("include") {
+            self.join(&mut table, include.node, path);
+        }
+        self.stack.pop();
+        Some(table)
+    }
+
+    fn join(&mut self, table: &mut Table, include: Node, path: &Utf8Path) {
+        let Item::List(files) = &include.item else {
+            let message = "`include` must be a list of paths".to_owned();
+            self.sink.push(Diagnostic::at(include.span, message));
+            return;
+        };
+        for node in files {
+            let Item::Text(file) = &node.item else {
+                self.sink.push(Diagnostic::at(node.span, "`include` must be a list of paths"));
+                continue;
+            };
+            let base = path.parent().unwrap_or(Utf8Path::new(""));
+            let Some(file) = inside(&base.join(file)) else {
+                let message = format!("the path `{file}` leaves the project");
+                self.sink.push(Diagnostic::at(node.span, message));
+                continue;
+            };
+            if let Some(other) = self.load(&file, Some(node.span)) {
+                self.merge(table, other, &mut Vec::new());
+            }
+        }
+    }
+
+    /// Joins tables key by key; a key that stands in both is a duplicate. `[pipeline]` is the including
+    /// file's alone.
+    fn merge(&self, into: &mut Table, from: Table, path: &mut Vec<String>) {
+        for (name, entry) in from {
+            if path.is_empty() && name == "pipeline" {
+                continue;
+            }
+            match into.get_mut(&name) {
+                None => {
+                    into.insert(name, entry);
+                }
+                Some(Entry { key, node: Node { item: Item::Table(mine), .. } })
+                    if matches!(entry.node.item, Item::Table(_)) && path.is_empty() =>
+                {
+                    let _ = key;
+                    let Item::Table(theirs) = entry.node.item else { continue };
+                    path.push(name);
+                    self.merge(mine, theirs, path);
+                    path.pop();
+                }
+                Some(mine) => {
+                    let group = path.first().map_or("key", String::as_str);
+                    let message = format!("duplicate {} `{name}`", group.trim_end_matches('s'));
+                    self.sink.push(
+                        Diagnostic::at(mine.key, message)
+                            .label("here")
+                            .also(entry.key, "and in the included file"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Manifest {
+    let nothing = Value::Null;
+    let start = Span { source: 0, start: 0, end: 0 };
+    let top = Fields::new("the manifest", start, &root, &nothing, sink);
+    let params = top
+        .table("params")
+        .map_or_else(BTreeMap::new, |_| params::resolve(&root, inputs, sink));
+    params::check_overrides(&params, inputs, sink);
+    let context = json!({ "params": params });
+
+    let stem = inputs.path.file_stem().unwrap_or("pipeline").to_owned();
+    let (mut name, mut description) = (stem, None);
+    if let Some(Entry { node: Node { item: Item::Table(table), span }, .. }) = root.get("pipeline") {
+        top.skip("pipeline");
+        let fields = Fields::new("[pipeline]", *span, table, &context, sink);
+        if let Some(text) = fields.text("name") {
+            if is_name(&text.value) {
+                name = text.value;
+            } else {
+                let message = format!("`{}` is no name for a pipeline", text.value);
+                sink.push(Diagnostic::at(text.span, message).hint(NAME_HINT));
+            }
+        }
+        description = fields.text("description").map(|text| text.value);
+        fields.finish();
+    } else {
+        top.table("pipeline");
+    }
+    let mut store = None;
+    if let Some(Entry { node: Node { item: Item::Table(table), span }, .. }) = root.get("store") {
+        top.skip("store");
+        let fields = Fields::new("[store]", *span, table, &context, sink);
+        store = fields.path("path").map(|path| path.value);
+        fields.finish();
+    } else {
+        top.table("store");
+    }
+    top.table("defaults");
+    if top.table("stage").is_none() && sink.is_empty() {
+        sink.push(Diagnostic::nowhere(format!("`{}` has no stages", inputs.path)).hint(
+            "declare one with [stage.<name>], or start from `forge init`",
+        ));
+    }
+    let stages = stages::read(&root, &context, inputs.kinds, sink);
+    top.finish();
+
+    let mut digest = DigestStream::default();
+    for (path, text) in sources.files() {
+        for part in [path.as_str(), text] {
+            digest.update(&(part.len() as u64).to_le_bytes());
+            digest.update(part.as_bytes());
+        }
+    }
+    Manifest {
+        path: inputs.path.to_owned(),
+        name,
+        description,
+        params,
+        stages,
+        store,
+        digest: digest.finish(),
+        sources,
+    }
+}
+
+/// What names may be made of: they become parts of file names and of references to cells.
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 100
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+const NAME_HINT: &str = "a name has letters, digits, `-` and `_`";
+
+/// The entries of a table inside `root`, in the order in which they were written.
+fn ordered<'a>(root: &'a Table, name: &str) -> Vec<(&'a String, &'a Entry)> {
+    let Some(Entry { node: Node { item: Item::Table(table), .. }, .. }) = root.get(name) else {
+        return Vec::new();
+    };
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(_, entry)| entry.key);
+    entries
+}
+
+/// Puts `matrix` beside `params`.
+fn with_matrix(context: &Value, matrix: Map<String, Value>) -> Value {
+    let mut context = context.clone();
+    context["matrix"] = Value::Object(matrix);
+    context
+}

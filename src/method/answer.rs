@@ -1,0 +1,81 @@
+//! Finding the answer in a reply. Knows nothing of targets: what is right is the scorers' business.
+
+/// The whole reply as an answer: a stated answer (`The answer is …`) where there is one, else all of it,
+/// without decoration.
+pub fn whole(reply: &str) -> String {
+    match stated(reply) {
+        Some((_, answer)) => answer,
+        None => undecorated(reply),
+    }
+}
+
+/// The last stated answer, `Answer: X` or `the answer is X`, with the text before it.
+/// The answer ends with its line; a line that ends right after the mark goes on below.
+pub fn stated(reply: &str) -> Option<(String, String)> {
+    // ASCII lower case keeps every byte where it is.
+    let lower = reply.to_ascii_lowercase();
+    let explicit = lower.rfind("answer:").map(|at| (at, at + "answer:".len()));
+    let spoken = lower.rfind("answer is").map(|at| (at, at + "answer is".len()));
+    let (at, end) = explicit.max(spoken)?;
+    let rest = reply[end..].trim_start_matches([':', '*', '_', ' ', '\t']);
+    let line = rest.trim_start().lines().next().unwrap_or("");
+    let answer = undecorated(line);
+    (!answer.is_empty()).then(|| (reply[..at].trim().to_owned(), answer))
+}
+
+/// Without surrounding quotes, Markdown emphasis and a sentence's full stop; the point of an
+/// abbreviation ("D.C.") stays.
+pub fn undecorated(text: &str) -> String {
+    let mut text = text.trim();
+    loop {
+        let before = text;
+        text = text.trim();
+        for mark in ["**", "__", "*", "_", "`", "\"", "'", "“", "”"] {
+            if let Some(rest) = text.strip_prefix(mark) {
+                // A mark on one side only is decoration too: "**Answer:** `42`" is cut in the middle.
+                text = rest.strip_suffix(mark).unwrap_or(rest);
+            } else if let Some(rest) = text.strip_suffix(mark)
+                && rest.matches(mark).count() % 2 == 0
+            {
+                text = rest;
+            }
+        }
+        if let Some(rest) = text.strip_suffix('.')
+            && !ends_in_abbreviation(rest)
+        {
+            text = rest;
+        }
+        if text == before {
+            return text.to_owned();
+        }
+    }
+}
+
+/// Whether the last word is a lone letter or has a point inside, as in "D.C" or "J. K".
+fn ends_in_abbreviation(text: &str) -> bool {
+    let word = text.rsplit(char::is_whitespace).next().unwrap_or("");
+    let letters = word.chars().filter(|c| c.is_alphabetic()).count();
+    letters > 0 && word.split('.').all(|part| part.chars().count() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_replies() {
+        let check = |reply: &str, want: &str| assert_eq!(whole(reply), want, "{reply:?}");
+        check("  Paris.\n", "Paris");
+        check("$0.05", "$0.05");
+        check("3.14", "3.14");
+        check("2,161,000", "2,161,000");
+        check("J. K. Rowling", "J. K. Rowling");
+        check("Washington, D.C.", "Washington, D.C.");
+        check("The answer is **Canberra**.", "Canberra");
+        check("\"Hamlet\"", "Hamlet");
+        check("Little Women", "Little Women");
+        check("The answer is 4. No, the answer is 5.", "5");
+        check("", "");
+        check("**", "");
+    }
+}

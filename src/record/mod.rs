@@ -1,0 +1,156 @@
+//! What happened: observations of samples, events of a run, and the record that is their fold.
+//! Knows nothing of where events come from or who reads them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Key;
+use crate::sample::Usage;
+
+mod profile;
+mod run;
+mod tally;
+
+pub use profile::{BatchStats, CacheStats, Profile};
+pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
+pub use tally::{Tally, TallySummary};
+
+/// Version of the JSON of records and events; a test keeps one old file of each.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Where an answer came from. Latencies of different origins are never mixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServedFrom {
+    /// The engine was asked.
+    Live,
+    /// The memory cache of this run.
+    Memory,
+    /// The store on disk.
+    Disk,
+    /// A shared store.
+    Remote,
+    /// An equal request was in flight, and its answer was taken.
+    Coalesced,
+}
+
+impl ServedFrom {
+    /// The name in records and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServedFrom::Live => "live",
+            ServedFrom::Memory => "memory",
+            ServedFrom::Disk => "disk",
+            ServedFrom::Remote => "remote",
+            ServedFrom::Coalesced => "coalesced",
+        }
+    }
+}
+
+/// A part of the work on a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Rendering the texts of a step and building the request.
+    PromptBuild,
+    /// Asking the memo.
+    CacheLookup,
+    /// Waiting for a permit of the engine, and for the engine to be loaded.
+    Queue,
+    /// The engine at work.
+    ApiCall,
+    /// A tool at work.
+    Tool,
+    /// Reading the reply.
+    Parsing,
+    /// Scoring the answer.
+    Metrics,
+}
+
+impl Phase {
+    /// All of them, in the order of a sample's life.
+    pub const ALL: [Phase; 7] = [
+        Phase::PromptBuild,
+        Phase::CacheLookup,
+        Phase::Queue,
+        Phase::ApiCall,
+        Phase::Tool,
+        Phase::Parsing,
+        Phase::Metrics,
+    ];
+
+    /// The name in records, profiles and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::PromptBuild => "prompt_build",
+            Phase::CacheLookup => "cache_lookup",
+            Phase::Queue => "queue",
+            Phase::ApiCall => "api_call",
+            Phase::Tool => "tool",
+            Phase::Parsing => "parsing",
+            Phase::Metrics => "metrics",
+        }
+    }
+}
+
+/// Milliseconds by phase; a phase that did not happen is absent.
+pub type PhasesMs = BTreeMap<Phase, f64>;
+
+/// What was observed of one request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestObserved {
+    /// Its key.
+    pub key: Key,
+    /// Who answered.
+    pub served_from: ServedFrom,
+    /// This run's times.
+    pub phases_ms: PhasesMs,
+    /// Time of the engine when the request was live, in this run or the one that is remembered.
+    pub live_ms: Option<f64>,
+    /// Its tokens.
+    pub usage: Usage,
+    /// How often the engine was asked, 0 for a hit.
+    pub attempts: u32,
+}
+
+/// What was observed of one sample. Stored beside it, never hashed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Where the sample as a whole came from: live when any of its parts ran in this run.
+    pub served_from: ServedFrom,
+    /// From its start to its score.
+    pub wall_ms: f64,
+    /// In order.
+    pub requests: Vec<RequestObserved>,
+    /// Scoring.
+    pub metrics_ms: Option<f64>,
+}
+
+impl Observed {
+    /// Tokens of all requests.
+    pub fn usage(&self) -> Usage {
+        self.requests.iter().fold(Usage::ZERO, |sum, request| sum.plus(request.usage))
+    }
+
+    /// Whether every request was answered by the engine in this run, so that its latency is a speed.
+    pub fn is_live(&self) -> bool {
+        self.served_from == ServedFrom::Live
+            && self.requests.iter().all(|request| request.served_from == ServedFrom::Live)
+    }
+
+    /// The same sample as it looks when it is served from the store: the times are those of the look-up.
+    pub fn replayed(&self, served_from: ServedFrom, wall_ms: f64) -> Observed {
+        let requests = self
+            .requests
+            .iter()
+            .map(|request| RequestObserved {
+                served_from,
+                phases_ms: PhasesMs::new(),
+                attempts: 0,
+                ..request.clone()
+            })
+            .collect();
+        Observed { served_from, wall_ms, requests, metrics_ms: None }
+    }
+}

@@ -1,0 +1,106 @@
+//! The optimization profile: where the time of a workflow went and what the memo saved.
+//! Knows nothing of answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Observed, Phase, ServedFrom};
+use crate::stats::Summary;
+
+/// The profile of one workflow stage, in the field names of the REST contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// By phase, over this run's requests; a phase that did not occur is absent.
+    pub profiling_summary: BTreeMap<Phase, Summary>,
+    /// `None` when caching is off.
+    pub cache_stats: Option<CacheStats>,
+    /// What went to the engine together.
+    pub batch_stats: BatchStats,
+    /// From the first flow to the last score.
+    pub total_wall_time_ms: Option<f64>,
+}
+
+/// How often the memo answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacheStats {
+    /// Requests answered without asking the engine.
+    pub hits: u64,
+    /// Requests that the engine answered.
+    pub misses: u64,
+    /// hits / (hits + misses); null of no requests.
+    pub hit_rate: Option<f64>,
+    /// Entries in the memory cache at the end.
+    pub size: u64,
+    /// Its bound.
+    pub max_size: u64,
+    /// Engine time of the answers that were served from the memo.
+    pub total_latency_saved_ms: f64,
+}
+
+/// Groups of requests. The window slides: the next group begins as soon as one request of the last ends,
+/// so a group is a count of `width` requests in order, and not a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BatchStats {
+    /// Groups of live requests, 0 when the window is one request wide.
+    pub batches_processed: u64,
+    /// Live requests in those groups.
+    pub total_prompts_batched: u64,
+}
+
+impl BatchStats {
+    /// The groups of `live` requests in a window of `width`.
+    pub fn of(live: u64, width: u64) -> Self {
+        if width < 2 {
+            return BatchStats::default();
+        }
+        BatchStats { batches_processed: live.div_ceil(width), total_prompts_batched: live }
+    }
+}
+
+impl Profile {
+    /// Adds up observations. `memory` is (entries, bound) of the memory cache, `None` when caching is off;
+    /// `width` is how many requests could be in flight.
+    pub fn of(
+        observed: &[Observed],
+        memory: Option<(u64, u64)>,
+        width: u64,
+        total_wall_time_ms: Option<f64>,
+    ) -> Self {
+        let mut phases: BTreeMap<Phase, Vec<f64>> = BTreeMap::new();
+        let (mut hits, mut misses, mut saved) = (0, 0, 0.0);
+        for sample in observed {
+            for request in &sample.requests {
+                for (phase, ms) in &request.phases_ms {
+                    phases.entry(*phase).or_default().push(*ms);
+                }
+                if request.served_from == ServedFrom::Live {
+                    misses += 1;
+                } else {
+                    hits += 1;
+                    saved += request.live_ms.unwrap_or(0.0);
+                }
+            }
+            if let Some(ms) = sample.metrics_ms {
+                phases.entry(Phase::Metrics).or_default().push(ms);
+            }
+        }
+        let requests = hits + misses;
+        Profile {
+            profiling_summary: phases
+                .into_iter()
+                .filter_map(|(phase, values)| Some((phase, Summary::of(values)?)))
+                .collect(),
+            cache_stats: memory.map(|(size, max_size)| CacheStats {
+                hits,
+                misses,
+                hit_rate: (requests > 0).then(|| hits as f64 / requests as f64),
+                size,
+                max_size,
+                total_latency_saved_ms: saved,
+            }),
+            batch_stats: BatchStats::of(misses, width),
+            total_wall_time_ms,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Finished samples to text: HTML, JSON, Markdown. Knows nothing of files, engines or the clock.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::record::{Observed, Profile, Tally, TallySummary};
+use crate::sample::{Sample, Usage};
+use crate::stats::{Bar, Summary, histogram};
+
+mod html;
+mod markdown;
+
+pub use html::html;
+pub use markdown::markdown;
+
+/// Version of `report.json`.
+pub const REPORT_VERSION: u32 = 1;
+
+/// Bars of a latency histogram.
+const HISTOGRAM_BARS: usize = 20;
+
+/// Everything a report shows. `report.json` is this, as it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this format.
+    pub version: u32,
+    /// Heading.
+    pub title: String,
+    /// What the pipeline is for, from the manifest.
+    pub description: Option<String>,
+    /// What was run, where and with what.
+    pub run: RunInfo,
+    /// One for each workflow (or matrix cell), in the order of the manifest.
+    pub cells: Vec<Cell>,
+}
+
+/// What was run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// ULID of the run that wrote the report.
+    pub run_id: String,
+    /// When it started: RFC 3339, UTC.
+    pub started_at: String,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Path of the manifest in the project.
+    pub manifest: String,
+    /// Digest of the manifest with everything it includes.
+    pub manifest_digest: String,
+    /// Name and version of this program.
+    pub tool: String,
+    /// Operating system and processor architecture.
+    pub platform: String,
+    /// Cores the run could use.
+    pub cores: u32,
+    /// Commit of the project, where it is in git.
+    pub git_revision: Option<String>,
+    /// Whether the work tree differed from it.
+    pub git_dirty: Option<bool>,
+    /// Parameters after overrides.
+    pub params: BTreeMap<String, Value>,
+}
+
+/// One workflow with its samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Name of the stage, with its matrix values.
+    pub name: String,
+    /// Its key.
+    pub key: String,
+    /// Digest of its result table.
+    pub result: String,
+    /// Its method.
+    pub method: String,
+    /// Effective semantic settings, with those the manifest left to defaults.
+    pub config: BTreeMap<String, Value>,
+    /// Effective execution settings.
+    pub execution: BTreeMap<String, Value>,
+    /// Digests of what it read, by port.
+    pub inputs: BTreeMap<String, String>,
+    /// The engine: backend, model, identity.
+    pub engine: BTreeMap<String, Value>,
+    /// How many requests were let in at once, and why.
+    pub admission: String,
+    /// Counts and metrics.
+    pub summary: TallySummary,
+    /// The same by the values of each tag: tag, value, summary.
+    pub by_tag: Vec<TagSummary>,
+    /// Where the time went.
+    pub profile: Profile,
+    /// Samples whose every request was live: their latency.
+    pub latency_live: Option<Summary>,
+    /// Samples served from the memo: time of the look-up.
+    pub latency_cached: Option<Summary>,
+    /// Histogram of the live ones, in ms.
+    pub histogram: Vec<Bar>,
+    /// Tokens of all requests, live and remembered.
+    pub usage: Usage,
+    /// Output tokens a second of engine time, over live requests; null without any.
+    pub tokens_per_s: Option<f64>,
+    /// Samples a second of wall time, over live samples; null without any.
+    pub samples_per_s: Option<f64>,
+    /// Every sample.
+    pub samples: Vec<Row>,
+}
+
+/// Metrics of the samples with one value of one tag.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TagSummary {
+    /// The tag.
+    pub tag: String,
+    /// Its value.
+    pub value: String,
+    /// Metrics of those samples.
+    pub summary: TallySummary,
+}
+
+/// A sample and what was observed of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// As run and scored.
+    pub sample: Sample,
+    /// Where it came from and how long it took.
+    pub observed: Observed,
+}
+
+/// What a workflow hands to its report beside its samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellInfo {
+    /// Its method.
+    pub method: String,
+    /// Effective semantic settings.
+    pub config: BTreeMap<String, Value>,
+    /// Effective execution settings.
+    pub execution: BTreeMap<String, Value>,
+    /// Digests of what it read.
+    pub inputs: BTreeMap<String, String>,
+    /// The engine.
+    pub engine: BTreeMap<String, Value>,
+    /// What was let in at once, and why.
+    pub admission: String,
+    /// Where the time went.
+    pub profile: Profile,
+}
+
+/// Tags with more values than this are labels, not groups.
+const TAG_VALUES_MAX: usize = 20;
+
+impl Cell {
+    /// Adds up the rows of a workflow.
+    pub fn new(name: &str, key: String, result: String, info: CellInfo, samples: Vec<Row>) -> Self {
+        let mut tally = Tally::default();
+        let mut groups: BTreeMap<(String, String), Tally> = BTreeMap::new();
+        let mut usage = Usage::ZERO;
+        let (mut live, mut cached) = (Vec::new(), Vec::new());
+        let (mut live_tokens, mut live_ms) = (Some(0_u64), 0.0);
+        for Row { sample, observed } in &samples {
+            tally.add(sample);
+            for (tag, value) in &sample.tags {
+                groups.entry((tag.clone(), value.clone())).or_default().add(sample);
+            }
+            usage = usage.plus(observed.usage());
+            if observed.is_live() {
+                live.push(observed.wall_ms);
+                for request in &observed.requests {
+                    live_ms += request.live_ms.unwrap_or(0.0);
+                    live_tokens = live_tokens.zip(request.usage.output_tokens).map(|(a, b)| a + b);
+                }
+            } else {
+                cached.push(observed.wall_ms);
+            }
+        }
+        let mut values: BTreeMap<String, usize> = BTreeMap::new();
+        for (tag, _) in groups.keys() {
+            *values.entry(tag.clone()).or_default() += 1;
+        }
+        let wall_ms = info.profile.total_wall_time_ms;
+        Cell {
+            name: name.to_owned(),
+            key,
+            result,
+            method: info.method,
+            config: info.config,
+            execution: info.execution,
+            inputs: info.inputs,
+            engine: info.engine,
+            admission: info.admission,
+            summary: tally.summary(),
+            by_tag: groups
+                .into_iter()
+                .filter(|((tag, _), _)| (2..=TAG_VALUES_MAX).contains(&values[tag]))
+                .map(|((tag, value), tally)| TagSummary { tag, value, summary: tally.summary() })
+                .collect(),
+            profile: info.profile,
+            histogram: histogram(&live, HISTOGRAM_BARS),
+            tokens_per_s: live_tokens
+                .filter(|_| live_ms > 0.0)
+                .map(|tokens| tokens as f64 / (live_ms / 1000.0)),
+            // A wall time that was partly spent on hits is no throughput.
+            samples_per_s: wall_ms
+                .filter(|ms| *ms > 0.0 && cached.is_empty() && !live.is_empty())
+                .map(|ms| live.len() as f64 / (ms / 1000.0)),
+            latency_live: Summary::of(live),
+            latency_cached: Summary::of(cached),
+            usage,
+            samples,
+        }
+    }
+}
+
+/// `report.json`: the whole report, indented.
+pub fn json(report: &Report) -> String {
+    let mut text = serde_json::to_string_pretty(report).expect("BUG: a report is plain data");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,389 @@
+//! The data that walks through a pipeline: flow in, requests and completions between, sample out.
+//! Knows nothing of engines, methods or files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::{Digest, Key, Replica};
+
+/// Who speaks a message. Spelled as chat endpoints do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// The question, and what tools observed.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, exactly as sent or received.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Message { role, content: content.into() }
+    }
+}
+
+/// Sampling settings in OpenAI's spelling. All of them are semantic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus sampling; absent leaves it to the engine.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub top_p: Option<f64>,
+    /// Keep the k likeliest tokens; absent leaves it to the engine.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub top_k: Option<u32>,
+    /// Most tokens in a reply.
+    pub max_tokens: u32,
+    /// The reply ends before the first of these.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub stop: Vec<String>,
+    /// Seed of a sampled reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub seed: Option<i64>,
+}
+
+/// One question to an engine: everything that decides the answer, and nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// How to sample the next turn.
+    pub sampling: Sampling,
+    /// Which draw.
+    pub replica: Replica,
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended its turn, or a stop string was met.
+    Stop,
+    /// `max_tokens` was reached.
+    Length,
+    /// The provider withheld the reply.
+    ContentFilter,
+}
+
+/// Tokens of one or more requests. Absent where the engine did not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Prompt tokens.
+    pub input_tokens: Option<u64>,
+    /// Reply tokens.
+    pub output_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Adds another request; a count that one of them lacks is unknown for both.
+    pub fn plus(self, other: Usage) -> Usage {
+        let add = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+        Usage {
+            input_tokens: add(self.input_tokens, other.input_tokens),
+            output_tokens: add(self.output_tokens, other.output_tokens),
+        }
+    }
+
+    /// Of no requests: zero of each is exact.
+    pub const ZERO: Usage = Usage { input_tokens: Some(0), output_tokens: Some(0) };
+}
+
+/// An engine's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Completion {
+    /// The text, as received.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// A text of a flow: rendered at expansion, or waiting for the output of an earlier step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Text {
+    /// Exactly these bytes.
+    Ready(String),
+    /// A template that reads `steps.<id>.output`.
+    Later(String),
+}
+
+/// A worked example shown before the question. Each method writes it in its own format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shot {
+    /// The example's question.
+    pub user: String,
+    /// The way to the answer, for methods that show one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reasoning: Option<String>,
+    /// Its answer.
+    pub answer: String,
+}
+
+/// How observations of tools go back to the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservationFormat {
+    /// Whose turn carries them.
+    pub role: Role,
+    /// What stands before the observation.
+    pub prefix: String,
+}
+
+impl Default for ObservationFormat {
+    fn default() -> Self {
+        ObservationFormat { role: Role::User, prefix: "Observation: ".to_owned() }
+    }
+}
+
+/// One step of a flow: a question to the model, with a method around it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Name by which later steps see its output.
+    pub id: String,
+    /// System prompt of the template; a method adds its instructions below.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub system: Option<Text>,
+    /// Worked examples.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub shots: Vec<Shot>,
+    /// The question.
+    pub user: Text,
+    /// Bound on the reply; absent takes the workflow's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_tokens: Option<u32>,
+    /// Further stop strings.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub stop: Vec<String>,
+    /// Whether the conversation of the steps before goes on, or a new one begins.
+    pub continues: bool,
+    /// How tools answer.
+    pub observation: ObservationFormat,
+}
+
+/// One expanded unit of work: template × row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Name for people: from the template's `id`, else from the row's position.
+    pub id: String,
+    /// How many flows with the same steps come before this one.
+    pub occurrence: u32,
+    /// What is asked, in order; the answer of the last one is scored.
+    pub steps: Vec<Step>,
+    /// Accepted answers; empty where nothing is known to be right.
+    pub targets: Vec<String>,
+    /// Columns kept for grouping and filtering.
+    pub tags: BTreeMap<String, String>,
+    /// The row, kept only where a later step's template reads it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub row: Option<Value>,
+}
+
+impl Flow {
+    /// Digest of all that can change its sample; `id` and `tags` are labels.
+    pub fn digest(&self) -> Digest {
+        Digest::of_json(&(&self.steps, &self.targets, &self.row))
+    }
+
+    /// Digest of what reaches the model, by which equal rows are counted.
+    pub fn steps_digest(&self) -> Digest {
+        Digest::of_json(&(&self.steps, &self.row))
+    }
+}
+
+/// How a sample ended. Only `answered` ones are scored; the others are counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There is an answer to score.
+    Answered,
+    /// The reply met `max_tokens` before its answer.
+    Truncated,
+    /// The reply was blank.
+    Empty,
+    /// The provider withheld it.
+    Refused,
+    /// There was a reply, but no answer in the method's format.
+    Unparsable,
+    /// The prompt does not fit the model's context.
+    Overflow,
+    /// The engine failed after all attempts; never remembered.
+    ProviderError,
+    /// The run was interrupted; never remembered.
+    Cancelled,
+}
+
+impl Outcome {
+    /// All of them, in the order in which reports show them.
+    pub const ALL: [Outcome; 8] = [
+        Outcome::Answered,
+        Outcome::Truncated,
+        Outcome::Empty,
+        Outcome::Refused,
+        Outcome::Unparsable,
+        Outcome::Overflow,
+        Outcome::ProviderError,
+        Outcome::Cancelled,
+    ];
+
+    /// The name in records and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::Truncated => "truncated",
+            Outcome::Empty => "empty",
+            Outcome::Refused => "refused",
+            Outcome::Unparsable => "unparsable",
+            Outcome::Overflow => "overflow",
+            Outcome::ProviderError => "provider_error",
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the same question would end the same way, so that the result may be remembered.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Outcome::ProviderError | Outcome::Cancelled)
+    }
+}
+
+/// What one scorer says of one answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The scorer's name.
+    pub scorer: String,
+    /// 0 is wrong, 1 is right.
+    pub value: f64,
+    /// The target that gave the best value.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub matched: Option<String>,
+    /// What the scorer compared, after its own reading of the answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parsed: Option<String>,
+}
+
+/// Why an agent stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Termination {
+    /// It gave a final answer.
+    Answer,
+    /// It used up its turns.
+    MaxIterations,
+    /// It asked for the same action three times.
+    LoopDetected,
+    /// A request failed or was cut off.
+    Error,
+}
+
+/// One turn of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// Number of the turn, from 1.
+    pub step: u32,
+    /// What it said it thinks.
+    pub thought: String,
+    /// The tool it asked for, if any.
+    pub action: Option<String>,
+    /// What it gave the tool.
+    pub action_input: Option<String>,
+    /// What came back.
+    pub observation: Option<String>,
+    /// Whether the tool did its work.
+    pub succeeded: Option<bool>,
+}
+
+/// All turns of an agent and how it ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// In order.
+    pub steps: Vec<TraceStep>,
+    /// Why it stopped.
+    pub termination_reason: Termination,
+}
+
+/// A step of a flow as it was run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRun {
+    /// The step's name.
+    pub id: String,
+    /// The whole conversation, replies included.
+    pub transcript: Vec<Message>,
+    /// The answer read from the last reply.
+    pub answer: Option<String>,
+    /// Keys of its requests, in order.
+    pub requests: Vec<Key>,
+    /// For agents.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<Trace>,
+}
+
+/// One flow × one epoch, as run and scored. Holds nothing that varies between equal runs: timings are
+/// kept beside it (`record::Observed`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The flow's name.
+    pub flow: String,
+    /// The flow's content.
+    pub flow_digest: Digest,
+    /// The repetition, from 0.
+    pub epoch: u32,
+    /// The key under which it is remembered.
+    pub key: Key,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What went wrong, where it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// The answer as parsed.
+    pub answer: Option<String>,
+    /// Accepted answers.
+    pub targets: Vec<String>,
+    /// Empty unless answered.
+    pub scores: Vec<Score>,
+    /// Each step with its transcript.
+    pub steps: Vec<StepRun>,
+    /// For grouping.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Sample {
+    /// The value of a scorer, where there is one.
+    pub fn score(&self, scorer: &str) -> Option<f64> {
+        self.scores.iter().find(|score| score.scorer == scorer).map(|score| score.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_count_stays_unknown() {
+        let known = Usage { input_tokens: Some(3), output_tokens: Some(4) };
+        assert_eq!(Usage::ZERO.plus(known), known);
+        let half = Usage { input_tokens: Some(1), output_tokens: None };
+        assert_eq!(known.plus(half), Usage { input_tokens: Some(4), output_tokens: None });
+    }
+
+    #[test]
+    fn outcome_names_are_those_in_json() {
+        for outcome in Outcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Immutable bytes named by their hash: `cas/ab/cdef…`. Knows nothing of records.
+//!
+//! Written to a temporary file, synced, renamed, and the folder synced: a name never holds half a blob.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::{StoreError, at};
+use crate::digest::{Digest, DigestStream};
+
+/// Bytes read at once when hashing a file.
+const CHUNK: usize = 1 << 20;
+
+pub(super) struct Blobs {
+    root: Utf8PathBuf,
+}
+
+impl Blobs {
+    pub(super) fn new(root: Utf8PathBuf) -> Self {
+        Blobs { root }
+    }
+
+    pub(super) fn path(&self, digest: Digest) -> Utf8PathBuf {
+        let name = digest.to_string();
+        self.root.join(&name[..2]).join(&name[2..])
+    }
+
+    pub(super) fn has(&self, digest: Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    pub(super) fn get(&self, digest: Digest) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.path(digest)).ok()?;
+        (Digest::of(&bytes) == digest).then_some(bytes)
+    }
+
+    pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        // A blob of the same length that holds other bytes is damage, and is written again.
+        let same_length =
+            fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == bytes.len() as u64);
+        if same_length && self.get(digest).is_some() {
+            return Ok(digest);
+        }
+        let mut writer = self.writer()?;
+        writer.write_all(bytes).map_err(at("write", &self.root))?;
+        writer.finish()
+    }
+
+    pub(super) fn writer(&self) -> Result<BlobWriter, StoreError> {
+        fs::create_dir_all(&self.root).map_err(at("create", &self.root))?;
+        let file = tempfile::Builder::new()
+            .prefix(".tmp-")
+            .tempfile_in(&self.root)
+            .map_err(at("create a file in", &self.root))?;
+        Ok(BlobWriter { root: self.root.clone(), file, digest: DigestStream::default() })
+    }
+}
+
+/// A blob being written; it has a name only when finished, and leaves nothing when dropped before.
+pub struct BlobWriter {
+    root: Utf8PathBuf,
+    file: tempfile::NamedTempFile,
+    digest: DigestStream,
+}
+
+impl BlobWriter {
+    /// Another handle to read what was written so far; it stays good after [`BlobWriter::finish`].
+    pub fn reader(&self) -> Result<File, StoreError> {
+        let path = Utf8Path::from_path(self.file.path()).unwrap_or(&self.root);
+        File::open(path).map_err(at("read", path))
+    }
+
+    /// Gives the blob its name.
+    pub fn finish(self) -> Result<Digest, StoreError> {
+        let digest = self.digest.finish();
+        let path = Blobs::new(self.root.clone()).path(digest);
+        let folder = path.parent().expect("BUG: a blob without a folder");
+        fs::create_dir_all(folder).map_err(at("create", folder))?;
+        self.file.as_file().sync_all().map_err(at("sync", &path))?;
+        self.file.persist(&path).map_err(|error| at("rename to", &path)(error.error))?;
+        sync_folder(folder)?;
+        Ok(digest)
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes a small file by rename.
+pub(super) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let folder = path.parent().filter(|folder| !folder.as_str().is_empty());
+    let folder = folder.unwrap_or(Utf8Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".tmp-")
+        .tempfile_in(folder)
+        .map_err(at("create a file in", folder))?;
+    file.write_all(bytes).map_err(at("write", path))?;
+    set_plain_mode(file.as_file()).map_err(at("write", path))?;
+    file.as_file().sync_all().map_err(at("sync", path))?;
+    file.persist(path).map_err(|error| at("rename to", path)(error.error))?;
+    sync_folder(folder)
+}
+
+/// Temporary files are private; what replaces a file of the work tree is as readable as any other.
+#[cfg(unix)]
+fn set_plain_mode(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn set_plain_mode(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+fn sync_folder(folder: &Utf8Path) -> Result<(), StoreError> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|file| file.sync_all()).map_err(at("sync", folder))?;
+    }
+    Ok(())
+}
+
+/// The digest of a file of any size.
+pub(super) fn digest_of_file(path: &Utf8Path) -> Result<Digest, StoreError> {
+    let mut file = File::open(path).map_err(at("read", path))?;
+    let mut digest = DigestStream::default();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match file.read(&mut buffer).map_err(at("read", path))? {
+            0 => return Ok(digest.finish()),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}

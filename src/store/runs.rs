@@ -1,0 +1,48 @@
+//! The folder of a run: `run.json` and `events.log`. Knows nothing of what runs do.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::sync::Mutex;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::{StoreError, at, blob};
+use crate::record::{Event, RunRecord};
+
+/// A run being written.
+pub struct RunFolder {
+    root: Utf8PathBuf,
+    log: Mutex<File>,
+}
+
+impl RunFolder {
+    pub(super) fn create(root: &Utf8Path) -> Result<RunFolder, StoreError> {
+        fs::create_dir_all(root).map_err(at("create", root))?;
+        let path = root.join("events.log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(at("create", &path))?;
+        Ok(RunFolder { root: root.to_owned(), log: Mutex::new(log) })
+    }
+
+    /// Adds an event to the log: one line, whole or torn at the end of the file.
+    pub fn log(&self, event: &Event) -> Result<(), StoreError> {
+        let mut line = serde_json::to_vec(event).expect("BUG: an event is plain data");
+        line.push(b'\n');
+        let mut log = self.log.lock().expect("BUG: the log lock is poisoned");
+        log.write_all(&line).map_err(at("write", &self.root))
+    }
+
+    /// Keeps the record of the finished run.
+    pub fn finish(&self, record: &RunRecord) -> Result<(), StoreError> {
+        let text = serde_json::to_vec_pretty(record).expect("BUG: a record is plain data");
+        blob::replace(&self.root.join("run.json"), &text)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Utf8Path {
+        &self.root
+    }
+}
