@@ -1,0 +1,241 @@
+//! mistral.rs in this process: settings and identity here, the engine itself in `native`.
+//! Knows nothing of who asks.
+//!
+//! # One request at a time
+//!
+//! mistral.rs 0.8.1 gives wrong answers on CPU when it decodes several sequences in one step. Its kernel
+//! for a single query (`flash_attn_cpu_single_q`) keeps one set of scratch buffers for the whole batch, so
+//! every sequence gets the attention of the last one. Its scheduler puts sequences of equal length into
+//! one step, so whether that happens depends on who else is asking; `with_max_num_seqs(1)` does not
+//! prevent it, because the scheduler ignores the bound while nothing runs. It concerns every CPU precision
+//! and GGUF as well as safetensors, which share the kernel. No setting avoids it without giving up
+//! the key-value cache. So an instance gets one request at a time, and further cores get further
+//! instances of the model, as far as memory allows. `tests/mistralrs.rs` proves on the shipped model that
+//! answers are then byte for byte those of one request at a time. What would change our mind: a version
+//! whose kernel indexes its buffers by sequence, and that test with more in flight.
+
+use std::collections::BTreeMap;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use super::{Admission, Backend, Engine};
+use crate::digest::{Digest, Recipe};
+use crate::store::{Store, StoreError};
+
+#[cfg(feature = "mistralrs")]
+mod gumbel;
+#[cfg(feature = "mistralrs")]
+pub mod hub;
+#[cfg(feature = "mistralrs")]
+mod native;
+
+pub mod gguf;
+
+/// Version of this adapter: raised when the same model would answer otherwise.
+const REV: u32 = 1;
+/// The engine's version: part of the identity, since numerics may change with it.
+const ENGINE_VERSION: &str = "0.8.1";
+
+/// GGUF architectures that mistral.rs 0.8.1 loads; it panics on any other.
+pub const GGUF_ARCHITECTURES: &[&str] =
+    &["llama", "mistral3", "phi2", "phi3", "starcoder2", "qwen2", "qwen3", "qwen3moe"];
+
+/// Numeric types of weights and activations, by their names in manifests.
+pub const DTYPES: &[&str] = &["f32", "f16", "bf16"];
+
+/// Where the weights are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Weights {
+    /// A folder with `config.json`, `tokenizer.json` and safetensors.
+    Folder(Utf8PathBuf),
+    /// A GGUF file, with its tokenizer and chat template inside.
+    Gguf(Utf8PathBuf),
+}
+
+/// A model in this process.
+#[derive(Debug, Clone)]
+pub struct MistralRs {
+    /// Its files.
+    pub weights: Weights,
+    /// As the manifest names it, for people.
+    pub label: String,
+    /// One of [`DTYPES`].
+    pub dtype: String,
+    /// Copies of the model, each with one request at a time: an execution setting, in no key.
+    pub instances: u32,
+    /// Why not more of them.
+    pub instances_reason: String,
+}
+
+/// Files of a folder that decide answers.
+fn decides(name: &str) -> bool {
+    name.ends_with(".safetensors")
+        || name.ends_with(".safetensors.index.json")
+        || matches!(
+            name,
+            "config.json"
+                | "generation_config.json"
+                | "tokenizer.json"
+                | "tokenizer_config.json"
+                | "special_tokens_map.json"
+                | "chat_template.json"
+                | "chat_template.jinja"
+                | "params.json"
+                | "tekken.json"
+                | "processor_config.json"
+                | "preprocessor_config.json"
+        )
+}
+
+/// Files beside a GGUF that mistral.rs reads as well.
+const GGUF_NEIGHBOURS: &[&str] =
+    &["generation_config.json", "chat_template.json", "processor_config.json"];
+
+impl Weights {
+    /// Digests of all files that decide answers, by their name in the folder.
+    pub fn digests(&self, store: &Store) -> Result<BTreeMap<String, Digest>, StoreError> {
+        let files: Vec<(String, Utf8PathBuf)> = self.files()?;
+        files.into_iter().map(|(name, path)| Ok((name, store.digest_of_file(&path)?))).collect()
+    }
+
+    /// Bytes of all files.
+    pub fn size(&self) -> Result<u64, StoreError> {
+        let mut size = 0;
+        for (_, path) in self.files()? {
+            let meta = std::fs::metadata(&path).map_err(crate::store::at("read", &path))?;
+            size += meta.len();
+        }
+        Ok(size)
+    }
+
+    fn files(&self) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
+        let mut files = Vec::new();
+        match self {
+            Weights::Gguf(path) => {
+                // Its name says nothing about the answers.
+                files.push(("weights.gguf".to_owned(), path.clone()));
+                let folder = path.parent().unwrap_or(Utf8Path::new(""));
+                for name in GGUF_NEIGHBOURS {
+                    let neighbour = folder.join(name);
+                    if neighbour.exists() {
+                        files.push(((*name).to_owned(), neighbour));
+                    }
+                }
+            }
+            Weights::Folder(folder) => {
+                let fail = crate::store::at;
+                for entry in folder.read_dir_utf8().map_err(fail("read", folder))? {
+                    let entry = entry.map_err(fail("read", folder))?;
+                    if decides(entry.file_name()) {
+                        files.push((entry.file_name().to_owned(), entry.into_path()));
+                    }
+                }
+                files.sort();
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// How many instances fit: at most `cores`, within `memory_limit` bytes, at least one.
+pub fn fitting_instances(size: u64, cores: u32, memory_limit: u64) -> (u32, String) {
+    // Half-precision weights double when they become f32; buffers and cache come on top.
+    let each = size * 2 + (64 << 20);
+    let fit = u32::try_from(memory_limit / each).unwrap_or(u32::MAX);
+    if fit == 0 {
+        return (1, "one instance, which alone is above the memory limit".to_owned());
+    }
+    if fit < cores {
+        return (fit, format!("{fit} instances fit into the memory limit"));
+    }
+    (cores, format!("one instance for each of {cores} cores"))
+}
+
+impl MistralRs {
+    /// Adds all that decides answers to an engine's recipe.
+    pub fn identify(&self, store: &Store, recipe: Recipe) -> Result<Recipe, StoreError> {
+        let format = match self.weights {
+            Weights::Folder(_) => "safetensors",
+            Weights::Gguf(_) => "gguf",
+        };
+        let recipe = recipe
+            .field("adapter_rev", REV)
+            .field("engine_version", ENGINE_VERSION)
+            .field("format", format)
+            .field("dtype", self.dtype.as_str())
+            .field("device", "cpu")
+            .field("prefix_cache", false);
+        let digests = self.weights.digests(store)?;
+        Ok(digests
+            .into_iter()
+            .fold(recipe, |recipe, (name, digest)| recipe.input(format!("file {name}"), digest)))
+    }
+}
+
+impl Backend for MistralRs {
+    fn name(&self) -> &'static str {
+        "mistralrs"
+    }
+
+    fn describe(&self) -> BTreeMap<String, Value> {
+        let format = match self.weights {
+            Weights::Folder(_) => "safetensors",
+            Weights::Gguf(_) => "GGUF",
+        };
+        [
+            ("backend".to_owned(), Value::from("mistralrs")),
+            ("engine".to_owned(), format!("mistral.rs {ENGINE_VERSION}").into()),
+            ("model".to_owned(), self.label.as_str().into()),
+            ("format".to_owned(), format.into()),
+            ("dtype".to_owned(), self.dtype.as_str().into()),
+            ("device".to_owned(), "cpu".into()),
+        ]
+        .into()
+    }
+
+    fn admission(&self) -> Admission {
+        Admission {
+            width: Some(self.instances),
+            reason: format!(
+                "one request at a time for each instance, because mistral.rs {ENGINE_VERSION} mixes up \
+                 concurrent requests on CPU; {}",
+                self.instances_reason
+            ),
+        }
+    }
+
+    fn instances(&self) -> u32 {
+        self.instances
+    }
+
+    #[cfg(feature = "mistralrs")]
+    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+        async move {
+            let pool = native::Pool::load(self).await?;
+            Ok(Box::new(pool) as Box<dyn Engine>)
+        }
+        .boxed()
+    }
+
+    #[cfg(not(feature = "mistralrs"))]
+    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+        let message = "this forge was built without the feature `mistralrs`, so it cannot load a model; \
+                       answers that are in the store are served all the same";
+        async move { Err(message.to_owned()) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_follow_cores_and_memory() {
+        assert_eq!(fitting_instances(4 << 20, 2, 8 << 30).0, 2);
+        assert_eq!(fitting_instances(4 << 30, 16, 20 << 30).0, 2);
+        assert_eq!(fitting_instances(40 << 30, 16, 20 << 30).0, 1);
+    }
+}

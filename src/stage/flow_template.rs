@@ -1,0 +1,326 @@
+//! `flow-template`: what one conversation looks like, from a TOML file. Knows nothing of rows beyond the
+//! names that the template reads.
+
+use std::collections::BTreeSet;
+
+use camino::Utf8PathBuf;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError};
+use crate::digest::{Digest, Recipe};
+use crate::manifest::{Diagnostic, Fields, Sink, Sources, Span, Spanned, is_name, parse_toml};
+use crate::sample::{ObservationFormat, Role, Shot};
+use crate::store::{Outcome, Port, Record};
+use crate::template::{self, LANGUAGE};
+
+/// Version of what a template file means.
+const REV: u32 = 1;
+
+/// A template, checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlowTemplate {
+    /// Digest of all below: a comment in the file changes nothing.
+    #[serde(skip, default = "no_digest")]
+    pub digest: Digest,
+    /// Expression that names a flow.
+    pub id: Option<String>,
+    /// Expression for the accepted answers: a text, a number or a list.
+    pub targets: Option<String>,
+    /// Columns kept for grouping.
+    pub tags: Vec<String>,
+    /// What is asked.
+    pub steps: Vec<StepTemplate>,
+}
+
+fn no_digest() -> Digest {
+    Digest::of(b"")
+}
+
+/// A step of a template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepTemplate {
+    /// Its name.
+    pub id: String,
+    /// System prompt.
+    pub system: Option<String>,
+    /// The question.
+    pub user: String,
+    /// Worked examples.
+    pub shots: Vec<Shot>,
+    /// Bound on the reply.
+    pub max_tokens: Option<u32>,
+    /// Stop strings.
+    pub stop: Vec<String>,
+    /// Whether the conversation of the step before goes on.
+    pub continues: bool,
+    /// How tools answer.
+    pub observation: ObservationFormat,
+}
+
+impl StepTemplate {
+    /// Whether a text of this step waits for an earlier step.
+    pub fn waits(source: &str) -> bool {
+        template::names(source)
+            .is_ok_and(|names| names.iter().any(|n| n == "steps" || n.starts_with("steps.")))
+    }
+}
+
+struct FlowTemplateStage {
+    file: Utf8PathBuf,
+    template: FlowTemplate,
+}
+
+pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+    if !fields.has("file") {
+        fields.needed_text("file");
+    }
+    let file = fields.path("file").filter(|file| setting.check_exists(&fields, file));
+    let template = file.as_ref().and_then(|file| {
+        let text = match std::fs::read_to_string(setting.root.join(&file.value)) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("cannot read `{}`: {}", file.value, super::plain(&error));
+                fields.error(Diagnostic::at(file.span, message));
+                return None;
+            }
+        };
+        match parse(&file.value, &text) {
+            Ok(template) => Some(template),
+            Err(diagnostics) => {
+                // The excerpt is of the template file, so it is a text inside this diagnostic.
+                let message = format!("the flow template `{}` has errors", file.value);
+                fields.error(Diagnostic::at(file.span, message).hint(format!("in that file:\n\n{diagnostics}")));
+                None
+            }
+        }
+    });
+    fields.finish();
+    Some(Box::new(FlowTemplateStage { file: file?.value, template: template? }))
+}
+
+/// Reads a template file.
+pub fn parse(
+    path: &camino::Utf8Path,
+    text: &str,
+) -> Result<FlowTemplate, crate::manifest::Diagnostics> {
+    let sink = Sink::default();
+    let mut sources = Sources::default();
+    let source = sources.add(path, text);
+    let table = parse_toml(text, source, &sink);
+    let nothing = Value::Null;
+    let span = Span { source, start: 0, end: text.len().min(1) };
+    let fields = Fields::new("the flow template", span, &table, &nothing, &sink);
+    let expression = |name: &str| {
+        let text = fields.raw_text(name)?;
+        if let Err(error) = template::Templates::default().check_expression(&text.value) {
+            let hint = "this is an expression such as `row.answers`, without braces";
+            fields.error(Diagnostic::at(text.span, error.message).hint(hint));
+        }
+        Some(text.value)
+    };
+    let id = expression("id");
+    let targets = expression("targets");
+    let tags = fields.texts("tags").unwrap_or_default();
+    let mut known = BTreeSet::new();
+    let mut steps = Vec::new();
+    for step in fields.tables("step") {
+        if let Some(step) = read_step(step, &mut known) {
+            steps.push(step);
+        }
+    }
+    if steps.is_empty() && sink.is_empty() {
+        let hint = "add\n\n[[step]]\nid = \"answer\"\nuser = \"{{ row.question }}\"";
+        fields.error(Diagnostic::at(span, "a flow template needs at least one [[step]]").hint(hint));
+    }
+    fields.finish();
+    sink.finish(&sources)?;
+    let tags = tags.into_iter().map(|tag| tag.value).collect();
+    let mut template = FlowTemplate { digest: no_digest(), id, targets, tags, steps };
+    template.digest = Digest::of_json(&template);
+    Ok(template)
+}
+
+fn read_step(fields: Fields<'_>, known: &mut BTreeSet<String>) -> Option<StepTemplate> {
+    let id = fields.needed_text("id");
+    if let Some(id) = &id {
+        if !is_name(&id.value) || id.value.contains('-') {
+            let hint = "use letters, digits and `_`: later steps write `steps.<id>.output`";
+            fields.error(
+                Diagnostic::at(id.span, format!("`{}` is no name for a step", id.value)).hint(hint),
+            );
+        } else if known.contains(&id.value) {
+            fields.error(Diagnostic::at(id.span, format!("duplicate step `{}`", id.value)));
+        }
+    }
+    if !fields.has("user") {
+        fields.needed_text("user");
+    }
+    let text = |name: &str| {
+        let text = fields.raw_text(name)?;
+        check_template(&fields, &text, known);
+        Some(text.value)
+    };
+    let system = text("system");
+    let user = text("user");
+    let mut shots = Vec::new();
+    for shot in fields.tables("shot") {
+        let user = shot.needed_text("user");
+        let answer = shot.needed_text("answer");
+        let reasoning = shot.text("reasoning").map(|text| text.value);
+        shot.finish();
+        if let (Some(user), Some(answer)) = (user, answer) {
+            shots.push(Shot { user: user.value, reasoning, answer: answer.value });
+        }
+    }
+    let max_tokens = fields.count("max_tokens", 1..=1_000_000);
+    let stop = fields.texts("stop").unwrap_or_default();
+    let continues = fields.boolean("continues").unwrap_or(false);
+    if continues && known.is_empty() {
+        let message = "`continues` on the first step: there is no conversation to continue";
+        fields.error(Diagnostic::at(fields.place("continues"), message));
+    }
+    let mut observation = ObservationFormat::default();
+    if let Some(format) = fields.table("observation") {
+        if let Some(role) = format.choice("role", &["user", "system", "assistant"]) {
+            observation.role = match role.value.as_str() {
+                "system" => Role::System,
+                "assistant" => Role::Assistant,
+                _ => Role::User,
+            };
+        }
+        if let Some(prefix) = format.raw_text("prefix") {
+            observation.prefix = prefix.value;
+        }
+        format.finish();
+    }
+    fields.finish();
+    let id = id?.value;
+    known.insert(id.clone());
+    Some(StepTemplate {
+        id,
+        system,
+        user: user?,
+        shots,
+        max_tokens,
+        stop: stop.into_iter().map(|stop| stop.value).collect(),
+        continues,
+        observation,
+    })
+}
+
+/// Checks that a template parses and reads only `row` and the steps before its own.
+fn check_template(fields: &Fields<'_>, text: &Spanned<String>, known: &BTreeSet<String>) {
+    let names = match template::names(&text.value) {
+        Ok(names) => names,
+        Err(error) => {
+            fields.error(Diagnostic::at(text.span, error.message));
+            return;
+        }
+    };
+    for name in names {
+        let mut parts = name.split('.');
+        match (parts.next(), parts.next()) {
+            (Some("row"), _) => {}
+            (Some("steps"), Some(step)) if !known.contains(step) => {
+                let list: Vec<_> = known.iter().map(String::as_str).collect();
+                let list = if list.is_empty() { "none yet".to_owned() } else { list.join(", ") };
+                let message = format!("there is no earlier step `{step}` (known: {list})");
+                let diagnostic = Diagnostic::at(text.span, message);
+                fields.error(diagnostic.did_you_mean(step, known.iter().map(String::as_str)));
+            }
+            (Some("steps"), _) => {}
+            _ => {
+                let message = format!("`{name}` is unknown in a flow template");
+                let hint = "known: `row.<column>`, `steps.<id>.output`";
+                fields.error(Diagnostic::at(text.span, message).hint(hint));
+            }
+        }
+    }
+}
+
+impl Stage for FlowTemplateStage {
+    fn needs(&self) -> &[Need] {
+        &[]
+    }
+
+    fn gives(&self) -> ArtifactKind {
+        ArtifactKind::Template
+    }
+
+    fn recipe<'a>(
+        &'a self,
+        _: &'a Inputs,
+        _: &'a Context,
+    ) -> BoxFuture<'a, Result<Recipe, StageError>> {
+        // The parsed template is the input: comments and layout of its file change nothing.
+        let template = serde_json::to_value(&self.template).expect("BUG: a template is plain data");
+        let recipe = Recipe::new("flow-template", REV)
+            .field("language", LANGUAGE)
+            .field("template", template);
+        async move { Ok(recipe) }.boxed()
+    }
+
+    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, _: &Context) -> Option<Artifact> {
+        record.inline("template")?;
+        Some(Artifact::Template(self.template.clone().into()))
+    }
+
+    fn run<'a>(
+        &'a self,
+        _: Option<&'a Recipe>,
+        _: &'a Inputs,
+        _: &'a Context,
+        _: &'a (dyn Fn(Artifact) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Done, StageError>> {
+        let digest = self.template.digest.to_string();
+        let ports = [
+            ("template".to_owned(), Port::Inline(digest.into())),
+            ("file".to_owned(), Port::Inline(self.file.as_str().into())),
+        ];
+        let done = Done {
+            artifact: Artifact::Template(self.template.clone().into()),
+            outcome: Some(Outcome::Value(ports.into())),
+            worked: true,
+            failure: None,
+        };
+        async move { Ok(done) }.boxed()
+    }
+
+    fn runs_in_plan(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> String {
+        parse("t.toml".into(), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_step_sees_only_the_steps_before_it() {
+        let text = "[[step]]\nid = \"one\"\nuser = \"{{ row.q }}\"\n[[step]]\nid = \"two\"\nuser = \"{{ steps.oen.output }}\"\n";
+        let errors = errors(text);
+        assert!(errors.contains("there is no earlier step `oen` (known: one)"), "{errors}");
+        assert!(errors.contains("hint: did you mean `one`?"), "{errors}");
+    }
+
+    #[test]
+    fn comments_change_nothing() {
+        let parse = |text: &str| parse("t.toml".into(), text).unwrap().digest;
+        let text = "[[step]]\nid = \"one\"\nuser = \"{{ row.q }}\"\n";
+        assert_eq!(parse(text), parse(&format!("# note\n{text}")));
+        assert_ne!(parse(text), parse(&text.replace("row.q", "row.p")));
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        let errors = errors("[[step]]\nid = \"one\"\nuser = \"{{ question }}\"\n");
+        assert!(errors.contains("`question` is unknown in a flow template"), "{errors}");
+    }
+}

@@ -1,0 +1,134 @@
+//! A table of flows that others read while it grows. Knows nothing of how flows are made.
+//!
+//! Flows are written to a file as JSON lines, and every reader has its own place in it, so that a million
+//! flows take no more memory than the few under way.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::StageError;
+use crate::digest::Digest;
+use crate::sample::Flow;
+use crate::store::{Store, at};
+
+/// Bytes read from the file at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How far a table has grown.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    /// Whole flows written.
+    pub flows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Set at the end: the digest of all, or why there is none.
+    pub end: Option<Result<Digest, StageError>>,
+}
+
+/// A table of flows.
+#[derive(Clone)]
+pub struct Flows {
+    growth: watch::Receiver<Growth>,
+    open: Arc<dyn Fn() -> Result<File, StageError> + Send + Sync>,
+}
+
+impl Flows {
+    /// A table that is being written; `open` gives a new handle to its file.
+    pub fn growing(
+        growth: watch::Receiver<Growth>,
+        open: impl Fn() -> Result<File, StageError> + Send + Sync + 'static,
+    ) -> Self {
+        Flows { growth, open: Arc::new(open) }
+    }
+
+    /// A whole table in the store; `None` where it is missing or corrupt.
+    pub fn stored(store: &Arc<Store>, digest: Digest, flows: u64) -> Option<Self> {
+        let bytes = store.blob(digest)?.len() as u64;
+        let (_, growth) = watch::channel(Growth { flows, bytes, end: Some(Ok(digest)) });
+        let path = store.blob_path(digest);
+        Some(Flows::growing(growth, move || Ok(File::open(&path).map_err(at("read", &path))?)))
+    }
+
+    /// The digest of the whole table, once it is whole.
+    pub async fn digest(&self) -> Result<Digest, StageError> {
+        let mut growth = self.growth.clone();
+        let ended = growth.wait_for(|growth| growth.end.is_some()).await;
+        let gone = || StageError::Failed("the expansion ended without a word".to_owned());
+        ended.map_err(|_| gone())?.end.clone().ok_or_else(gone)?
+    }
+
+    /// Whether it is whole.
+    pub fn is_whole(&self) -> bool {
+        self.growth.borrow().end.is_some()
+    }
+
+    /// How many flows there are, once it is whole.
+    pub fn count(&self) -> Option<u64> {
+        let growth = self.growth.borrow();
+        matches!(growth.end, Some(Ok(_))).then_some(growth.flows)
+    }
+
+    /// Reads it from the start.
+    pub fn reader(&self) -> Result<FlowReader, StageError> {
+        Ok(FlowReader {
+            growth: self.growth.clone(),
+            file: (self.open)()?,
+            buffer: Vec::new(),
+            start: 0,
+            read: 0,
+        })
+    }
+}
+
+/// A place in a table.
+pub struct FlowReader {
+    growth: watch::Receiver<Growth>,
+    file: File,
+    buffer: Vec<u8>,
+    /// Where the next line begins in `buffer`.
+    start: usize,
+    /// Bytes taken from the file.
+    read: u64,
+}
+
+impl FlowReader {
+    /// The next flow; waits for one that is still to be written. `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Flow>, StageError> {
+        loop {
+            if let Some(length) = self.buffer[self.start..].iter().position(|c| *c == b'\n') {
+                let line = &self.buffer[self.start..self.start + length];
+                let flow = serde_json::from_slice(line).map_err(|error| {
+                    StageError::Failed(format!("the table of flows is damaged: {error}"))
+                })?;
+                self.start += length + 1;
+                return Ok(Some(flow));
+            }
+            let read = self.read;
+            let more = |growth: &Growth| growth.bytes > read || growth.end.is_some();
+            let (bytes, end) = match self.growth.wait_for(more).await {
+                Ok(growth) => (growth.bytes, growth.end.clone()),
+                Err(_) => return Err(StageError::Failed("the expansion ended without a word".into())),
+            };
+            if bytes > self.read {
+                self.fill((bytes - self.read).min(CHUNK as u64) as usize)?;
+            } else if let Some(end) = end {
+                return end.map(|_| None);
+            }
+        }
+    }
+
+    fn fill(&mut self, length: usize) -> Result<(), StageError> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let old = self.buffer.len();
+        self.buffer.resize(old + length, 0);
+        self.file
+            .read_exact(&mut self.buffer[old..])
+            .map_err(|error| StageError::Failed(format!("cannot read the table of flows: {error}")))?;
+        self.read += length as u64;
+        Ok(())
+    }
+}

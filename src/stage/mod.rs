@@ -1,0 +1,411 @@
+//! Kinds of stage: what they read from a manifest, what their key is made of, and what they do.
+//! Knows nothing of the order in which stages run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::digest::{Digest, Recipe};
+use crate::engine::Resource;
+use crate::manifest::{Fields, Manifest, Spanned};
+use crate::record::{Event, TallySummary};
+use crate::store::{Outcome, Record, Store, StoreError};
+
+mod command;
+mod engine;
+mod expand;
+pub mod flows;
+mod flow_template;
+mod report;
+mod sample_run;
+mod views;
+pub mod workflow;
+
+pub use flows::Flows;
+pub use flow_template::FlowTemplate;
+pub use views::View;
+
+/// What flows between stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArtifactKind {
+    /// What one conversation looks like.
+    Template,
+    /// Expanded units of work.
+    Flows,
+    /// Something that answers requests.
+    Engine,
+    /// Flows as run and scored.
+    Samples,
+    /// Files.
+    Files,
+}
+
+impl ArtifactKind {
+    /// The word in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            ArtifactKind::Template => "a flow template",
+            ArtifactKind::Flows => "flows",
+            ArtifactKind::Engine => "an engine",
+            ArtifactKind::Samples => "samples",
+            ArtifactKind::Files => "files",
+        }
+    }
+}
+
+/// The result of a stage, for the stages that need it.
+#[derive(Clone)]
+pub enum Artifact {
+    /// From `flow-template`.
+    Template(Arc<FlowTemplate>),
+    /// From `expand`; may still be growing.
+    Flows(Flows),
+    /// From `engine`; loaded when first asked.
+    Engine(Arc<Resource>),
+    /// From `workflow`.
+    Samples(Samples),
+    /// From `report` and `command`.
+    Files(Files),
+}
+
+/// Samples in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples {
+    /// Name of the workflow.
+    pub stage: String,
+    /// Its key.
+    pub key: crate::digest::Key,
+    /// JSON lines of `sample::Sample`: equal for equal runs.
+    pub table: Digest,
+    /// JSON lines of `record::Observed`, one for each sample.
+    pub observed: Digest,
+    /// `report::CellInfo` as JSON: effective settings and profile.
+    pub info: Digest,
+    /// Counts and metrics.
+    pub summary: TallySummary,
+}
+
+/// Files in the store, by their path in the project.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Files {
+    /// Path relative to the project's root, and content.
+    pub files: BTreeMap<String, Digest>,
+}
+
+impl Artifact {
+    /// What a key is made of where this is an input. Waits for flows that are still growing.
+    pub async fn digest(&self) -> Result<Digest, StageError> {
+        Ok(match self {
+            Artifact::Template(template) => template.digest,
+            Artifact::Flows(flows) => flows.digest().await?,
+            Artifact::Engine(engine) => engine.identity,
+            Artifact::Samples(samples) => samples.table,
+            Artifact::Files(files) => Digest::of_json(&files.files),
+        })
+    }
+}
+
+/// Why a stage could not do its work.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StageError {
+    /// The user can fix it: exit code 2.
+    #[error("{0}")]
+    User(String),
+    /// It went wrong: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// The store has no answer, and asking is not allowed (`--frozen`).
+    #[error("{0}")]
+    Missing(String),
+    /// The run was interrupted.
+    #[error("interrupted")]
+    Cancelled,
+    /// A stage that this one needs failed; it has said so itself.
+    #[error("`{0}` failed")]
+    Upstream(String),
+}
+
+impl From<StoreError> for StageError {
+    fn from(error: StoreError) -> Self {
+        StageError::Failed(error.to_string())
+    }
+}
+
+/// A stage that another needs: read from its fields.
+#[derive(Debug, Clone)]
+pub struct Need {
+    /// Field that names it.
+    pub port: String,
+    /// Its name as written.
+    pub stage: Spanned<String>,
+    /// What it must give; empty accepts anything.
+    pub kinds: Vec<ArtifactKind>,
+    /// Whether a name may stand for all cells of a matrix.
+    pub many: bool,
+}
+
+/// A stage ready to be run: settings read, nothing done yet.
+pub trait Stage: Send + Sync {
+    /// What it needs, in the order of its fields.
+    fn needs(&self) -> &[Need];
+
+    /// What it gives.
+    fn gives(&self) -> ArtifactKind;
+
+    /// Everything its result depends on. Input files are read into the store here: what is used is what
+    /// was hashed.
+    fn recipe<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        context: &'a Context,
+    ) -> BoxFuture<'a, Result<Recipe, StageError>>;
+
+    /// The artifact of a remembered result, or `None` when part of it is gone from the store.
+    fn restore(&self, record: &Record, recipe: &Recipe, inputs: &Inputs, context: &Context)
+    -> Option<Artifact>;
+
+    /// Does the work. `publish` may be called early with an artifact that still grows.
+    fn run<'a>(
+        &'a self,
+        recipe: Option<&'a Recipe>,
+        inputs: &'a Inputs,
+        context: &'a Context,
+        publish: &'a (dyn Fn(Artifact) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Done, StageError>>;
+
+    /// Files that the result puts into the work tree.
+    fn views(&self, _artifact: &Artifact) -> Vec<View> {
+        Vec::new()
+    }
+
+    /// Whether a remembered result may be taken.
+    fn may_reuse(&self) -> bool {
+        true
+    }
+
+    /// Whether it can start on inputs that still grow, and finds its own key afterwards.
+    fn streams(&self) -> bool {
+        false
+    }
+
+    /// Whether it is quick and pure, so that a plan may run it to see further.
+    fn runs_in_plan(&self) -> bool {
+        false
+    }
+
+    /// The workflow behind it, for plans and explanations that go down to samples.
+    fn as_workflow(&self) -> Option<&workflow::Workflow> {
+        None
+    }
+
+    /// Where it writes, if the manifest says; two stages must not share a path.
+    fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
+        Vec::new()
+    }
+}
+
+/// What a stage made.
+pub struct Done {
+    /// For the stages that need it.
+    pub artifact: Artifact,
+    /// To be remembered; `None` where a passing failure is part of it.
+    pub outcome: Option<Outcome>,
+    /// Whether anything had to be worked out at all, or each part was in the store already.
+    pub worked: bool,
+    /// Why the run cannot end well, though the artifact is there.
+    pub failure: Option<String>,
+}
+
+/// Artifacts of the needed stages, by port, in the order of the fields.
+#[derive(Default, Clone)]
+pub struct Inputs(pub Vec<Input>);
+
+/// One needed artifact.
+#[derive(Clone)]
+pub struct Input {
+    /// The field that names it.
+    pub port: String,
+    /// The stage that made it.
+    pub stage: String,
+    /// It.
+    pub artifact: Artifact,
+}
+
+impl Inputs {
+    /// The artifact at a port that takes one stage.
+    pub fn one(&self, port: &str) -> &Artifact {
+        let found = self.0.iter().find(|input| input.port == port);
+        &found.expect("BUG: an input that the graph has checked is missing").artifact
+    }
+
+    /// All artifacts at a port.
+    pub fn all<'a>(&'a self, port: &'a str) -> impl Iterator<Item = &'a Input> {
+        self.0.iter().filter(move |input| input.port == port)
+    }
+}
+
+/// What all stages of a run share.
+pub struct Context {
+    /// The project's root: paths of the manifest are relative to it.
+    pub root: Utf8PathBuf,
+    /// The store.
+    pub store: Arc<Store>,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// What reports say about the run.
+    pub run: RunFacts,
+    /// Tells what happens.
+    pub emit: Arc<dyn Fn(Event) + Send + Sync>,
+    /// Stops admission of new work.
+    pub stop: CancellationToken,
+    /// Settings of the command line.
+    pub options: Options,
+    /// Engines by identity: two stages of one identity share one.
+    pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
+    /// `CARGO_TERM_COLOR`-like things stay out: stages see only what the manifest names.
+    pub env: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+}
+
+/// Facts about the run for reports.
+#[derive(Debug, Clone, Default)]
+pub struct RunFacts {
+    /// ULID.
+    pub id: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Path of the manifest in the project.
+    pub manifest: String,
+    /// Digest of the manifest and its includes.
+    pub manifest_digest: String,
+    /// What the pipeline is for.
+    pub description: Option<String>,
+    /// Parameters after overrides.
+    pub params: BTreeMap<String, Value>,
+    /// Commit of the project, and whether the work tree differs.
+    pub git: Option<(String, bool)>,
+    /// Cores of this machine.
+    pub cores: u32,
+    /// Bytes of memory of this machine.
+    pub memory: u64,
+}
+
+/// Settings of the command line that stages see.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Stages whose results are worked out again, requests included.
+    pub afresh: BTreeSet<String>,
+    /// Nothing may be worked out.
+    pub frozen: bool,
+    /// Only the first flows of every expansion.
+    pub limit: Option<u64>,
+    /// Bound on the concurrency of every workflow.
+    pub jobs: Option<u32>,
+    /// Folder for reports instead of the manifest's.
+    pub out: Option<Utf8PathBuf>,
+}
+
+impl Context {
+    /// Where a path of the manifest is. A link that leads out of the project is refused.
+    pub fn resolve(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StageError> {
+        let full = self.root.join(path);
+        let real = match full.canonicalize_utf8() {
+            Ok(real) => real,
+            Err(error) => {
+                return Err(StageError::User(format!("cannot read `{path}`: {}", plain(&error))));
+            }
+        };
+        let root = self.root.canonicalize_utf8().unwrap_or_else(|_| self.root.clone());
+        if !real.starts_with(&root) {
+            return Err(StageError::User(format!("`{path}` is a link that leaves the project")));
+        }
+        Ok(full)
+    }
+
+    /// Tells the user something about a stage.
+    pub fn notice(&self, stage: &str, message: impl Into<String>) {
+        (self.emit)(Event::Notice { stage: Some(stage.to_owned()), message: message.into() });
+    }
+
+    /// The engine of an identity: the one that is there, or this one.
+    pub fn engine(&self, resource: Resource) -> Arc<Resource> {
+        let mut engines = self.engines.lock().expect("BUG: the engine lock is poisoned");
+        engines.entry(resource.identity).or_insert_with(|| Arc::new(resource)).clone()
+    }
+}
+
+/// An I/O error without the number that means nothing to most.
+pub(crate) fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Reads the table of a stage. What is wrong goes to the sink of `fields`.
+pub type Read = fn(&str, Fields<'_>, &Setting<'_>) -> Option<Box<dyn Stage>>;
+
+/// What reading a stage may look at.
+pub struct Setting<'a> {
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// The project's root: to say at once that a file is missing.
+    pub root: &'a Utf8Path,
+    /// A variable of the environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Setting<'_> {
+    /// Reports a path that leads nowhere.
+    pub fn check_exists(&self, fields: &Fields<'_>, path: &Spanned<Utf8PathBuf>) -> bool {
+        use crate::manifest::{Diagnostic, closest};
+        if self.root.join(&path.value).exists() {
+            return true;
+        }
+        let mut diagnostic =
+            Diagnostic::at(path.span, format!("there is no file `{}`", path.value));
+        let folder = path.value.parent().unwrap_or(Utf8Path::new(""));
+        if let (Ok(entries), Some(name)) = (self.root.join(folder).read_dir_utf8(), path.value.file_name()) {
+            let mut names: Vec<_> =
+                entries.flatten().map(|entry| entry.file_name().to_owned()).collect();
+            names.sort();
+            if let Some(close) = closest(name, names.iter().map(String::as_str)) {
+                diagnostic = diagnostic.hint(format!("did you mean `{}`?", folder.join(close)));
+            }
+        }
+        fields.error(diagnostic);
+        false
+    }
+}
+
+/// Every built-in stage kind. To add one: a file, its `mod` line, its line here.
+pub const STAGES: &[(&str, Read)] = &[
+    ("flow-template", flow_template::read),
+    ("expand", expand::read),
+    ("engine", engine::read),
+    ("workflow", workflow::read),
+    ("report", report::read),
+    ("command", command::read),
+];
+
+/// The names of all kinds.
+pub fn kinds() -> Vec<&'static str> {
+    STAGES.iter().map(|(kind, _)| *kind).collect()
+}
+
+/// Reads a need from a field that names one stage.
+pub(crate) fn need(fields: &Fields<'_>, port: &str, kind: ArtifactKind) -> Option<Need> {
+    let stage = fields.needed_text(port)?;
+    Some(Need { port: port.to_owned(), stage, kinds: vec![kind], many: false })
+}
+
+/// Reads needs from a field that names one or more stages.
+pub(crate) fn needs(fields: &Fields<'_>, port: &str, kinds: &[ArtifactKind]) -> Vec<Need> {
+    let stages = fields.texts(port).unwrap_or_default();
+    let need = |stage| Need { port: port.to_owned(), stage, kinds: kinds.to_vec(), many: true };
+    stages.into_iter().map(need).collect()
+}
