@@ -16,6 +16,8 @@ pub mod scorer;
 pub mod tool;
 pub mod method;
 pub mod record;
+pub mod report;
 pub mod manifest;
 pub mod store;
 pub mod engine;
+pub mod stage;

@@ -18,6 +18,7 @@ mod client;
 pub mod mistralrs;
 pub mod scripted;
 
+pub(crate) use client::unix_ms;
 pub use client::{Answer, Client, Failure, Limits, Mode};
 
 /// Why an engine gave no completion.

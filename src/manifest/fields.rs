@@ -253,6 +253,19 @@ impl<'a> Fields<'a> {
         self.in_range(name, found, range)
     }
 
+    /// A plain value of any type, a string rendered and read as what it looks like.
+    pub fn scalar_json(&self, name: &str) -> Option<Spanned<Value>> {
+        let node = self.node(name)?;
+        let value = match &node.item {
+            Item::Text(text) => {
+                let text = self.render(text, node.span)?;
+                serde_json::from_str(&text).unwrap_or(Value::String(text))
+            }
+            item => item.to_json(),
+        };
+        Some(Spanned { value, span: node.span })
+    }
+
     /// true or false.
     pub fn boolean(&self, name: &str) -> Option<bool> {
         let read = |item: &Item| match item {

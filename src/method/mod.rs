@@ -9,7 +9,7 @@ use crate::tool::Tool;
 pub mod answer;
 mod cot;
 mod naive;
-mod react;
+pub mod react;
 
 /// What a reply means.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,7 +29,7 @@ const SCALE: f64 = 430.0;
 /// Height of a workflow in the accuracy chart: its name above its bar.
 const ROW_HEIGHT: usize = 54;
 /// Characters of a name that fit above a bar.
-const NAME_MAX: usize = 56;
+const NAME_MAX: usize = 48;
 /// Top and bottom of the bars of a histogram.
 const BARS: (f64, f64) = (36.0, 146.0);
 
@@ -183,7 +183,7 @@ fn outcome_chart(report: &Report) -> Value {
     let class = |label: &str| label.replace([' ', '_'], "-");
     let parts = |counts: &[u64]| {
         let total = counts.iter().sum::<u64>().max(1) as f64;
-        let mut before = 0;
+        let mut before = 0_u64;
         let mut parts = Vec::new();
         for (label, n) in columns.iter().zip(counts).filter(|(_, n)| **n > 0) {
             parts.push(context! {

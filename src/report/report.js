@@ -177,8 +177,8 @@
     const button = el("button", { type: "button", class: "flow", ...state }, name);
     const line = el(
       "tr", { class: "row" },
-      el("td", {}, data.cells[row.cell]),
-      el("td", {}, button),
+      el("td", { class: "name" }, data.cells[row.cell]),
+      el("td", { class: "name" }, button),
       el("td", { class: "long" }, clip(text(row.question))),
       el("td", {}, clip(text(row.answer))),
       el("td", {}, clip(row.targets.map(text).join(" | "))),

@@ -4,7 +4,7 @@
 //! flows take no more memory than the few under way.
 
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::StageError;
 use crate::digest::Digest;
 use crate::sample::Flow;
-use crate::store::{Store, at};
+use crate::store::Store;
 
 /// Bytes read from the file at once.
 const CHUNK: usize = 64 * 1024;
@@ -32,24 +32,21 @@ pub struct Growth {
 #[derive(Clone)]
 pub struct Flows {
     growth: watch::Receiver<Growth>,
-    open: Arc<dyn Fn() -> Result<File, StageError> + Send + Sync>,
+    /// Read by position, so that all readers share it.
+    file: Arc<File>,
 }
 
 impl Flows {
-    /// A table that is being written; `open` gives a new handle to its file.
-    pub fn growing(
-        growth: watch::Receiver<Growth>,
-        open: impl Fn() -> Result<File, StageError> + Send + Sync + 'static,
-    ) -> Self {
-        Flows { growth, open: Arc::new(open) }
+    /// A table that is being written to `file`.
+    pub fn growing(growth: watch::Receiver<Growth>, file: File) -> Self {
+        Flows { growth, file: Arc::new(file) }
     }
 
     /// A whole table in the store; `None` where it is missing or corrupt.
     pub fn stored(store: &Arc<Store>, digest: Digest, flows: u64) -> Option<Self> {
         let bytes = store.blob(digest)?.len() as u64;
         let (_, growth) = watch::channel(Growth { flows, bytes, end: Some(Ok(digest)) });
-        let path = store.blob_path(digest);
-        Some(Flows::growing(growth, move || Ok(File::open(&path).map_err(at("read", &path))?)))
+        Some(Flows::growing(growth, File::open(store.blob_path(digest)).ok()?))
     }
 
     /// The digest of the whole table, once it is whole.
@@ -72,21 +69,21 @@ impl Flows {
     }
 
     /// Reads it from the start.
-    pub fn reader(&self) -> Result<FlowReader, StageError> {
-        Ok(FlowReader {
+    pub fn reader(&self) -> FlowReader {
+        FlowReader {
             growth: self.growth.clone(),
-            file: (self.open)()?,
+            file: self.file.clone(),
             buffer: Vec::new(),
             start: 0,
             read: 0,
-        })
+        }
     }
 }
 
 /// A place in a table.
 pub struct FlowReader {
     growth: watch::Receiver<Growth>,
-    file: File,
+    file: Arc<File>,
     buffer: Vec<u8>,
     /// Where the next line begins in `buffer`.
     start: usize,
@@ -126,7 +123,7 @@ impl FlowReader {
         let old = self.buffer.len();
         self.buffer.resize(old + length, 0);
         self.file
-            .read_exact(&mut self.buffer[old..])
+            .read_exact_at(&mut self.buffer[old..], self.read)
             .map_err(|error| StageError::Failed(format!("cannot read the table of flows: {error}")))?;
         self.read += length as u64;
         Ok(())

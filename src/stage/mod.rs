@@ -178,7 +178,7 @@ pub trait Stage: Send + Sync {
     ) -> BoxFuture<'a, Result<Done, StageError>>;
 
     /// Files that the result puts into the work tree.
-    fn views(&self, _artifact: &Artifact) -> Vec<View> {
+    fn views(&self, _artifact: &Artifact, _context: &Context) -> Vec<View> {
         Vec::new()
     }
 

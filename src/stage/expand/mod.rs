@@ -1,0 +1,371 @@
+//! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::flow_template::StepTemplate;
+use super::flows::{Flows, Growth};
+use super::{
+    Artifact, ArtifactKind, Context, Done, FlowTemplate, Inputs, Need, Setting, Stage, StageError,
+};
+use crate::digest::{Digest, Recipe};
+use crate::manifest::{Diagnostic, Fields};
+use crate::record::Event;
+use crate::sample::{Flow, Step, Text};
+use crate::store::{Outcome, Port, Record, Store};
+use crate::template::{LANGUAGE, Templates};
+
+mod rows;
+
+use rows::{Fixture, Format, Rows};
+
+/// Version of how rows become flows.
+const REV: u32 = 1;
+/// How often progress is told, in flows.
+const TELL_EVERY: u64 = 1000;
+
+struct Expand {
+    name: String,
+    needs: Vec<Need>,
+    fixtures: Vec<(Utf8PathBuf, Format)>,
+    count: Option<u64>,
+    shuffle_seed: Option<i64>,
+    filter: Option<String>,
+}
+
+pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+    let template = super::need(&fields, "template", ArtifactKind::Template);
+    if !fields.has("fixture") {
+        fields.needed_text("fixture");
+    }
+    let format = fields.choice("format", rows::FORMATS).map(|text| text.value);
+    let mut fixtures = Vec::new();
+    for path in fields.paths("fixture").unwrap_or_default() {
+        if !setting.check_exists(&fields, &path) {
+            continue;
+        }
+        let is_folder = setting.root.join(&path.value).is_dir();
+        match Format::of(&path.value, is_folder, format.as_deref()) {
+            Some(format) => fixtures.push((path.value, format)),
+            None => {
+                let message = format!("cannot tell what `{}` holds", path.value);
+                let hint = format!("add `format` (known: {})", rows::FORMATS.join(", "));
+                fields.error(Diagnostic::at(path.span, message).hint(hint));
+            }
+        }
+    }
+    let count = fields.integer("count", 1..=i64::MAX).map(|count| count as u64);
+    let shuffle_seed = fields.integer("shuffle_seed", i64::MIN..=i64::MAX);
+    let filter = fields.raw_text("filter").map(|filter| {
+        if let Err(error) = Templates::default().check_expression(&filter.value) {
+            let hint = "a filter is an expression such as `row.category == 'facts'`, without braces";
+            fields.error(Diagnostic::at(filter.span, error.message).hint(hint));
+        }
+        filter.value
+    });
+    fields.finish();
+    Some(Box::new(Expand {
+        name: name.to_owned(),
+        needs: vec![template?],
+        fixtures,
+        count,
+        shuffle_seed,
+        filter,
+    }))
+}
+
+impl Expand {
+    /// The bound on flows: the manifest's, and that of `--limit`.
+    fn count(&self, context: &Context) -> Option<u64> {
+        match (self.count, context.options.limit) {
+            (Some(count), Some(limit)) => Some(count.min(limit)),
+            (count, limit) => count.or(limit),
+        }
+    }
+
+    /// Reads the fixtures into the store.
+    fn import(&self, context: &Context) -> Result<Vec<Fixture>, StageError> {
+        let import = |(path, format): &(Utf8PathBuf, Format)| {
+            Fixture::import(path, *format, &context.resolve(path)?, &context.store)
+        };
+        self.fixtures.iter().map(import).collect()
+    }
+}
+
+impl Stage for Expand {
+    fn needs(&self) -> &[Need] {
+        &self.needs
+    }
+
+    fn gives(&self) -> ArtifactKind {
+        ArtifactKind::Flows
+    }
+
+    fn recipe<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        context: &'a Context,
+    ) -> BoxFuture<'a, Result<Recipe, StageError>> {
+        async move {
+            let mut recipe = Recipe::new("expand", REV)
+                .field("language", LANGUAGE)
+                .field("count", self.count(context))
+                .field("shuffle_seed", self.shuffle_seed)
+                .field("filter", self.filter.clone())
+                .input("template", inputs.one("template").digest().await?);
+            for (i, fixture) in self.import(context)?.iter().enumerate() {
+                recipe = recipe
+                    .field(&format!("fixture {i} format"), fixture.format.name())
+                    .input(format!("fixture {i}"), fixture.digest);
+            }
+            Ok(recipe)
+        }
+        .boxed()
+    }
+
+    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+        let count = record.inline("count")?.as_u64()?;
+        Flows::stored(&context.store, record.blob("flows")?, count).map(Artifact::Flows)
+    }
+
+    fn run<'a>(
+        &'a self,
+        _: Option<&'a Recipe>,
+        inputs: &'a Inputs,
+        context: &'a Context,
+        publish: &'a (dyn Fn(Artifact) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Done, StageError>> {
+        async move {
+            let Artifact::Template(template) = inputs.one("template") else {
+                unreachable!("BUG: the graph lets only templates in here")
+            };
+            let writer = context.store.blob_writer()?;
+            let (tell, growth) = watch::channel(Growth { flows: 0, bytes: 0, end: None });
+            let flows = Flows::growing(growth, writer.reader()?);
+            publish(Artifact::Flows(flows.clone()));
+            let work = Work {
+                stage: self.name.clone(),
+                template: template.clone(),
+                fixtures: self.import(context)?,
+                count: self.count(context),
+                shuffle_seed: self.shuffle_seed,
+                filter: self.filter.clone(),
+                store: context.store.clone(),
+                emit: context.emit.clone(),
+                stop: context.stop.clone(),
+            };
+            let written = tokio::task::spawn_blocking(move || {
+                let written = work.write(writer, &tell);
+                let end = written.as_ref().map(|(digest, _)| *digest).map_err(Clone::clone);
+                tell.send_modify(|growth| growth.end = Some(end));
+                written
+            });
+            let (digest, count) = written
+                .await
+                .map_err(|error| StageError::Failed(format!("the expansion panicked: {error}")))??;
+            if count == 0 {
+                return Err(StageError::User(
+                    "the expansion gives no flows: its fixture is empty, or its filter lets nothing through"
+                        .to_owned(),
+                ));
+            }
+            if let Some(wanted) = self.count.filter(|wanted| count < *wanted && context.options.limit.is_none()) {
+                context.notice(&self.name, format!("`count` asks for {wanted} flows, and the fixture has {count}"));
+            }
+            let ports = [
+                ("flows".to_owned(), Port::Blob(digest)),
+                ("count".to_owned(), Port::Inline(count.into())),
+            ];
+            Ok(Done {
+                artifact: Artifact::Flows(flows),
+                outcome: Some(Outcome::Value(ports.into())),
+                worked: true,
+                failure: None,
+            })
+        }
+        .boxed()
+    }
+
+    fn runs_in_plan(&self) -> bool {
+        true
+    }
+}
+
+/// What one expansion needs, away from the async world.
+struct Work {
+    stage: String,
+    template: Arc<FlowTemplate>,
+    fixtures: Vec<Fixture>,
+    count: Option<u64>,
+    shuffle_seed: Option<i64>,
+    filter: Option<String>,
+    store: Arc<Store>,
+    emit: Arc<dyn Fn(Event) + Send + Sync>,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Work {
+    fn write(
+        &self,
+        mut writer: crate::store::BlobWriter,
+        tell: &watch::Sender<Growth>,
+    ) -> Result<(Digest, u64), StageError> {
+        let maker = Maker::new(&self.template)?;
+        let mut seen: HashMap<Digest, u32> = HashMap::new();
+        let mut names: HashMap<String, u32> = HashMap::new();
+        let (mut count, mut bytes) = (0_u64, 0_u64);
+        let emit = |flows| (self.emit)(Event::FlowsExpanded { stage: self.stage.clone(), flows });
+        for row in Rows::open(&self.fixtures, self.shuffle_seed, &self.store)? {
+            if self.count.is_some_and(|wanted| count >= wanted) {
+                break;
+            }
+            if self.stop.is_cancelled() {
+                return Err(StageError::Cancelled);
+            }
+            let row = row?;
+            let place = row.place;
+            let context = json!({ "row": row.value });
+            if let Some(filter) = &self.filter {
+                let keep = maker.templates.is_true(filter, &context);
+                if !keep.map_err(|error| StageError::User(format!("{place}: filter: {error}")))? {
+                    continue;
+                }
+            }
+            let mut flow = maker
+                .flow(&context, row.number)
+                .map_err(|message| StageError::User(format!("{place}: {message}")))?;
+            let occurrence = seen.entry(flow.steps_digest()).or_default();
+            flow.occurrence = *occurrence;
+            *occurrence += 1;
+            let same_name = names.entry(flow.id.clone()).or_default();
+            *same_name += 1;
+            if *same_name > 1 {
+                flow.id = format!("{}#{same_name}", flow.id);
+            }
+            let mut line = serde_json::to_vec(&flow).expect("BUG: a flow is plain data");
+            line.push(b'\n');
+            writer
+                .write_all(&line)
+                .map_err(|error| StageError::Failed(format!("cannot write flows: {error}")))?;
+            count += 1;
+            bytes += line.len() as u64;
+            tell.send_modify(|growth| (growth.flows, growth.bytes) = (count, bytes));
+            if count % TELL_EVERY == 0 {
+                emit(count);
+            }
+        }
+        emit(count);
+        Ok((writer.finish()?, count))
+    }
+}
+
+/// Makes flows of one template: all its texts compiled once.
+struct Maker<'a> {
+    template: &'a FlowTemplate,
+    templates: Templates,
+}
+
+impl<'a> Maker<'a> {
+    fn new(template: &'a FlowTemplate) -> Result<Self, StageError> {
+        let mut templates = Templates::default();
+        for step in &template.steps {
+            for (name, source) in texts(step) {
+                templates.add(&name, source).map_err(|error| StageError::User(error.to_string()))?;
+            }
+        }
+        Ok(Maker { template, templates })
+    }
+
+    fn flow(&self, context: &Value, number: u64) -> Result<Flow, String> {
+        let id = match &self.template.id {
+            None => format!("row-{number}"),
+            Some(expression) => match self.evaluate("id", expression, context)? {
+                Value::String(text) => text,
+                other => other.to_string(),
+            },
+        };
+        let targets = match &self.template.targets {
+            None => Vec::new(),
+            Some(expression) => targets(self.evaluate("targets", expression, context)?)?,
+        };
+        let mut tags = BTreeMap::new();
+        for tag in &self.template.tags {
+            let value = context["row"].get(tag).ok_or_else(|| {
+                format!("there is no column `{tag}` for the tag (known: {})", columns(&context["row"]))
+            })?;
+            tags.insert(tag.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+        let mut waits = false;
+        let mut steps = Vec::new();
+        for step in &self.template.steps {
+            let mut text = |name: &str, source: &String| -> Result<Text, String> {
+                if StepTemplate::waits(source) {
+                    waits = true;
+                    return Ok(Text::Later(source.clone()));
+                }
+                let name = format!("{}.{name}", step.id);
+                let text = self.templates.render(&name, context);
+                Ok(Text::Ready(text.map_err(|error| self.explain(&name, &error, context))?))
+            };
+            let system = step.system.as_ref().map(|source| text("system", source)).transpose()?;
+            steps.push(Step {
+                id: step.id.clone(),
+                system,
+                shots: step.shots.clone(),
+                user: text("user", &step.user)?,
+                max_tokens: step.max_tokens,
+                stop: step.stop.clone(),
+                continues: step.continues,
+                observation: step.observation.clone(),
+            });
+        }
+        let row = waits.then(|| context["row"].clone());
+        Ok(Flow { id, occurrence: 0, steps, targets, tags, row })
+    }
+
+    fn evaluate(&self, field: &str, source: &str, context: &Value) -> Result<Value, String> {
+        self.templates
+            .evaluate(source, context)
+            .map_err(|error| self.explain(field, &error, context))
+    }
+
+    fn explain(&self, name: &str, error: &crate::template::TemplateError, context: &Value) -> String {
+        let known = if error.undefined {
+            format!(" (columns of the row: {})", columns(&context["row"]))
+        } else {
+            String::new()
+        };
+        format!("`{name}` of the flow template: {error}{known}")
+    }
+}
+
+fn texts(step: &StepTemplate) -> impl Iterator<Item = (String, &String)> {
+    let system = step.system.as_ref().map(|source| (format!("{}.system", step.id), source));
+    system.into_iter().chain([(format!("{}.user", step.id), &step.user)])
+}
+
+fn columns(row: &Value) -> String {
+    let names = row.as_object().map(Map::keys).into_iter().flatten();
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Accepted answers: a text, a number, or a list of those.
+fn targets(value: Value) -> Result<Vec<String>, String> {
+    let one = |value: Value| match value {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(flag) => Ok(flag.to_string()),
+        other => Err(format!("`targets` must give a text, a number or a list of those, not {other}")),
+    };
+    match value {
+        Value::Array(items) => items.into_iter().map(one).collect(),
+        value => Ok(vec![one(value)?]),
+    }
+}

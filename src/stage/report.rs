@@ -1,0 +1,178 @@
+//! `report`: samples become files to read. Knows nothing of how samples came to be.
+
+use camino::Utf8PathBuf;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::workflow::read_lines;
+use super::{
+    Artifact, ArtifactKind, Context, Done, Files, Inputs, Need, Samples, Setting, Stage, StageError,
+    View,
+};
+use crate::digest::{Digest, Recipe};
+use crate::manifest::{Diagnostic, Fields, Spanned};
+use crate::report::{self, Cell, CellInfo, REPORT_VERSION, Report, Row, RunInfo};
+use crate::store::{Outcome, Port, Record};
+
+/// Version of the report's look: raised when the same samples would give other files.
+const REV: u32 = 1;
+/// Formats by name.
+const FORMATS: &[&str] = &["html", "json", "markdown"];
+
+struct ReportStage {
+    needs: Vec<Need>,
+    title: Option<String>,
+    formats: Vec<String>,
+    out: Spanned<Utf8PathBuf>,
+}
+
+pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+    let needs = super::needs(&fields, "samples", &[ArtifactKind::Samples]);
+    if needs.is_empty() {
+        let message = "a report needs `samples`: the name of a workflow, or a list of names";
+        fields.error(Diagnostic::at(fields.span(), message));
+    }
+    let title = fields.text("title").map(|text| text.value);
+    let formats = fields.choices("formats", FORMATS);
+    let formats = formats.unwrap_or_else(|| FORMATS.iter().map(ToString::to_string).collect());
+    let out = fields.path("out").unwrap_or_else(|| Spanned {
+        value: Utf8PathBuf::from(format!("out/{}/{name}", setting.manifest.name)),
+        span: fields.span(),
+    });
+    fields.finish();
+    Some(Box::new(ReportStage { needs, title, formats, out }))
+}
+
+impl ReportStage {
+    fn samples<'a>(&self, inputs: &'a Inputs) -> impl Iterator<Item = &'a Samples> {
+        inputs.all("samples").map(|input| match &input.artifact {
+            Artifact::Samples(samples) => samples,
+            _ => unreachable!("BUG: the graph lets only samples in here"),
+        })
+    }
+
+    fn report(&self, inputs: &Inputs, context: &Context) -> Result<Report, StageError> {
+        let run = &context.run;
+        let cells = self.samples(inputs).map(|samples| cell(samples, context));
+        Ok(Report {
+            version: REPORT_VERSION,
+            title: self.title.clone().unwrap_or_else(|| context.pipeline.clone()),
+            description: run.description.clone(),
+            run: RunInfo {
+                run_id: run.id.clone(),
+                started_at: run.started_at.clone(),
+                pipeline: context.pipeline.clone(),
+                manifest: run.manifest.clone(),
+                manifest_digest: run.manifest_digest.clone(),
+                tool: format!("forge {}", env!("CARGO_PKG_VERSION")),
+                platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+                cores: run.cores,
+                git_revision: run.git.as_ref().map(|(revision, _)| revision.clone()),
+                git_dirty: run.git.as_ref().map(|(_, dirty)| *dirty),
+                params: run.params.clone(),
+            },
+            cells: cells.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn cell(samples: &Samples, context: &Context) -> Result<Cell, StageError> {
+    let gone = || StageError::Failed(format!("the profile of `{}` is gone from the store", samples.stage));
+    let info = context.store.blob(samples.info).ok_or_else(gone)?;
+    let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
+    let rows = read_lines(context, samples.table)?.into_iter();
+    let rows = rows.zip(read_lines(context, samples.observed)?);
+    let rows = rows.map(|(sample, observed)| Row { sample, observed }).collect();
+    let (key, table) = (samples.key.to_string(), samples.table.to_string());
+    Ok(Cell::new(&samples.stage, key, table, info, rows))
+}
+
+impl Stage for ReportStage {
+    fn needs(&self) -> &[Need] {
+        &self.needs
+    }
+
+    fn gives(&self) -> ArtifactKind {
+        ArtifactKind::Files
+    }
+
+    fn recipe<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        context: &'a Context,
+    ) -> BoxFuture<'a, Result<Recipe, StageError>> {
+        async move {
+            let mut recipe = Recipe::new("report", REV)
+                .field("title", self.title.clone().unwrap_or_else(|| context.pipeline.clone()))
+                .field("description", context.run.description.clone())
+                .field("formats", self.formats.clone());
+            for samples in self.samples(inputs) {
+                // A report shows times, so what was observed is part of what it depends on. When nothing
+                // ran, the observations are those remembered, and the report is fresh.
+                recipe = recipe
+                    .input(format!("{} samples", samples.stage), samples.table)
+                    .input(format!("{} observed", samples.stage), samples.observed)
+                    .input(format!("{} info", samples.stage), samples.info);
+            }
+            Ok(recipe)
+        }
+        .boxed()
+    }
+
+    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+        let mut files = Files::default();
+        for format in &self.formats {
+            let digest = record.blob(format)?;
+            context.store.blob(digest)?;
+            files.files.insert(format.clone(), digest);
+        }
+        Some(Artifact::Files(files))
+    }
+
+    fn run<'a>(
+        &'a self,
+        _: Option<&'a Recipe>,
+        inputs: &'a Inputs,
+        context: &'a Context,
+        _: &'a (dyn Fn(Artifact) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Done, StageError>> {
+        async move {
+            let report = self.report(inputs, context)?;
+            let mut files = Files::default();
+            for format in &self.formats {
+                let text = match format.as_str() {
+                    "html" => report::html(&report),
+                    "json" => report::json(&report),
+                    _ => report::markdown(&report),
+                };
+                files.files.insert(format.clone(), context.store.put_blob(text.as_bytes())?);
+            }
+            let port = |(format, digest): (&String, &Digest)| (format.clone(), Port::Blob(*digest));
+            let ports = files.files.iter().map(port).collect();
+            Ok(Done {
+                artifact: Artifact::Files(files),
+                outcome: Some(Outcome::Value(ports)),
+                worked: true,
+                failure: None,
+            })
+        }
+        .boxed()
+    }
+
+    fn views(&self, artifact: &Artifact, context: &Context) -> Vec<View> {
+        let Artifact::Files(files) = artifact else { return Vec::new() };
+        let folder = match &context.options.out {
+            Some(out) => out.clone(),
+            None => self.out.value.clone(),
+        };
+        let view = |(format, digest): (&String, &Digest)| {
+            let ending = if format == "markdown" { "md" } else { format };
+            View { path: folder.join(format!("report.{ending}")), digest: *digest }
+        };
+        files.files.iter().map(view).collect()
+    }
+
+    fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
+        vec![self.out.clone()]
+    }
+}

@@ -1,0 +1,414 @@
+//! The life of a sample: [`method.ask` → `client.complete` → `method.read`]* → score. The profile's phases
+//! are the calls in here, so a new method is timed, memoized and limited without knowing it.
+//! Knows nothing of tables and of other samples.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::digest::{Digest, Recipe, Replica};
+use crate::engine::{Client, Failure, Mode};
+use crate::method::{self, Method, Turn, react};
+use crate::record::{Observed, Phase, RequestObserved, ServedFrom};
+use crate::sample::{
+    Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
+    Text, Trace, TraceStep,
+};
+use crate::scorer::{self, Scorer};
+use crate::store::{self, Port, Record, Store, Witness};
+use crate::template;
+use crate::tool::{Observation, Tool};
+
+/// Version of the loop below and of the sample's form.
+const REV: u32 = 1;
+
+/// What all samples of one workflow share.
+pub struct Job {
+    /// Semantic settings, from which the key of every sample is made.
+    pub settings: Semantics,
+    /// Identity of the engine.
+    pub engine: Digest,
+    /// The door to it.
+    pub client: Client,
+    /// Where samples are remembered.
+    pub store: Arc<Store>,
+    /// Whether remembered samples may be taken.
+    pub mode: Mode,
+    /// ULID of the run.
+    pub run: String,
+}
+
+/// The settings of a workflow that decide its answers.
+pub struct Semantics {
+    /// How to reason.
+    pub method: &'static dyn Method,
+    /// The method's instructions, or the manifest's.
+    pub instructions: String,
+    /// Tools by name.
+    pub tools: Vec<Box<dyn Tool>>,
+    /// Sampling where the step says nothing else.
+    pub sampling: Sampling,
+    /// Most turns of the model in a step.
+    pub max_turns: u32,
+    /// The first one decides `accuracy`.
+    pub scorers: Vec<&'static Scorer>,
+}
+
+impl Semantics {
+    /// Adds all of them to a recipe.
+    pub fn describe(&self, recipe: Recipe) -> Recipe {
+        let sampling = &self.sampling;
+        let recipe = recipe
+            .field("loop_rev", REV)
+            .field("temperature", sampling.temperature)
+            .field("top_p", sampling.top_p)
+            .field("top_k", sampling.top_k)
+            .field("max_tokens", sampling.max_tokens)
+            .field("stop", sampling.stop.clone())
+            .field("seed", sampling.seed);
+        let recipe = match self.method.uses_tools() {
+            true => recipe.field("max_iterations", self.max_turns),
+            false => recipe,
+        };
+        let recipe = method::describe(self.method, &self.instructions, &self.tools, recipe);
+        scorer::describe(&self.scorers, recipe)
+    }
+}
+
+/// The recipe of one sample.
+pub fn recipe(settings: &Semantics, engine: Digest, flow: &Flow, epoch: u32) -> Recipe {
+    settings
+        .describe(Recipe::new("sample", REV))
+        .input("engine", engine)
+        .input("flow", flow.digest())
+        .replica(Replica { epoch, occurrence: flow.occurrence })
+}
+
+/// A sample of the store, if it is there.
+pub fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, Observed)> {
+    let start = Instant::now();
+    let record = store.get(recipe.key())?;
+    let mut sample: Sample = serde_json::from_value(record.inline("sample")?.clone()).ok()?;
+    let observed: Observed = serde_json::from_value(record.witness.observed?).ok()?;
+    // Labels are in no key, and may have changed.
+    sample.flow.clone_from(&flow.id);
+    sample.tags.clone_from(&flow.tags);
+    Some((sample, observed.replayed(ServedFrom::Disk, ms(start))))
+}
+
+/// Runs one sample, or recalls it.
+pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, Observed), Failure> {
+    let recipe = recipe(&job.settings, job.engine, flow, epoch);
+    if job.mode != Mode::Afresh
+        && let Some(found) = recall(&job.store, &recipe, flow)
+    {
+        return Ok(found);
+    }
+    let start = Instant::now();
+    let mut run = Run { job, flow, epoch, steps: Vec::new(), requests: Vec::new() };
+    let (outcome, detail) = run.all_steps().await?;
+    let Run { steps, requests, .. } = run;
+    let answer = match outcome {
+        Outcome::Answered => steps.last().and_then(|step| step.answer.clone()),
+        _ => None,
+    };
+    let scoring = Instant::now();
+    let scores = match &answer {
+        Some(answer) if !flow.targets.is_empty() => {
+            job.settings.scorers.iter().map(|scorer| scorer.score(answer, &flow.targets)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let metrics_ms = Some(ms(scoring));
+    let live = requests.iter().any(|request| request.served_from == ServedFrom::Live);
+    let observed = Observed {
+        served_from: if live || requests.is_empty() { ServedFrom::Live } else { requests[0].served_from },
+        wall_ms: ms(start),
+        requests,
+        metrics_ms,
+    };
+    let sample = Sample {
+        flow: flow.id.clone(),
+        flow_digest: flow.digest(),
+        epoch,
+        key: recipe.key(),
+        outcome,
+        detail,
+        answer,
+        targets: flow.targets.clone(),
+        scores,
+        steps,
+        tags: flow.tags.clone(),
+    };
+    if outcome.is_final() {
+        remember(job, recipe, &sample, &observed)?;
+    }
+    Ok((sample, observed))
+}
+
+fn remember(
+    job: &Job,
+    recipe: Recipe,
+    sample: &Sample,
+    observed: &Observed,
+) -> Result<(), store::StoreError> {
+    let json = |value: Result<Value, serde_json::Error>| value.expect("BUG: a sample is plain data");
+    let ports = [("sample".to_owned(), Port::Inline(json(serde_json::to_value(sample))))];
+    let witness = Witness {
+        run: job.run.clone(),
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_ms: crate::engine::unix_ms(),
+        usage: observed.usage(),
+        observed: Some(json(serde_json::to_value(observed))),
+        ..Witness::default()
+    };
+    let record = Record { recipe, outcome: store::Outcome::Value(ports.into()), witness };
+    job.store.put(record, job.mode == Mode::Afresh)?;
+    Ok(())
+}
+
+/// A sample under way.
+struct Run<'a> {
+    job: &'a Job,
+    flow: &'a Flow,
+    epoch: u32,
+    steps: Vec<StepRun>,
+    requests: Vec<RequestObserved>,
+}
+
+/// How a step ended, with what there is to say.
+type Ended = (Outcome, Option<String>);
+
+impl Run<'_> {
+    async fn all_steps(&mut self) -> Result<Ended, Failure> {
+        for step in &self.flow.steps {
+            let ended = match self.step(step).await {
+                Ok(ended) => ended,
+                Err(Failure::Engine { detail, attempts }) => {
+                    let failure = Failure::Engine { detail, attempts };
+                    self.end_trace();
+                    return Ok((Outcome::ProviderError, Some(failure.to_string())));
+                }
+                Err(other) => return Err(other),
+            };
+            if ended.0 != Outcome::Answered {
+                return Ok(ended);
+            }
+        }
+        Ok((Outcome::Answered, None))
+    }
+
+    /// An agent that was cut short.
+    fn end_trace(&mut self) {
+        if let Some(trace) = self.steps.last_mut().and_then(|step| step.trace.as_mut()) {
+            trace.termination_reason = Termination::Error;
+        }
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<Ended, Failure> {
+        let settings = &self.job.settings;
+        let building = Instant::now();
+        let (system, user) = match self.texts(step) {
+            Ok(texts) => texts,
+            Err(error) => return Ok((Outcome::Unparsable, Some(error.to_string()))),
+        };
+        let before = match self.steps.last() {
+            Some(last) if step.continues => last.transcript.clone(),
+            _ => Vec::new(),
+        };
+        let opening = method::open(
+            settings.method,
+            &settings.instructions,
+            step,
+            system.as_deref(),
+            &user,
+            &before,
+        );
+        let trace = settings.method.uses_tools().then(|| Trace {
+            steps: Vec::new(),
+            termination_reason: Termination::MaxIterations,
+        });
+        self.steps.push(StepRun {
+            id: step.id.clone(),
+            transcript: opening,
+            answer: None,
+            requests: Vec::new(),
+            trace,
+        });
+        let mut building = Some(building);
+        for number in 1..=settings.max_turns {
+            let start = building.take().unwrap_or_else(Instant::now);
+            let completion = match self.request(step, start).await? {
+                Ok(completion) => completion,
+                Err(ended) => {
+                    self.end_trace();
+                    return Ok(ended);
+                }
+            };
+            if let Some(ended) = self.turn(step, number, &completion) {
+                return Ok(ended);
+            }
+        }
+        Ok((Outcome::Unparsable, Some(format!("no final answer in {} turns", settings.max_turns))))
+    }
+
+    /// The texts of a step, those that waited for earlier steps included.
+    fn texts(&self, step: &Step) -> Result<(Option<String>, String), template::TemplateError> {
+        let text = |text: &Text| match text {
+            Text::Ready(text) => Ok(text.clone()),
+            Text::Later(source) => {
+                let steps: Map<String, Value> = self
+                    .steps
+                    .iter()
+                    .map(|run| (run.id.clone(), json!({ "output": run.answer })))
+                    .collect();
+                template::render(source, json!({ "row": self.flow.row, "steps": steps }))
+            }
+        };
+        Ok((step.system.as_ref().map(text).transpose()?, text(&step.user)?))
+    }
+
+    /// Asks for the next turn and adds the reply to the transcript.
+    async fn request(
+        &mut self,
+        step: &Step,
+        start: Instant,
+    ) -> Result<Result<Completion, Ended>, Failure> {
+        let run = self.steps.last_mut().expect("BUG: a request outside a step");
+        let settings = &self.job.settings;
+        let replica = Replica { epoch: self.epoch, occurrence: self.flow.occurrence };
+        let request =
+            method::ask(settings.method, step, &settings.sampling, &run.transcript, replica);
+        let build_ms = ms(start);
+        let answer = self.job.client.complete(&request).await?;
+        let mut observed = answer.observed;
+        *observed.phases_ms.entry(Phase::PromptBuild).or_default() += build_ms;
+        run.requests.push(observed.key);
+        self.requests.push(observed);
+        Ok(match answer.completion {
+            Ok(completion) => {
+                run.transcript.push(Message::new(Role::Assistant, completion.text.clone()));
+                if completion.finish == Finish::ContentFilter {
+                    return Ok(Err((Outcome::Refused, Some("withheld by the provider".to_owned()))));
+                }
+                Ok(completion)
+            }
+            Err((code, detail)) => Err(match code.as_str() {
+                "overflow" => (Outcome::Overflow, Some(detail)),
+                _ => (Outcome::Refused, Some(detail)),
+            }),
+        })
+    }
+
+    /// Reads a reply; `None` goes on with another turn.
+    fn turn(&mut self, step: &Step, number: u32, completion: &Completion) -> Option<Ended> {
+        let method = self.job.settings.method;
+        let parsing = Instant::now();
+        let turn = method.read(&completion.text);
+        self.observe(Phase::Parsing, parsing);
+        let run = self.steps.last_mut().expect("BUG: a turn outside a step");
+        if method::cut_off(&turn, completion) {
+            self.end_trace();
+            return Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned())));
+        }
+        if completion.text.trim().is_empty() {
+            self.end_trace();
+            return Some((Outcome::Empty, None));
+        }
+        match turn {
+            Turn::Done { answer, .. } if answer.is_empty() => Some((Outcome::Empty, None)),
+            Turn::Done { answer, thought } => {
+                run.answer = Some(answer);
+                if let Some(trace) = &mut run.trace {
+                    trace.termination_reason = Termination::Answer;
+                    trace.steps.push(trace_step(number, thought));
+                }
+                // A reply that was cut off after its answer may have lost the end of it.
+                if completion.finish == Finish::Length {
+                    run.answer = None;
+                    return Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned())));
+                }
+                Some((Outcome::Answered, None))
+            }
+            Turn::Unparsable { reason } => Some((Outcome::Unparsable, Some(reason))),
+            Turn::Again { hint, thought } => {
+                self.observation(step, trace_step(number, thought), hint, false);
+                None
+            }
+            Turn::Call { tool, input, thought } => self.call(step, number, tool, input, thought),
+        }
+    }
+
+    /// Calls a tool and gives its observation back.
+    fn call(
+        &mut self,
+        step: &Step,
+        number: u32,
+        tool: String,
+        input: String,
+        thought: String,
+    ) -> Option<Ended> {
+        let run = self.steps.last_mut().expect("BUG: a call outside a step");
+        let trace = run.trace.as_mut().expect("BUG: a call of a method without tools");
+        let mut turn = trace_step(number, thought);
+        turn.action = Some(tool);
+        turn.action_input = Some(input);
+        let same = |step: &&TraceStep| {
+            (&step.action, &step.action_input) == (&turn.action, &turn.action_input)
+        };
+        if trace.steps.iter().filter(same).count() + 1 >= react::SAME_ACTION_MAX {
+            trace.termination_reason = Termination::LoopDetected;
+            trace.steps.push(turn);
+            let detail = format!("the same action {} times", react::SAME_ACTION_MAX);
+            return Some((Outcome::Unparsable, Some(detail)));
+        }
+        let calling = Instant::now();
+        let tools = &self.job.settings.tools;
+        let (name, input) = (turn.action.as_deref(), turn.action_input.as_deref().unwrap_or(""));
+        let found = tools.iter().find(|tool| name.is_some_and(|name| tool.name().eq_ignore_ascii_case(name)));
+        let Observation { text, succeeded } = match found {
+            Some(tool) => tool.call(input),
+            None => {
+                let known: Vec<_> = tools.iter().map(|tool| tool.name()).collect();
+                let text = format!("error: unknown tool `{}`; tools: {}", name.unwrap_or(""), known.join(", "));
+                Observation { text, succeeded: false }
+            }
+        };
+        self.observe(Phase::Tool, calling);
+        self.observation(step, turn, text, succeeded);
+        None
+    }
+
+    /// Adds an observation to trace and transcript.
+    fn observation(&mut self, step: &Step, mut turn: TraceStep, text: String, succeeded: bool) {
+        let run = self.steps.last_mut().expect("BUG: an observation outside a step");
+        let format = &step.observation;
+        run.transcript.push(Message::new(format.role, format!("{}{text}", format.prefix)));
+        turn.observation = Some(text);
+        turn.succeeded = Some(succeeded);
+        if let Some(trace) = &mut run.trace {
+            trace.steps.push(turn);
+        }
+    }
+
+    fn observe(&mut self, phase: Phase, start: Instant) {
+        let request = self.requests.last_mut().expect("BUG: a phase before any request");
+        *request.phases_ms.entry(phase).or_default() += ms(start);
+    }
+}
+
+fn trace_step(step: u32, thought: String) -> TraceStep {
+    TraceStep {
+        step,
+        thought,
+        action: None,
+        action_input: None,
+        observation: None,
+        succeeded: None,
+    }
+}
+
+fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}
