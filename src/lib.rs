@@ -21,3 +21,7 @@ pub mod manifest;
 pub mod store;
 pub mod engine;
 pub mod stage;
+pub mod graph;
+pub mod plan;
+pub mod exec;
+pub mod cli;

@@ -1,0 +1,342 @@
+//! `forge apply`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use camino::Utf8PathBuf;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Progress;
+use super::project::{Project, select, usage};
+use super::{FAILED, Failure, INTERRUPTED, ManifestArgs, USER, block_on, print, say};
+use crate::exec::{self, Finished, Lock, Selection};
+use crate::record::{Event, RunRecord, RunStatus, StageState};
+use crate::stage::{Context, Options};
+use crate::store::{StoreError, replace_file};
+
+#[derive(Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// Run only this stage; what it needs has to be up to date
+    #[arg(long, value_name = "STAGE", conflicts_with = "until")]
+    only: Vec<String>,
+    /// Run this stage and all that it needs
+    #[arg(long, value_name = "STAGE")]
+    until: Vec<String>,
+    /// Work this stage out again, its requests included; the new results replace the old
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Work every stage out again; the new results replace the old
+    #[arg(long, conflicts_with = "frozen")]
+    no_cache: bool,
+    /// Fail on the first thing that is not in the store
+    #[arg(long)]
+    frozen: bool,
+    /// Show the plan instead of running it
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on with other stages when one fails
+    #[arg(long)]
+    keep_going: bool,
+    /// Most samples in flight in any workflow
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// Folder for the report instead of the manifest's
+    #[arg(long, value_name = "DIR")]
+    out: Option<Utf8PathBuf>,
+    /// Write what happens to stdout as JSON Lines; the last is the result
+    #[arg(long)]
+    json: bool,
+    /// Say nothing but errors
+    #[arg(long, short, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more, the engine's own log included
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Apply {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        if self.dry_run {
+            return super::plan::show(&self.manifest, self.json);
+        }
+        if self.verbose {
+            let filter = tracing_subscriber::EnvFilter::try_from_env("FORGE_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let _ = log.try_init();
+        }
+        let project = Project::open(&self.manifest)?;
+        let selection = self.selection(&project)?;
+        let options = self.options(&project)?;
+        let store = project.store(&self.manifest)?;
+        let record = Arc::new(Mutex::new(RunRecord::default()));
+        let progress = Arc::new(Progress::new(self.quiet, self.verbose));
+        let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
+        let emit = emitter(record.clone(), progress.clone(), log.clone(), self.json);
+        let context = Arc::new(project.context(store.clone(), options, emit));
+        *log.lock().expect("BUG: the log lock is poisoned") = Some(store.create_run(&context.run.id)?);
+
+        let manifest_path = project.root.join(&project.manifest.path);
+        let whole = selection.nodes.is_none() && self.manifest.limit.is_none();
+        let finished = block_on(async {
+            let interrupt = tokio::spawn(on_interrupt(context.stop.clone()));
+            let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
+            let finished = run.await;
+            interrupt.abort();
+            finished
+        })?;
+        progress.finish();
+        if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
+            folder.finish(&finished.record)?;
+        }
+        store.flush()?;
+        if whole && finished.record.status == RunStatus::Completed {
+            write_lock(&manifest_path, &finished.record)?;
+        }
+        self.tell(&finished, &context);
+        exit(&finished)
+    }
+
+    fn selection(&self, project: &Project) -> Result<Selection, Failure> {
+        let graph = &project.graph;
+        let (only, until) = (select(graph, &self.only)?, select(graph, &self.until)?);
+        let chosen: BTreeSet<usize> = only.iter().chain(&until).copied().collect();
+        Ok(Selection {
+            nodes: (!chosen.is_empty()).then(|| graph.with_needed(chosen)),
+            only: (!only.is_empty()).then(|| only.into_iter().collect()),
+            keep_going: self.keep_going,
+        })
+    }
+
+    fn options(&self, project: &Project) -> Result<Options, Failure> {
+        let graph = &project.graph;
+        let forced = select(graph, &self.force)?;
+        if self.frozen && !forced.is_empty() {
+            return Err(usage("`--force` asks for work that `--frozen` forbids"));
+        }
+        let names = graph.nodes().iter().enumerate();
+        let afresh = names.filter(|(i, _)| self.no_cache || forced.contains(i));
+        let out = match &self.out {
+            None => None,
+            Some(out) => {
+                let full = std::path::absolute(out).ok().and_then(|p| Utf8PathBuf::from_path_buf(p).ok());
+                Some(full.ok_or_else(|| usage(format!("`{out}` is no usable folder")))?)
+            }
+        };
+        Ok(Options {
+            afresh: afresh.map(|(_, node)| node.name.clone()).collect(),
+            frozen: self.frozen,
+            limit: self.manifest.limit,
+            jobs: self.jobs,
+            out,
+        })
+    }
+
+    fn tell(&self, finished: &Finished, context: &Context) {
+        if self.json {
+            print(&done_line(finished).to_string());
+        }
+        if self.quiet {
+            for stage in finished.record.stages.iter().filter(|stage| stage.error.is_some()) {
+                say(&format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));
+            }
+            return;
+        }
+        timing(&finished.record).iter().for_each(|line| say(line));
+        say(&summary(finished, context));
+    }
+}
+
+type Emit = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
+fn emitter(
+    record: Arc<Mutex<RunRecord>>,
+    progress: Arc<Progress>,
+    log: Arc<Mutex<Option<crate::store::RunFolder>>>,
+    json: bool,
+) -> Emit {
+    Arc::new(move |event| {
+        record.lock().expect("BUG: the record lock is poisoned").apply(&event);
+        if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
+            // The log is for people and later readers; what was paid for is in the journal.
+            let _: Result<(), StoreError> = folder.log(&event);
+        }
+        progress.on(&event);
+        if json {
+            let line = serde_json::to_string(&event).expect("BUG: an event is plain data");
+            print(&line);
+        }
+    })
+}
+
+/// The first Ctrl-C stops admission, the second ends the process at once.
+async fn on_interrupt(stop: CancellationToken) {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        say("interrupted: waiting for requests under way; once more to stop at once (nothing answered is lost)");
+        stop.cancel();
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    }
+}
+
+fn write_lock(manifest: &camino::Utf8Path, record: &RunRecord) -> Result<(), Failure> {
+    let path = manifest.with_extension("lock");
+    let text = Lock(record).to_string();
+    if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+        replace_file(&path, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `[TIMING]` lines: what was measured in this run, and nothing else.
+fn timing(record: &RunRecord) -> Vec<String> {
+    let mut lines = Vec::new();
+    for stage in record.stages.iter().filter(|stage| stage.kind == "expand") {
+        let how = match stage.state {
+            Some(StageState::Fresh) => "cached",
+            Some(StageState::Ran) => "generated",
+            _ => continue,
+        };
+        if let Some(ms) = stage.wall_ms {
+            lines.push(format!("[TIMING] flow_expansion_ms={ms:.2} ({how})"));
+        }
+    }
+    for ms in record.engine_init_ms.values() {
+        lines.push(format!("[TIMING] engine_init_ms={ms:.2}"));
+    }
+    let samples: Vec<f64> = samples_in_order(record).collect();
+    lines.extend(samples.iter().enumerate().map(|(n, ms)| format!("[TIMING] workflow_{n}_ms={ms:.2}")));
+    if let Some(ms) = record.wall_ms {
+        lines.push(format!("[TIMING] benchmark_total_ms={ms:.2}"));
+    }
+    if let Some(mean) = crate::stats::mean(samples) {
+        lines.push(format!("[TIMING] avg_workflow_ms={mean:.2}"));
+    }
+    lines
+}
+
+/// Wall times of the samples of this run, workflows in the order of the manifest.
+fn samples_in_order(record: &RunRecord) -> impl Iterator<Item = f64> {
+    let of = |name: &String| record.samples_ms.get(name).into_iter().flat_map(|s| s.values().copied());
+    record.stages.iter().flat_map(move |stage| of(&stage.name))
+}
+
+/// The last line of `--json`.
+fn done_line(finished: &Finished) -> Value {
+    let record = &finished.record;
+    let stage = |stage: &crate::record::StageRun| {
+        json!({
+            "name": stage.name,
+            "kind": stage.kind,
+            "state": stage.state,
+            "key": stage.key,
+            "error": stage.error,
+        })
+    };
+    let result = |(name, summary): (&String, &crate::record::TallySummary)| {
+        json!({
+            "stage": name,
+            "samples": summary.samples,
+            "outcomes": summary.outcomes,
+            "metrics": summary.metrics,
+            "accuracy_ci": summary.accuracy_ci,
+        })
+    };
+    let mut time = Map::new();
+    for stage in record.stages.iter().filter(|stage| stage.kind == "expand") {
+        time.insert("flow_expansion_ms".to_owned(), json!(stage.wall_ms));
+    }
+    for ms in record.engine_init_ms.values() {
+        time.insert("engine_init_ms".to_owned(), json!(ms));
+    }
+    time.insert("benchmark_total_ms".to_owned(), json!(record.wall_ms));
+    time.insert("avg_workflow_ms".to_owned(), json!(crate::stats::mean(samples_in_order(record))));
+    json!({
+        "event": "done",
+        "run_id": record.run_id,
+        "status": record.status,
+        "wall_ms": record.wall_ms,
+        "requests": record.requests,
+        "stages": record.stages.iter().map(stage).collect::<Vec<_>>(),
+        "results": finished.samples.iter().map(result).collect::<Vec<_>>(),
+        "files": finished.files,
+        "timing": time,
+    })
+}
+
+/// What a person wants to know at the end.
+fn summary(finished: &Finished, context: &Context) -> String {
+    let record = &finished.record;
+    let mut lines = vec![String::new()];
+    let width = finished.samples.keys().map(|name| name.len()).max().unwrap_or(0);
+    for stage in &record.stages {
+        let Some(summary) = &stage.summary else { continue };
+        let accuracy = summary.metrics.get("accuracy").copied().flatten();
+        let accuracy = match (accuracy, summary.accuracy_ci) {
+            (Some(accuracy), Some(ci)) => format!(
+                "accuracy {:5.1} %  [{:.1}, {:.1}]",
+                accuracy * 100.0,
+                ci.lower * 100.0,
+                ci.upper * 100.0
+            ),
+            _ => "accuracy –".to_owned(),
+        };
+        let answered = summary.outcomes.get("answered").copied().unwrap_or(0);
+        let others = summary.outcomes.iter().filter(|(name, _)| *name != "answered");
+        let others: Vec<_> = others.map(|(name, n)| format!("{n} {name}")).collect();
+        let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        lines.push(format!(
+            "{:width$}  {accuracy}  {answered} of {} answered{others}",
+            stage.name, summary.samples
+        ));
+    }
+    for stage in record.stages.iter().filter(|stage| stage.error.is_some()) {
+        lines.push(format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));
+    }
+    let count = |state| record.stages.iter().filter(|stage| stage.state == Some(state)).count();
+    let states = [StageState::Fresh, StageState::Ran, StageState::Failed, StageState::Skipped];
+    let stages: Vec<_> = states
+        .iter()
+        .filter(|state| count(**state) > 0)
+        .map(|state| format!("{} {}", count(*state), state.name()))
+        .collect();
+    let requests = &record.requests;
+    let asked = if requests.live + requests.hits() == 0 {
+        "no request".to_owned()
+    } else {
+        format!("{} requests live, {} from the store", requests.live, requests.hits())
+    };
+    let wall = record.wall_ms.map_or_else(|| "–".to_owned(), |ms| {
+        if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
+    });
+    lines.push(format!("{wall}: stages {}; {asked}", stages.join(", ")));
+    if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
+        lines.push(format!("report: {}", shown(report, context)));
+    }
+    lines.join("\n")
+}
+
+/// A path as the user would type it.
+fn shown(path: &camino::Utf8Path, context: &Context) -> Utf8PathBuf {
+    let full = context.root.join(path);
+    let here = std::env::current_dir().ok().and_then(|dir| Utf8PathBuf::from_path_buf(dir).ok());
+    match here.and_then(|here| full.strip_prefix(here).ok().map(ToOwned::to_owned)) {
+        Some(relative) => relative,
+        None => full,
+    }
+}
+
+fn exit(finished: &Finished) -> Result<(), Failure> {
+    match finished.record.status {
+        RunStatus::Completed => Ok(()),
+        RunStatus::Cancelled => Err(Failure::Said(INTERRUPTED)),
+        _ if finished.user_error => Err(Failure::Said(USER)),
+        _ => Err(Failure::Said(FAILED)),
+    }
+}

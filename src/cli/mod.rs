@@ -1,0 +1,209 @@
+//! The command line: the only module that prints, and that reads arguments and the environment.
+//! Knows nothing but which library calls a command is made of.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::manifest::Diagnostics;
+use crate::stage::StageError;
+use crate::store::StoreError;
+
+mod apply;
+mod explain;
+mod graph;
+mod init;
+mod plan;
+mod progress;
+mod project;
+
+/// Done.
+const DONE: u8 = 0;
+/// A stage or sample failed.
+const FAILED: u8 = 1;
+/// The user can fix it.
+const USER: u8 = 2;
+/// Our bug.
+const BUG: u8 = 70;
+/// Interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Declarative LLM benchmark pipelines: a manifest in, a report out, nothing done twice.
+#[derive(Parser)]
+#[command(name = "forge", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline: whatever is not in the store is worked out, and the report written
+    #[command(after_help = "Examples:\n  forge apply pipelines/bench.toml\n  \
+        NUM_FLOWS=5 forge apply pipelines/bench.toml\n  \
+        forge apply pipelines/bench.toml --set num_flows=5 --json | tail -1")]
+    Apply(apply::Apply),
+    /// Show what a run would do and why, and how many requests are already answered
+    #[command(after_help = "Example:\n  forge plan pipelines/bench.toml")]
+    Plan(plan::PlanArgs),
+    /// Check a manifest and everything it names, without running anything
+    #[command(after_help = "Example:\n  forge check pipelines/bench.toml")]
+    Check(graph::Check),
+    /// Show the graph of stages
+    #[command(after_help = "Example:\n  forge graph pipelines/bench.toml --format mermaid")]
+    Graph(graph::GraphArgs),
+    /// Say what differs from the last run: of a stage, or of one flow
+    #[command(after_help = "Examples:\n  forge explain pipelines/bench.toml report\n  \
+        forge explain pipelines/bench.toml 'ask[method=cot]/fact-009'")]
+    Explain(explain::Explain),
+    /// Write a small working project
+    #[command(after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml")]
+    Init(init::Init),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command on a manifest takes.
+#[derive(Args, Clone)]
+struct ManifestArgs {
+    /// The manifest
+    manifest: Utf8PathBuf,
+    /// Set a parameter of the manifest (wins over its environment variable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_set)]
+    set: Vec<(String, String)>,
+    /// Folder of the store [default: the manifest's, else .forge in the project]
+    #[arg(long, env = "FORGE_STORE", value_name = "DIR")]
+    store: Option<Utf8PathBuf>,
+    /// Only the first N flows of every expansion
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+/// Why a command ended badly, and with which code.
+enum Failure {
+    /// Wrong input, already with its place.
+    Diagnostics(Box<Diagnostics>),
+    /// Any other error, and the exit code.
+    Message(String, u8),
+    /// Everything has been said.
+    Said(u8),
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(diagnostics: Diagnostics) -> Self {
+        Failure::Diagnostics(Box::new(diagnostics))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = if matches!(error, StoreError::Format { .. }) { USER } else { FAILED };
+        Failure::Message(error.to_string(), code)
+    }
+}
+
+impl From<StageError> for Failure {
+    fn from(error: StageError) -> Self {
+        let code = match error {
+            StageError::User(_) => USER,
+            StageError::Cancelled => INTERRUPTED,
+            StageError::Failed(_) | StageError::Missing(_) | StageError::Upstream(_) => FAILED,
+        };
+        Failure::Message(error.to_string(), code)
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn run() -> ExitCode {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        previous(panic);
+        say("this is a bug of forge; what was answered is kept. Please report it with the lines above.");
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USER } else { DONE });
+        }
+    };
+    let ended = std::panic::catch_unwind(|| dispatch(cli.command));
+    ExitCode::from(match ended {
+        Err(_) => BUG,
+        Ok(Ok(())) => DONE,
+        Ok(Err(failure)) => report(&failure),
+    })
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Apply(args) => args.run(),
+        Command::Plan(args) => args.run(),
+        Command::Check(args) => args.run(),
+        Command::Graph(args) => args.run(),
+        Command::Explain(args) => args.run(),
+        Command::Init(args) => args.run(),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "forge", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn report(failure: &Failure) -> u8 {
+    match failure {
+        Failure::Said(code) => *code,
+        Failure::Message(message, code) => {
+            say(&format!("error: {message}"));
+            *code
+        }
+        Failure::Diagnostics(diagnostics) => {
+            say(&diagnostics.render(colors()));
+            if diagnostics.len() > 1 {
+                say(&format!("\n{} errors", diagnostics.len()));
+            }
+            USER
+        }
+    }
+}
+
+/// Whether stderr is a terminal that wants colour.
+fn colors() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Talk goes to stderr.
+#[expect(clippy::print_stderr, reason = "this is where talk is printed")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Data goes to stdout. A reader that has gone away (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The runtime of commands that wait. Multi-threaded: the in-process engine needs it.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Message(format!("cannot start: {error}"), FAILED))?;
+    let result = runtime.block_on(future);
+    // A thread of an engine may still be busy with work that nobody waits for.
+    runtime.shutdown_background();
+    Ok(result)
+}

@@ -1,0 +1,132 @@
+//! Finds the project of a manifest and opens it: root, manifest, graph, store, context.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, ManifestArgs, USER};
+use crate::graph::Graph;
+use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
+use crate::record::Event;
+use crate::stage::{Context, Options, RunFacts, kinds};
+use crate::store::Store;
+
+/// A manifest in its project.
+pub(super) struct Project {
+    pub(super) root: Utf8PathBuf,
+    pub(super) manifest: Manifest,
+    pub(super) graph: Graph,
+}
+
+pub(super) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Project {
+    /// Parses the manifest and builds its graph.
+    pub(super) fn open(args: &ManifestArgs) -> Result<Project, Failure> {
+        let nowhere = |message: String| {
+            let diagnostic = Diagnostic::nowhere(message);
+            Failure::from(Diagnostics::nowhere(diagnostic.hint("`forge init` writes a small working project")))
+        };
+        let full = args.manifest.canonicalize_utf8().map_err(|error| {
+            nowhere(format!("cannot read `{}`: {}", args.manifest, crate::stage::plain(&error)))
+        })?;
+        let root = root_of(&full);
+        let path = full.strip_prefix(&root).expect("BUG: a manifest outside its project").to_owned();
+        let read = |path: &Utf8Path| {
+            std::fs::read_to_string(root.join(path)).map_err(|error| crate::stage::plain(&error))
+        };
+        let kinds = kinds();
+        let inputs = Inputs { path: &path, read: &read, env: &env, set: &args.set, kinds: &kinds };
+        let manifest = Manifest::parse(&inputs)?;
+        let graph = Graph::build(&manifest, &root, &env)?;
+        Ok(Project { root, manifest, graph })
+    }
+
+    /// Opens the store: `--store` and `FORGE_STORE` before the manifest's before `.forge`.
+    pub(super) fn store(&self, args: &ManifestArgs) -> Result<Arc<Store>, Failure> {
+        let path = match (&args.store, &self.manifest.store) {
+            (Some(store), _) => store.clone(),
+            (None, Some(store)) => self.root.join(store),
+            (None, None) => self.root.join(".forge"),
+        };
+        Ok(Arc::new(Store::open(&path)?))
+    }
+
+    /// What stages share.
+    pub(super) fn context(
+        &self,
+        store: Arc<Store>,
+        options: Options,
+        emit: Arc<dyn Fn(Event) + Send + Sync>,
+    ) -> Context {
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        Context {
+            root: self.root.clone(),
+            store,
+            pipeline: self.manifest.name.clone(),
+            run: RunFacts {
+                id: ulid::Ulid::new().to_string(),
+                started_at: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+                manifest: self.manifest.path.to_string(),
+                manifest_digest: self.manifest.digest.to_string(),
+                description: self.manifest.description.clone(),
+                params: self.manifest.params.clone(),
+                git: git(&self.root),
+                cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+                memory: system.total_memory(),
+            },
+            emit,
+            stop: CancellationToken::new(),
+            options,
+            engines: Mutex::new(BTreeMap::new()),
+            env: Arc::new(env),
+        }
+    }
+}
+
+/// The project of a manifest: the nearest folder above it with `.git` or `.forge`; else the parent of a
+/// folder called `pipelines`; else the folder of the manifest.
+fn root_of(manifest: &Utf8Path) -> Utf8PathBuf {
+    let folder = manifest.parent().unwrap_or(Utf8Path::new("/"));
+    let marked = |folder: &&Utf8Path| folder.join(".git").exists() || folder.join(".forge").exists();
+    if let Some(root) = folder.ancestors().find(marked) {
+        return root.to_owned();
+    }
+    match folder.parent() {
+        Some(parent) if folder.file_name() == Some("pipelines") => parent.to_owned(),
+        _ => folder.to_owned(),
+    }
+}
+
+/// Commit and whether the work tree differs; `None` outside git.
+fn git(root: &Utf8Path) -> Option<(String, bool)> {
+    if !root.join(".git").exists() {
+        return None;
+    }
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let revision = run(&["rev-parse", "HEAD"])?;
+    let dirty = !run(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some((revision, dirty))
+}
+
+/// Stages by the names of the command line.
+pub(super) fn select(graph: &Graph, names: &[String]) -> Result<Vec<usize>, Failure> {
+    let mut found = Vec::new();
+    for name in names {
+        found.extend(graph.select(name)?);
+    }
+    Ok(found)
+}
+
+/// A wrong use of the command line.
+pub(super) fn usage(message: impl Into<String>) -> Failure {
+    Failure::Message(message.into(), USER)
+}

@@ -1,0 +1,355 @@
+//! A graph is run: stages start as soon as what they need is there, samples flow between them, events go
+//! out. Knows nothing of how events are shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::digest::{Digest, Key, Recipe};
+use crate::graph::{Graph, Node};
+use crate::plan::{self, LastRun, LastStage};
+use crate::record::{Event, RECORD_VERSION, RunRecord, RunStatus, StageState, TallySummary};
+use crate::stage::{Artifact, Context, Done, Input, Inputs, StageError};
+use crate::store::{Record, Witness};
+
+mod lock;
+
+pub use lock::Lock;
+
+/// Which stages a run is about.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Positions in the graph; `None` is all.
+    pub nodes: Option<BTreeSet<usize>>,
+    /// Only these may work; what they need has to be in the store already.
+    pub only: Option<BTreeSet<usize>>,
+    /// Whether other stages go on when one fails.
+    pub keep_going: bool,
+}
+
+/// How a run ended.
+pub struct Finished {
+    /// The fold of its events.
+    pub record: RunRecord,
+    /// The first error the user can fix, which decides the exit code.
+    pub user_error: bool,
+    /// Samples of each workflow that has a result.
+    pub samples: BTreeMap<String, TallySummary>,
+    /// Files that the run put into the work tree, or found there as they should be.
+    pub files: Vec<camino::Utf8PathBuf>,
+}
+
+/// What is known of a stage while the run goes on.
+#[derive(Clone)]
+enum Progress {
+    Pending,
+    Ready(Artifact),
+    Failed,
+}
+
+struct Run {
+    graph: Arc<Graph>,
+    context: Arc<Context>,
+    selection: Selection,
+    progress: Vec<watch::Sender<Progress>>,
+    /// Set when a stage fails and the others shall not start.
+    halted: Mutex<bool>,
+    user_error: Mutex<bool>,
+    files: Mutex<Vec<camino::Utf8PathBuf>>,
+    keys: Mutex<BTreeMap<String, LastStage>>,
+}
+
+/// How one stage ended.
+struct Outcome {
+    state: StageState,
+    key: Option<Key>,
+    recipe: Option<Digest>,
+    artifact: Option<Artifact>,
+    error: Option<String>,
+}
+
+/// Runs a graph. `record` is the fold of the events that `context.emit` gets; the caller keeps it.
+pub async fn apply(
+    graph: Arc<Graph>,
+    context: Arc<Context>,
+    selection: Selection,
+    record: Arc<Mutex<RunRecord>>,
+) -> Finished {
+    let start = Instant::now();
+    let selected: Vec<usize> = match &selection.nodes {
+        Some(nodes) => nodes.iter().copied().collect(),
+        None => (0..graph.nodes().len()).collect(),
+    };
+    (context.emit)(Event::RunStarted {
+        version: RECORD_VERSION,
+        run_id: context.run.id.clone(),
+        pipeline: context.pipeline.clone(),
+        manifest: context.run.manifest.clone(),
+        started_unix_ms: crate::engine::unix_ms(),
+        stages: selected
+            .iter()
+            .map(|i| (graph.nodes()[*i].name.clone(), graph.nodes()[*i].kind.to_owned()))
+            .collect(),
+    });
+    let progress = graph.nodes().iter().map(|_| watch::Sender::new(Progress::Pending)).collect();
+    let run = Arc::new(Run {
+        graph,
+        context,
+        selection,
+        progress,
+        halted: Mutex::new(false),
+        user_error: Mutex::new(false),
+        files: Mutex::default(),
+        keys: Mutex::default(),
+    });
+    let mut tasks = JoinSet::new();
+    for i in selected {
+        let run = run.clone();
+        tasks.spawn(async move { run.stage(i).await });
+    }
+    let mut panicked = false;
+    while let Some(ended) = tasks.join_next().await {
+        panicked |= ended.is_err();
+    }
+    let status = run.status(&record, panicked);
+    let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
+    (run.context.emit)(Event::RunFinished { status, wall_ms });
+    run.remember();
+    let record = record.lock().expect("BUG: the record lock is poisoned").clone();
+    let summary = |stage: &crate::record::StageRun| Some((stage.name.clone(), stage.summary.clone()?));
+    let mut files = std::mem::take(&mut *run.files.lock().expect("BUG: the file lock is poisoned"));
+    files.sort();
+    Finished {
+        samples: record.stages.iter().filter_map(summary).collect(),
+        user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
+        files,
+        record,
+    }
+}
+
+impl Run {
+    fn status(&self, record: &Mutex<RunRecord>, panicked: bool) -> RunStatus {
+        let record = record.lock().expect("BUG: the record lock is poisoned");
+        let bad = |stage: &crate::record::StageRun| {
+            matches!(stage.state, Some(StageState::Failed)) || stage.error.is_some()
+        };
+        if panicked || record.stages.iter().any(bad) {
+            RunStatus::Failed
+        } else if self.context.stop.is_cancelled() {
+            RunStatus::Cancelled
+        } else {
+            RunStatus::Completed
+        }
+    }
+
+    /// Keeps the recipes of this run, for the explanations of the next.
+    fn remember(&self) {
+        let mut last = LastRun::read(&self.context.store, &self.context.pipeline);
+        let before = last.clone();
+        last.stages.append(&mut self.keys.lock().expect("BUG: the key lock is poisoned"));
+        if last.stages != before.stages {
+            last.run_id.clone_from(&self.context.run.id);
+            let text = serde_json::to_string(&last).expect("BUG: keys are plain data");
+            let name = format!("{}.json", self.context.pipeline);
+            // An explanation less is no reason to fail a run that is over.
+            let _ = self.context.store.set_pointer(&name, &text);
+        }
+    }
+
+    async fn stage(&self, i: usize) {
+        let node = &self.graph.nodes()[i];
+        let inputs = self.inputs(node).await;
+        let start = Instant::now();
+        let outcome = match inputs {
+            Err(error) => Err(error),
+            Ok(_) if self.is_halted() => Err(StageError::Cancelled),
+            Ok(inputs) => self.work(i, node, &inputs).await,
+        };
+        let outcome = outcome.unwrap_or_else(|error| self.failed(&error));
+        let summary = match &outcome.artifact {
+            Some(Artifact::Samples(samples)) => Some(samples.summary.clone()),
+            _ => None,
+        };
+        let result = match &outcome.artifact {
+            Some(Artifact::Samples(samples)) => Some(samples.table),
+            Some(artifact) => artifact.digest().await.ok(),
+            None => None,
+        };
+        (self.context.emit)(Event::StageFinished {
+            stage: node.name.clone(),
+            state: outcome.state,
+            key: outcome.key,
+            recipe: outcome.recipe,
+            result,
+            wall_ms: start.elapsed().as_secs_f64() * 1000.0,
+            summary,
+            error: outcome.error,
+        });
+        self.progress[i].send_replace(match outcome.artifact {
+            Some(artifact) => Progress::Ready(artifact),
+            None => Progress::Failed,
+        });
+    }
+
+    fn is_halted(&self) -> bool {
+        self.context.stop.is_cancelled() || *self.halted.lock().expect("BUG: the halt lock is poisoned")
+    }
+
+    fn failed(&self, error: &StageError) -> Outcome {
+        let state = match error {
+            StageError::Cancelled | StageError::Upstream(_) => StageState::Skipped,
+            StageError::User(_) | StageError::Failed(_) | StageError::Missing(_) => StageState::Failed,
+        };
+        if state == StageState::Failed {
+            *self.user_error.lock().expect("BUG: the error lock is poisoned") |=
+                matches!(error, StageError::User(_));
+            self.halt();
+        }
+        let error = (state == StageState::Failed).then(|| error.to_string());
+        Outcome { state, key: None, recipe: None, artifact: None, error }
+    }
+
+    fn halt(&self) {
+        if !self.selection.keep_going {
+            *self.halted.lock().expect("BUG: the halt lock is poisoned") = true;
+        }
+    }
+
+    /// Waits for all that a stage needs.
+    async fn inputs(&self, node: &Node) -> Result<Inputs, StageError> {
+        let mut inputs = Inputs::default();
+        for (port, needed) in &node.needs {
+            let stage = self.graph.nodes()[*needed].name.clone();
+            let mut progress = self.progress[*needed].subscribe();
+            let ended = progress.wait_for(|progress| !matches!(progress, Progress::Pending)).await;
+            let artifact = match ended.as_deref() {
+                Ok(Progress::Ready(artifact)) => artifact.clone(),
+                _ => return Err(StageError::Upstream(stage)),
+            };
+            inputs.0.push(Input { port: port.clone(), stage, artifact });
+        }
+        Ok(inputs)
+    }
+
+    async fn work(&self, i: usize, node: &Node, inputs: &Inputs) -> Result<Outcome, StageError> {
+        let context = &*self.context;
+        let growing = inputs
+            .0
+            .iter()
+            .any(|input| matches!(&input.artifact, Artifact::Flows(flows) if !flows.is_whole()));
+        let mut recipe = None;
+        if !(growing && node.stage.streams()) {
+            let assessed = plan::assess(node, inputs, context).await?;
+            if let Some(artifact) = assessed.artifact {
+                self.restore_views(node, &artifact, true)?;
+                return self.ended(node, StageState::Fresh, &assessed.recipe, artifact, None);
+            }
+            // An engine is remembered as known, though it has to be made each time.
+            let known = assessed.record.is_some() && node.stage.runs_in_plan();
+            if context.options.frozen && !known {
+                return Err(self.frozen(node, &assessed.recipe));
+            }
+            recipe = Some(assessed.recipe);
+        }
+        if self.selection.only.as_ref().is_some_and(|only| !only.contains(&i)) && !node.stage.runs_in_plan() {
+            return Err(StageError::User(format!(
+                "`{}` is needed and not up to date; run it too, with `--until` in place of `--only`",
+                node.name
+            )));
+        }
+        let publish = |artifact: Artifact| {
+            self.progress[i].send_replace(Progress::Ready(artifact));
+        };
+        if node.stage.as_workflow().is_none() && node.kind != "engine" {
+            (context.emit)(Event::StageStarted { stage: node.name.clone(), samples: None });
+        }
+        let done = node.stage.run(recipe.as_ref(), inputs, context, &publish).await?;
+        let recipe = match recipe {
+            Some(recipe) => recipe,
+            None => node.stage.recipe(inputs, context).await?,
+        };
+        self.done(node, inputs, recipe, done)
+    }
+
+    fn done(
+        &self,
+        node: &Node,
+        inputs: &Inputs,
+        recipe: Recipe,
+        done: Done,
+    ) -> Result<Outcome, StageError> {
+        let Done { mut artifact, outcome, worked, failure } = done;
+        let context = &*self.context;
+        let afresh = !plan::may_reuse(node, context);
+        let before = if worked || afresh { None } else { context.store.get(recipe.key()) };
+        if let Some(outcome) = outcome {
+            let witness = Witness {
+                run: context.run.id.clone(),
+                tool: env!("CARGO_PKG_VERSION").to_owned(),
+                started_unix_ms: crate::engine::unix_ms(),
+                ..Witness::default()
+            };
+            let record = Record { recipe: recipe.clone(), outcome, witness };
+            // A record whose parts are gone does not count as published.
+            let whole = |record: &Record| {
+                node.stage.restore(record, &recipe, inputs, context).is_some() || node.kind == "engine"
+            };
+            let stale = context.store.get(recipe.key()).is_some_and(|record| !whole(&record));
+            let record = context.store.put(record, afresh || stale)?;
+            // Another process may have published first: then theirs is what counts.
+            if !matches!(artifact, Artifact::Flows(_))
+                && let Some(theirs) = node.stage.restore(&record, &recipe, inputs, context)
+            {
+                artifact = theirs;
+            }
+        }
+        let state = if before.is_some() { StageState::Fresh } else { StageState::Ran };
+        self.restore_views(node, &artifact, state == StageState::Fresh)?;
+        self.ended(node, state, &recipe, artifact, failure)
+    }
+
+    fn ended(
+        &self,
+        node: &Node,
+        state: StageState,
+        recipe: &Recipe,
+        artifact: Artifact,
+        error: Option<String>,
+    ) -> Result<Outcome, StageError> {
+        let key = recipe.key();
+        let text = serde_json::to_vec(recipe).expect("BUG: a recipe is plain data");
+        let digest = self.context.store.put_blob(&text)?;
+        let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
+        keys.insert(node.name.clone(), LastStage { key, recipe: digest });
+        Ok(Outcome { state, key: Some(key), recipe: Some(digest), artifact: Some(artifact), error })
+    }
+
+    fn restore_views(&self, node: &Node, artifact: &Artifact, fresh: bool) -> Result<(), StageError> {
+        for view in node.stage.views(artifact, &self.context) {
+            view.restore(&node.name, fresh, &self.context)?;
+            self.files.lock().expect("BUG: the file lock is poisoned").push(view.path);
+        }
+        Ok(())
+    }
+
+    fn frozen(&self, node: &Node, recipe: &Recipe) -> StageError {
+        let store = &self.context.store;
+        let before = LastRun::read(store, &self.context.pipeline).recipe(store, &node.name);
+        let why = match before {
+            None => "the store has no result of it".to_owned(),
+            Some(before) => {
+                let fields = recipe.differences_from(&before);
+                let list: Vec<_> = fields.iter().map(ToString::to_string).collect();
+                if list.is_empty() {
+                    "its result is gone from the store".to_owned()
+                } else {
+                    list.join("; ")
+                }
+            }
+        };
+        StageError::Missing(format!("`{}` would have to run, and the run is frozen: {why}", node.name))
+    }
+}

@@ -1,0 +1,262 @@
+//! A manifest becomes a graph: stages read, edges resolved and typed, cycles found. Knows nothing of
+//! what is in the store.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use crate::manifest::{Diagnostic, Diagnostics, Manifest, Sink, Span, closest};
+use crate::stage::{ArtifactKind, Need, STAGES, Setting, Stage};
+
+/// A stage in the graph.
+pub struct Node {
+    /// Its name, with its matrix values.
+    pub name: String,
+    /// Its name in the manifest.
+    pub base: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What it does.
+    pub stage: Box<dyn Stage>,
+    /// The nodes it needs, by port, in the order of the fields.
+    pub needs: Vec<(String, usize)>,
+    span: Span,
+}
+
+/// All stages and their edges.
+pub struct Graph {
+    nodes: Vec<Node>,
+    order: Vec<usize>,
+}
+
+impl Graph {
+    /// Reads every stage and connects them. Everything that is wrong is reported at once.
+    pub fn build(
+        manifest: &Manifest,
+        root: &Utf8Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Graph, Diagnostics> {
+        let sink = Sink::default();
+        let setting = Setting { manifest, root, env };
+        let mut nodes = Vec::new();
+        // Names that are declared, also of stages that cannot be read: a need for them is no error.
+        let mut declared: BTreeSet<&str> = BTreeSet::new();
+        for decl in &manifest.stages {
+            declared.insert(&decl.base);
+            declared.insert(&decl.name);
+            let (kind, read) = STAGES
+                .iter()
+                .find(|(kind, _)| *kind == decl.kind)
+                .expect("BUG: an unknown kind passed the manifest");
+            if let Some(stage) = read(&decl.name, manifest.fields(decl, &sink), &setting) {
+                let (name, base) = (decl.name.clone(), decl.base.clone());
+                nodes.push(Node { name, base, kind, stage, needs: Vec::new(), span: decl.span });
+            }
+        }
+        connect(&mut nodes, &declared, &sink);
+        check_outputs(&nodes, &sink);
+        let order = match sort(&nodes) {
+            Ok(order) => order,
+            Err(cycle) => {
+                report_cycle(&nodes, &cycle, &sink);
+                Vec::new()
+            }
+        };
+        sink.finish(&manifest.sources)?;
+        Ok(Graph { nodes, order })
+    }
+
+    /// The nodes in the order of the manifest.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Positions of all nodes, each after those it needs; of equal standing, the earlier declared first.
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// The nodes that a name of the command line stands for: a stage with all its cells, or one cell.
+    pub fn select(&self, name: &str) -> Result<Vec<usize>, Diagnostics> {
+        let matches = |node: &Node| node.name == name || node.base == name;
+        let found: Vec<_> =
+            self.nodes.iter().enumerate().filter(|(_, n)| matches(n)).map(|(i, _)| i).collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let known: BTreeSet<_> = self.nodes.iter().map(|node| node.base.as_str()).collect();
+        let list = known.iter().copied().collect::<Vec<_>>().join(", ");
+        let diagnostic = Diagnostic::nowhere(format!("unknown stage `{name}` (known: {list})"));
+        Err(Diagnostics::nowhere(diagnostic.did_you_mean(name, known)))
+    }
+
+    /// Some nodes and all that they need, directly or not.
+    pub fn with_needed(&self, nodes: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<usize> = nodes.into_iter().collect();
+        while let Some(node) = open.pop() {
+            if found.insert(node) {
+                open.extend(self.nodes[node].needs.iter().map(|(_, needed)| *needed));
+            }
+        }
+        found
+    }
+}
+
+fn connect(nodes: &mut [Node], declared: &BTreeSet<&str>, sink: &Sink) {
+    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, node) in nodes.iter().enumerate() {
+        by_name.entry(node.base.clone()).or_default().push(i);
+        if node.name != node.base {
+            by_name.entry(node.name.clone()).or_default().push(i);
+        }
+    }
+    let mut edges = Vec::new();
+    for node in nodes.iter() {
+        let mut needs = Vec::new();
+        for need in node.stage.needs() {
+            for needed in resolve(need, nodes, &by_name, declared, sink) {
+                let edge = (need.port.clone(), needed);
+                if needs.contains(&edge) {
+                    let message = format!("`{}` is named twice", need.stage.value);
+                    sink.push(Diagnostic::at(need.stage.span, message));
+                } else {
+                    needs.push(edge);
+                }
+            }
+        }
+        edges.push(needs);
+    }
+    for (node, needs) in nodes.iter_mut().zip(edges) {
+        node.needs = needs;
+    }
+}
+
+fn resolve(
+    need: &Need,
+    nodes: &[Node],
+    by_name: &BTreeMap<String, Vec<usize>>,
+    declared: &BTreeSet<&str>,
+    sink: &Sink,
+) -> Vec<usize> {
+    let (name, span) = (&need.stage.value, need.stage.span);
+    let fits = |kind: ArtifactKind| need.kinds.is_empty() || need.kinds.contains(&kind);
+    let wanted = need.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
+    let suitable: BTreeSet<&str> =
+        nodes.iter().filter(|n| fits(n.stage.gives())).map(|n| n.base.as_str()).collect();
+    let known = match suitable.len() {
+        0 => format!("no stage gives {wanted}"),
+        _ => format!("{wanted}: {}", suitable.iter().copied().collect::<Vec<_>>().join(", ")),
+    };
+    let Some(found) = by_name.get(name) else {
+        if !declared.contains(name.as_str()) {
+            let message = format!("unknown stage `{name}` ({known})");
+            sink.push(Diagnostic::at(span, message).did_you_mean(name, suitable));
+        }
+        return Vec::new();
+    };
+    let gives = nodes[found[0]].stage.gives();
+    if !fits(gives) {
+        let message = format!("`{}` takes {wanted}, and `{name}` gives {}", need.port, gives.name());
+        let mut diagnostic = Diagnostic::at(span, message)
+            .also(nodes[found[0]].span, format!("`{name}` is a {} stage", nodes[found[0]].kind));
+        if let Some(close) = closest(name, suitable.iter().copied()).or(suitable.first().copied()) {
+            diagnostic = diagnostic.hint(format!("did you mean `{close}`?"));
+        }
+        sink.push(diagnostic);
+        return Vec::new();
+    }
+    if !need.many && found.len() > 1 {
+        let cells: Vec<_> = found.iter().take(4).map(|i| format!("`{}`", nodes[*i].name)).collect();
+        let more = if found.len() > 4 { ", …" } else { "" };
+        let message = format!(
+            "`{}` takes one stage, and `{name}` has {} cells: {}{more}",
+            need.port,
+            found.len(),
+            cells.join(", ")
+        );
+        let hint = format!("name one of them, or put them into a matrix: `matrix.{} = […]`", need.port);
+        sink.push(Diagnostic::at(span, message).hint(hint));
+        return Vec::new();
+    }
+    found.clone()
+}
+
+/// Two stages that write the same file would take turns.
+fn check_outputs(nodes: &[Node], sink: &Sink) {
+    let mut writers: BTreeMap<Utf8PathBuf, &Node> = BTreeMap::new();
+    for node in nodes {
+        for output in node.stage.outputs() {
+            if let Some(other) = writers.insert(output.value.clone(), node) {
+                let message =
+                    format!("`{}` and `{}` both write `{}`", other.name, node.name, output.value);
+                let hint = "give each its own path; in a matrix, write `{{ matrix.<axis> }}` into it";
+                sink.push(Diagnostic::at(output.span, message).hint(hint));
+            }
+        }
+    }
+}
+
+/// An order in which every node comes after those it needs, or a cycle.
+fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<usize>> {
+    let mut graph: DiGraph<usize, ()> = DiGraph::new();
+    let at: Vec<NodeIndex> = (0..nodes.len()).map(|i| graph.add_node(i)).collect();
+    for (i, node) in nodes.iter().enumerate() {
+        for (_, needed) in &node.needs {
+            graph.update_edge(at[*needed], at[i], ());
+        }
+    }
+    let mut open: Vec<usize> = at
+        .iter()
+        .map(|node| graph.edges_directed(*node, petgraph::Incoming).count())
+        .collect();
+    let ready = open.iter().enumerate().filter(|(_, n)| **n == 0);
+    let mut ready: BinaryHeap<_> = ready.map(|(i, _)| std::cmp::Reverse(i)).collect();
+    let mut order = Vec::new();
+    while let Some(std::cmp::Reverse(i)) = ready.pop() {
+        order.push(i);
+        for edge in graph.edges(at[i]) {
+            let next = graph[edge.target()];
+            open[next] -= 1;
+            if open[next] == 0 {
+                ready.push(std::cmp::Reverse(next));
+            }
+        }
+    }
+    if order.len() == nodes.len() {
+        return Ok(order);
+    }
+    let is_cycle = |group: &Vec<NodeIndex>| {
+        group.len() > 1 || graph.contains_edge(group[0], group[0])
+    };
+    let cycles = tarjan_scc(&graph).into_iter().filter(is_cycle);
+    let mut groups: Vec<BTreeSet<usize>> =
+        cycles.map(|group| group.into_iter().map(|node| graph[node]).collect()).collect();
+    groups.sort();
+    Err(walk(&groups[0], nodes))
+}
+
+/// A way round inside a strongly connected group, from its first node back to it.
+fn walk(group: &BTreeSet<usize>, nodes: &[Node]) -> Vec<usize> {
+    let start = *group.first().expect("BUG: an empty cycle");
+    let mut path = vec![start];
+    loop {
+        let last = path[path.len() - 1];
+        let inside = nodes[last].needs.iter().map(|(_, n)| *n).filter(|n| group.contains(n));
+        let next = inside.min().expect("BUG: a node of a cycle without a way on");
+        if let Some(again) = path.iter().position(|node| *node == next) {
+            path.push(next);
+            return path.split_off(again);
+        }
+        path.push(next);
+    }
+}
+
+fn report_cycle(nodes: &[Node], cycle: &[usize], sink: &Sink) {
+    let names: Vec<_> = cycle.iter().map(|i| format!("`{}`", nodes[*i].name)).collect();
+    let message = format!("stages need each other in a circle: {}", names.join(" -> "));
+    sink.push(Diagnostic::at(nodes[cycle[0]].span, message).label("part of the circle"));
+}
