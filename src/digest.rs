@@ -176,7 +176,9 @@ impl<T: Field> Field for Vec<T> {
 }
 
 /// Which draw of an otherwise equal recipe: five draws at temperature 1 stay five draws.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Replica {
     /// The repetition, from 0.
     pub epoch: u32,

@@ -160,7 +160,8 @@ fn resolve(
     };
     let gives = nodes[found[0]].stage.gives();
     if !fits(gives) {
-        let message = format!("`{}` takes {wanted}, and `{name}` gives {}", need.port, gives.name());
+        let message =
+            format!("`{}` takes {wanted}, and `{name}` gives {}", need.port, gives.name());
         let mut diagnostic = Diagnostic::at(span, message)
             .also(nodes[found[0]].span, format!("`{name}` is a {} stage", nodes[found[0]].kind));
         if let Some(close) = closest(name, suitable.iter().copied()).or(suitable.first().copied()) {
@@ -178,7 +179,8 @@ fn resolve(
             found.len(),
             cells.join(", ")
         );
-        let hint = format!("name one of them, or put them into a matrix: `matrix.{} = […]`", need.port);
+        let hint =
+            format!("name one of them, or put them into a matrix: `matrix.{} = […]`", need.port);
         sink.push(Diagnostic::at(span, message).hint(hint));
         return Vec::new();
     }
@@ -193,7 +195,8 @@ fn check_outputs(nodes: &[Node], sink: &Sink) {
             if let Some(other) = writers.insert(output.value.clone(), node) {
                 let message =
                     format!("`{}` and `{}` both write `{}`", other.name, node.name, output.value);
-                let hint = "give each its own path; in a matrix, write `{{ matrix.<axis> }}` into it";
+                let hint =
+                    "give each its own path; in a matrix, write `{{ matrix.<axis> }}` into it";
                 sink.push(Diagnostic::at(output.span, message).hint(hint));
             }
         }
@@ -209,10 +212,8 @@ fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<usize>> {
             graph.update_edge(at[*needed], at[i], ());
         }
     }
-    let mut open: Vec<usize> = at
-        .iter()
-        .map(|node| graph.edges_directed(*node, petgraph::Incoming).count())
-        .collect();
+    let mut open: Vec<usize> =
+        at.iter().map(|node| graph.edges_directed(*node, petgraph::Incoming).count()).collect();
     let ready = open.iter().enumerate().filter(|(_, n)| **n == 0);
     let mut ready: BinaryHeap<_> = ready.map(|(i, _)| std::cmp::Reverse(i)).collect();
     let mut order = Vec::new();
@@ -229,9 +230,8 @@ fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<usize>> {
     if order.len() == nodes.len() {
         return Ok(order);
     }
-    let is_cycle = |group: &Vec<NodeIndex>| {
-        group.len() > 1 || graph.contains_edge(group[0], group[0])
-    };
+    let is_cycle =
+        |group: &Vec<NodeIndex>| group.len() > 1 || graph.contains_edge(group[0], group[0]);
     let cycles = tarjan_scc(&graph).into_iter().filter(is_cycle);
     let mut groups: Vec<BTreeSet<usize>> =
         cycles.map(|group| group.into_iter().map(|node| graph[node]).collect()).collect();

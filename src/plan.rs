@@ -269,7 +269,13 @@ pub async fn explain(
     let inputs = match gather(node, graph, &artifacts) {
         Ok(inputs) => inputs,
         Err(waiting) => {
-            return Ok(Explanation { node: name, key: None, remembered: false, fields: None, waiting });
+            return Ok(Explanation {
+                node: name,
+                key: None,
+                remembered: false,
+                fields: None,
+                waiting,
+            });
         }
     };
     let (recipe, before) = match flow {
@@ -296,7 +302,8 @@ async fn sample_recipes(
     context: &Context,
 ) -> Result<(Recipe, Option<Recipe>), StageError> {
     let Some(workflow) = node.stage.as_workflow() else {
-        let message = format!("`{}` is a {} stage; only workflows have flows", node.name, node.kind);
+        let message =
+            format!("`{}` is a {} stage; only workflows have flows", node.name, node.kind);
         return Err(StageError::User(message));
     };
     let found = workflow.sample_recipe(flow, inputs, context).await?;

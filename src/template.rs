@@ -93,7 +93,8 @@ impl Templates {
     /// The value of an expression such as `row.answers`, as JSON.
     pub fn evaluate(&self, source: &str, context: impl Serialize) -> Result<Value, TemplateError> {
         let fail = |error: minijinja::Error| TemplateError::new(&error, source);
-        let value = self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
+        let value =
+            self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
         if value.is_undefined() {
             return Err(TemplateError {
                 message: format!("`{source}` is undefined"),
@@ -109,24 +110,22 @@ impl Templates {
     /// Whether an expression holds, by the template language's idea of truth.
     pub fn is_true(&self, source: &str, context: impl Serialize) -> Result<bool, TemplateError> {
         let fail = |error: minijinja::Error| TemplateError::new(&error, source);
-        let value = self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
+        let value =
+            self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
         Ok(value.is_true())
     }
 }
 
 /// Renders a template once.
 pub fn render(source: &str, context: impl Serialize) -> Result<String, TemplateError> {
-    environment()
-        .render_str(source, context)
-        .map_err(|error| TemplateError::new(&error, source))
+    environment().render_str(source, context).map_err(|error| TemplateError::new(&error, source))
 }
 
 /// The outside names that a template reads, such as `row.question` or `steps`.
 pub fn names(source: &str) -> Result<BTreeSet<String>, TemplateError> {
     let env = environment();
-    let template = env
-        .template_from_str(source)
-        .map_err(|error| TemplateError::new(&error, source))?;
+    let template =
+        env.template_from_str(source).map_err(|error| TemplateError::new(&error, source))?;
     Ok(template.undeclared_variables(true).into_iter().collect())
 }
 
@@ -153,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_loop_without_end_is_an_error() {
-        let source = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+        let source =
+            "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
         let error = render(source, json!({})).unwrap_err();
         assert!(error.message.contains("too much work"), "{error}");
     }

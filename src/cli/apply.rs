@@ -66,7 +66,8 @@ impl Apply {
         if self.verbose {
             let filter = tracing_subscriber::EnvFilter::try_from_env("FORGE_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let log =
+                tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
             let _ = log.try_init();
         }
         let project = Project::open(&self.manifest)?;
@@ -78,7 +79,8 @@ impl Apply {
         let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let emit = emitter(record.clone(), progress.clone(), log.clone(), self.json);
         let context = Arc::new(project.context(store.clone(), options, emit));
-        *log.lock().expect("BUG: the log lock is poisoned") = Some(store.create_run(&context.run.id)?);
+        *log.lock().expect("BUG: the log lock is poisoned") =
+            Some(store.create_run(&context.run.id)?);
 
         let manifest_path = project.root.join(&project.manifest.path);
         let whole = selection.nodes.is_none() && self.manifest.limit.is_none();
@@ -123,7 +125,8 @@ impl Apply {
         let out = match &self.out {
             None => None,
             Some(out) => {
-                let full = std::path::absolute(out).ok().and_then(|p| Utf8PathBuf::from_path_buf(p).ok());
+                let full =
+                    std::path::absolute(out).ok().and_then(|p| Utf8PathBuf::from_path_buf(p).ok());
                 Some(full.ok_or_else(|| usage(format!("`{out}` is no usable folder")))?)
             }
         };
@@ -177,7 +180,9 @@ fn emitter(
 /// The first Ctrl-C stops admission, the second ends the process at once.
 async fn on_interrupt(stop: CancellationToken) {
     if tokio::signal::ctrl_c().await.is_ok() {
-        say("interrupted: waiting for requests under way; once more to stop at once (nothing answered is lost)");
+        say(
+            "interrupted: waiting for requests under way; once more to stop at once (nothing answered is lost)",
+        );
         stop.cancel();
         if tokio::signal::ctrl_c().await.is_ok() {
             std::process::exit(i32::from(INTERRUPTED));
@@ -211,7 +216,9 @@ fn timing(record: &RunRecord) -> Vec<String> {
         lines.push(format!("[TIMING] engine_init_ms={ms:.2}"));
     }
     let samples: Vec<f64> = samples_in_order(record).collect();
-    lines.extend(samples.iter().enumerate().map(|(n, ms)| format!("[TIMING] workflow_{n}_ms={ms:.2}")));
+    lines.extend(
+        samples.iter().enumerate().map(|(n, ms)| format!("[TIMING] workflow_{n}_ms={ms:.2}")),
+    );
     if let Some(ms) = record.wall_ms {
         lines.push(format!("[TIMING] benchmark_total_ms={ms:.2}"));
     }
@@ -223,7 +230,8 @@ fn timing(record: &RunRecord) -> Vec<String> {
 
 /// Wall times of the samples of this run, workflows in the order of the manifest.
 fn samples_in_order(record: &RunRecord) -> impl Iterator<Item = f64> {
-    let of = |name: &String| record.samples_ms.get(name).into_iter().flat_map(|s| s.values().copied());
+    let of =
+        |name: &String| record.samples_ms.get(name).into_iter().flat_map(|s| s.values().copied());
     record.stages.iter().flat_map(move |stage| of(&stage.name))
 }
 
@@ -290,7 +298,8 @@ fn summary(finished: &Finished, context: &Context) -> String {
         let answered = summary.outcomes.get("answered").copied().unwrap_or(0);
         let others = summary.outcomes.iter().filter(|(name, _)| *name != "answered");
         let others: Vec<_> = others.map(|(name, n)| format!("{n} {name}")).collect();
-        let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        let others =
+            if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
         lines.push(format!(
             "{:width$}  {accuracy}  {answered} of {} answered{others}",
             stage.name, summary.samples
@@ -312,9 +321,12 @@ fn summary(finished: &Finished, context: &Context) -> String {
     } else {
         format!("{} requests live, {} from the store", requests.live, requests.hits())
     };
-    let wall = record.wall_ms.map_or_else(|| "–".to_owned(), |ms| {
-        if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
-    });
+    let wall = record.wall_ms.map_or_else(
+        || "–".to_owned(),
+        |ms| {
+            if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
+        },
+    );
     lines.push(format!("{wall}: stages {}; {asked}", stages.join(", ")));
     if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
         lines.push(format!("report: {}", shown(report, context)));

@@ -26,15 +26,21 @@ impl Explain {
         // Flow names may have slashes, stage names not; but a cell's value may.
         let known = |name: &str| project.graph.select(name).is_ok();
         let split = self.node.match_indices('/').map(|(i, _)| self.node.split_at(i));
-        let with_flow = split.map(|(stage, flow)| (stage, &flow[1..])).find(|(stage, _)| known(stage));
+        let with_flow =
+            split.map(|(stage, flow)| (stage, &flow[1..])).find(|(stage, _)| known(stage));
         let (stage, flow) = match with_flow {
             Some((stage, flow)) if !known(&self.node) => (stage, Some(flow)),
             _ => (self.node.as_str(), None),
         };
         let nodes = project.graph.select(stage)?;
         if flow.is_some() && nodes.len() > 1 {
-            let names: Vec<_> = nodes.iter().map(|i| project.graph.nodes()[*i].name.as_str()).collect();
-            return Err(usage(format!("`{stage}` has {} cells; name one: {}", nodes.len(), names.join(", "))));
+            let names: Vec<_> =
+                nodes.iter().map(|i| project.graph.nodes()[*i].name.as_str()).collect();
+            return Err(usage(format!(
+                "`{stage}` has {} cells; name one: {}",
+                nodes.len(),
+                names.join(", ")
+            )));
         }
         let options = Options { limit: self.manifest.limit, ..Options::default() };
         let context = project.context(project.store(&self.manifest)?, options, Arc::new(|_| {}));
@@ -43,7 +49,8 @@ impl Explain {
             explanations.push(block_on(explain(&project.graph, &context, node, flow))??);
         }
         if self.json {
-            let text = serde_json::to_string_pretty(&explanations).expect("BUG: this is plain data");
+            let text =
+                serde_json::to_string_pretty(&explanations).expect("BUG: this is plain data");
             print(&text);
             return Ok(());
         }
@@ -61,7 +68,9 @@ fn text(explanation: &Explanation) -> String {
     let store = if *remembered { "its result is in the store" } else { "the store has no result" };
     match fields {
         None => format!("{node}{key}: no earlier run of it is known; {store}"),
-        Some(fields) if fields.is_empty() => format!("{node}{key}: nothing differs from the last run; {store}"),
+        Some(fields) if fields.is_empty() => {
+            format!("{node}{key}: nothing differs from the last run; {store}")
+        }
         Some(fields) => {
             let lines: Vec<_> = fields.iter().map(|field| format!("  {field}")).collect();
             format!("{node}{key}: differs from the last run; {store}\n{}", lines.join("\n"))

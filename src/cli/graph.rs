@@ -18,7 +18,11 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         let project = Project::open(&self.manifest)?;
-        print(&format!("{}: {} stages, no errors", project.manifest.path, project.graph.nodes().len()));
+        print(&format!(
+            "{}: {} stages, no errors",
+            project.manifest.path,
+            project.graph.nodes().len()
+        ));
         Ok(())
     }
 }
@@ -61,7 +65,8 @@ fn text(graph: &Graph) -> String {
     for &i in graph.order() {
         let node = &nodes[i];
         let needs: Vec<_> = node.needs.iter().map(|(_, n)| nodes[*n].name.as_str()).collect();
-        let from = if needs.is_empty() { String::new() } else { format!("<- {}", needs.join(", ")) };
+        let from =
+            if needs.is_empty() { String::new() } else { format!("<- {}", needs.join(", ")) };
         let line = format!("{:width$}  {:13}  {from}", node.name, node.kind);
         let _ = writeln!(out, "{}", line.trim_end());
     }
@@ -98,9 +103,10 @@ fn mermaid(graph: &Graph) -> String {
 
 fn json(graph: &Graph) -> String {
     let node = |node: &crate::graph::Node| {
-        let needs = node.needs.iter().map(|(port, needed)| {
-            json!({ "port": port, "stage": graph.nodes()[*needed].name })
-        });
+        let needs = node
+            .needs
+            .iter()
+            .map(|(port, needed)| json!({ "port": port, "stage": graph.nodes()[*needed].name }));
         json!({
             "name": node.name,
             "kind": node.kind,

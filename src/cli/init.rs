@@ -31,7 +31,10 @@ impl Init {
             .collect();
         if !taken.is_empty() {
             let list = taken.join("`, `");
-            return Err(usage(format!("`{}` already has `{list}`; nothing was written", self.folder)));
+            return Err(usage(format!(
+                "`{}` already has `{list}`; nothing was written",
+                self.folder
+            )));
         }
         for (path, text) in FILES {
             let path = self.folder.join(path);
@@ -41,8 +44,12 @@ impl Init {
         }
         // The store marks the root of the project.
         Store::open(&self.folder.join(".forge"))?;
-        let change = if self.folder == "." { String::new() } else { format!("cd {} && ", self.folder) };
-        say(&format!("a project is in `{}`; run it:\n\n  {change}forge apply pipelines/bench.toml", self.folder));
+        let change =
+            if self.folder == "." { String::new() } else { format!("cd {} && ", self.folder) };
+        say(&format!(
+            "a project is in `{}`; run it:\n\n  {change}forge apply pipelines/bench.toml",
+            self.folder
+        ));
         Ok(())
     }
 }

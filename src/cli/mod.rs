@@ -59,10 +59,14 @@ enum Command {
         forge explain pipelines/bench.toml 'ask[method=cot]/fact-009'")]
     Explain(explain::Explain),
     /// Write a small working project
-    #[command(after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml")]
+    #[command(
+        after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml"
+    )]
     Init(init::Init),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge")]
+    #[command(
+        after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -129,7 +133,9 @@ pub fn run() -> ExitCode {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         previous(panic);
-        say("this is a bug of forge; what was answered is kept. Please report it with the lines above.");
+        say(
+            "this is a bug of forge; what was answered is kept. Please report it with the lines above.",
+        );
     }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

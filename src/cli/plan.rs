@@ -48,9 +48,7 @@ pub(super) fn show(args: &ManifestArgs, json: bool) -> Result<(), Failure> {
 fn lines(node: &NodePlan, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let detail = match &node.state {
-        State::Changed { fields } => {
-            fields.first().map_or_else(String::new, ToString::to_string)
-        }
+        State::Changed { fields } => fields.first().map_or_else(String::new, ToString::to_string),
         State::Waiting { on } => format!("on {}", on.join(", ")),
         State::Lost => "its result is gone from the store".to_owned(),
         State::Fresh | State::New | State::Forced => String::new(),

@@ -31,6 +31,15 @@ struct Stage {
     told: Instant,
 }
 
+/// With a known end there is a bar, else a spinner.
+fn style(has_end: bool) -> ProgressStyle {
+    let template = match has_end {
+        true => "{prefix:24!} {bar:24} {pos:>5}/{len} {elapsed:>4} ETA {eta:>4} {msg}",
+        false => "{prefix:24!} {spinner} {elapsed:>4} {pos:>5} {msg}",
+    };
+    ProgressStyle::with_template(template).expect("BUG: the style of a bar")
+}
+
 impl Progress {
     pub(super) fn new(quiet: bool, verbose: bool) -> Self {
         // Bars and the engine's own log would write over each other.
@@ -57,11 +66,15 @@ impl Progress {
     pub(super) fn on(&self, event: &Event) {
         match event {
             Event::RunStarted { stages, .. } => {
-                self.kinds.lock().expect("BUG: the kind lock is poisoned").extend(stages.iter().cloned());
+                self.kinds
+                    .lock()
+                    .expect("BUG: the kind lock is poisoned")
+                    .extend(stages.iter().cloned());
             }
             Event::StageStarted { stage, samples } => self.started(stage, *samples),
             Event::EngineLoaded { stage, init_ms, instances } => {
-                let copies = if *instances > 1 { format!(" × {instances}") } else { String::new() };
+                let copies =
+                    if *instances > 1 { format!(" × {instances}") } else { String::new() };
                 self.line(&format!("loaded  {stage}{copies}  {init_ms:.0} ms"));
             }
             Event::SampleFinished { stage, served_from, output_tokens, .. } => {
@@ -84,6 +97,16 @@ impl Progress {
     }
 
     fn started(&self, stage: &str, samples: Option<u64>) {
+        if let Some(running) =
+            self.stages.lock().expect("BUG: the stage lock is poisoned").get_mut(stage)
+        {
+            running.total = samples;
+            if let (Some(bar), Some(samples)) = (&running.bar, samples) {
+                bar.set_length(samples);
+                bar.set_style(style(true));
+            }
+            return;
+        }
         if self.is_expand(stage) {
             self.line("Regenerating expanded flows");
         }
@@ -92,11 +115,7 @@ impl Progress {
                 Some(samples) => ProgressBar::new(samples),
                 None => ProgressBar::new_spinner(),
             });
-            let style = match samples {
-                Some(_) => "{prefix:24!} {bar:24} {pos:>5}/{len} {elapsed:>4} ETA {eta:>4} {msg}",
-                None => "{prefix:24!} {spinner} {elapsed:>4} {msg}",
-            };
-            bar.set_style(ProgressStyle::with_template(style).expect("BUG: the style of a bar"));
+            bar.set_style(style(samples.is_some()));
             bar.set_prefix(stage.to_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
@@ -104,7 +123,10 @@ impl Progress {
         let now = Instant::now();
         let entry =
             Stage { bar, total: samples, done: 0, live: 0, tokens: 0, started: now, told: now };
-        self.stages.lock().expect("BUG: the stage lock is poisoned").insert(stage.to_owned(), entry);
+        self.stages
+            .lock()
+            .expect("BUG: the stage lock is poisoned")
+            .insert(stage.to_owned(), entry);
     }
 
     fn sample(&self, name: &str, served_from: ServedFrom, output_tokens: Option<u64>) {
@@ -114,7 +136,8 @@ impl Progress {
         stage.live += u64::from(served_from == ServedFrom::Live);
         stage.tokens += output_tokens.unwrap_or(0);
         let per_second = stage.tokens as f64 / stage.started.elapsed().as_secs_f64().max(0.001);
-        let speed = if stage.tokens > 0 { format!("{per_second:.0} tokens/s") } else { String::new() };
+        let speed =
+            if stage.tokens > 0 { format!("{per_second:.0} tokens/s") } else { String::new() };
         if let Some(bar) = &stage.bar {
             bar.set_position(stage.done);
             bar.set_message(speed);

@@ -29,13 +29,16 @@ impl Project {
     pub(super) fn open(args: &ManifestArgs) -> Result<Project, Failure> {
         let nowhere = |message: String| {
             let diagnostic = Diagnostic::nowhere(message);
-            Failure::from(Diagnostics::nowhere(diagnostic.hint("`forge init` writes a small working project")))
+            Failure::from(Diagnostics::nowhere(
+                diagnostic.hint("`forge init` writes a small working project"),
+            ))
         };
         let full = args.manifest.canonicalize_utf8().map_err(|error| {
             nowhere(format!("cannot read `{}`: {}", args.manifest, crate::stage::plain(&error)))
         })?;
         let root = root_of(&full);
-        let path = full.strip_prefix(&root).expect("BUG: a manifest outside its project").to_owned();
+        let path =
+            full.strip_prefix(&root).expect("BUG: a manifest outside its project").to_owned();
         let read = |path: &Utf8Path| {
             std::fs::read_to_string(root.join(path)).map_err(|error| crate::stage::plain(&error))
         };
@@ -71,7 +74,8 @@ impl Project {
             pipeline: self.manifest.name.clone(),
             run: RunFacts {
                 id: ulid::Ulid::new().to_string(),
-                started_at: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+                started_at: humantime::format_rfc3339_seconds(std::time::SystemTime::now())
+                    .to_string(),
                 manifest: self.manifest.path.to_string(),
                 manifest_digest: self.manifest.digest.to_string(),
                 description: self.manifest.description.clone(),
@@ -93,7 +97,8 @@ impl Project {
 /// folder called `pipelines`; else the folder of the manifest.
 fn root_of(manifest: &Utf8Path) -> Utf8PathBuf {
     let folder = manifest.parent().unwrap_or(Utf8Path::new("/"));
-    let marked = |folder: &&Utf8Path| folder.join(".git").exists() || folder.join(".forge").exists();
+    let marked =
+        |folder: &&Utf8Path| folder.join(".git").exists() || folder.join(".forge").exists();
     if let Some(root) = folder.ancestors().find(marked) {
         return root.to_owned();
     }
@@ -109,7 +114,8 @@ fn git(root: &Utf8Path) -> Option<(String, bool)> {
         return None;
     }
     let run = |args: &[&str]| {
-        let output = std::process::Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        let output =
+            std::process::Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let revision = run(&["rev-parse", "HEAD"])?;

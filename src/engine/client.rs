@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cached::stores::LruCache;
 use cached::Cached;
+use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
 use super::{EngineError, Resource};
@@ -225,11 +225,8 @@ impl Client {
             permit = self.engine.permits.acquire() => permit,
         };
         let _permit = permit.expect("BUG: the permits of an engine are never closed");
-        let engine = self
-            .engine
-            .engine()
-            .await
-            .map_err(|detail| Failure::Engine { detail, attempts: 0 })?;
+        let engine =
+            self.engine.engine().await.map_err(|detail| Failure::Engine { detail, attempts: 0 })?;
         if self.stop.is_cancelled() {
             return Err(Failure::Cancelled);
         }
@@ -240,7 +237,8 @@ impl Client {
         let (outcome, usage) = loop {
             attempts += 1;
             let start = Instant::now();
-            let reply = tokio::time::timeout(self.limits.attempt_timeout, engine.complete(request)).await;
+            let reply =
+                tokio::time::timeout(self.limits.attempt_timeout, engine.complete(request)).await;
             phases_ms.insert(Phase::ApiCall, ms(start));
             let detail = match reply {
                 Ok(Ok(completion)) => {

@@ -43,7 +43,10 @@ pub enum EngineError {
 /// An engine that is ready. Asked by at most as many at once as its [`Admission`] lets in.
 pub trait Engine: Send + Sync {
     /// Answers a request.
-    fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Completion, EngineError>>;
+    fn complete<'a>(
+        &'a self,
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Completion, EngineError>>;
 }
 
 /// How many requests an engine gets at once, and why not more.
@@ -95,7 +98,8 @@ struct Loaded {
 impl Resource {
     /// An engine that is not loaded yet.
     pub fn new(stage: &str, recipe: Recipe, backend: Box<dyn Backend>) -> Self {
-        let width = backend.admission().width.map_or(Semaphore::MAX_PERMITS, |width| width as usize);
+        let width =
+            backend.admission().width.map_or(Semaphore::MAX_PERMITS, |width| width as usize);
         Resource {
             stage: stage.to_owned(),
             identity: Digest::of(recipe.key().bytes()),

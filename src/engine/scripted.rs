@@ -79,11 +79,8 @@ impl Backend for Scripted {
     }
 
     fn describe(&self) -> BTreeMap<String, Value> {
-        [
-            ("backend".to_owned(), "scripted".into()),
-            ("rules".to_owned(), self.rules.len().into()),
-        ]
-        .into()
+        [("backend".to_owned(), "scripted".into()), ("rules".to_owned(), self.rules.len().into())]
+            .into()
     }
 
     fn admission(&self) -> Admission {
@@ -97,7 +94,10 @@ impl Backend for Scripted {
 }
 
 impl Engine for Scripted {
-    fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Completion, EngineError>> {
+    fn complete<'a>(
+        &'a self,
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Completion, EngineError>> {
         async move {
             if !self.latency.is_zero() {
                 tokio::time::sleep(self.latency).await;
@@ -105,7 +105,9 @@ impl Engine for Scripted {
             let Some(rule) = self.rule(&request.messages) else {
                 let last = request.messages.last().map_or("", |message| message.content.as_str());
                 let shown: String = last.chars().take(80).collect();
-                return Err(EngineError::Broken(format!("no rule of the script applies to `{shown}`")));
+                return Err(EngineError::Broken(format!(
+                    "no rule of the script applies to `{shown}`"
+                )));
             };
             if let Some(detail) = &rule.reject {
                 return Err(EngineError::Rejected { code: "refused", detail: detail.clone() });
@@ -124,7 +126,12 @@ impl Engine for Scripted {
 
 /// A text up to the earliest stop string, and whether there was one.
 pub(super) fn cut_at_stop(text: &str, stop: &[String]) -> (String, bool) {
-    match stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min() {
+    match stop
+        .iter()
+        .filter(|stop| !stop.is_empty())
+        .filter_map(|stop| text.find(stop.as_str()))
+        .min()
+    {
         Some(at) => (text[..at].to_owned(), true),
         None => (text.to_owned(), false),
     }

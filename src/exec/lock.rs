@@ -14,7 +14,10 @@ pub struct Lock<'a>(pub &'a RunRecord);
 
 impl std::fmt::Display for Lock<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "# Written by `forge apply`. Commit it: it says what the results are made of.")?;
+        writeln!(
+            f,
+            "# Written by `forge apply`. Commit it: it says what the results are made of."
+        )?;
         writeln!(f, "version = {VERSION}")?;
         for stage in &self.0.stages {
             write_stage(f, stage)?;

@@ -119,7 +119,8 @@ pub async fn apply(
     (run.context.emit)(Event::RunFinished { status, wall_ms });
     run.remember();
     let record = record.lock().expect("BUG: the record lock is poisoned").clone();
-    let summary = |stage: &crate::record::StageRun| Some((stage.name.clone(), stage.summary.clone()?));
+    let summary =
+        |stage: &crate::record::StageRun| Some((stage.name.clone(), stage.summary.clone()?));
     let mut files = std::mem::take(&mut *run.files.lock().expect("BUG: the file lock is poisoned"));
     files.sort();
     Finished {
@@ -195,13 +196,16 @@ impl Run {
     }
 
     fn is_halted(&self) -> bool {
-        self.context.stop.is_cancelled() || *self.halted.lock().expect("BUG: the halt lock is poisoned")
+        self.context.stop.is_cancelled()
+            || *self.halted.lock().expect("BUG: the halt lock is poisoned")
     }
 
     fn failed(&self, error: &StageError) -> Outcome {
         let state = match error {
             StageError::Cancelled | StageError::Upstream(_) => StageState::Skipped,
-            StageError::User(_) | StageError::Failed(_) | StageError::Missing(_) => StageState::Failed,
+            StageError::User(_) | StageError::Failed(_) | StageError::Missing(_) => {
+                StageState::Failed
+            }
         };
         if state == StageState::Failed {
             *self.user_error.lock().expect("BUG: the error lock is poisoned") |=
@@ -254,7 +258,9 @@ impl Run {
             }
             recipe = Some(assessed.recipe);
         }
-        if self.selection.only.as_ref().is_some_and(|only| !only.contains(&i)) && !node.stage.runs_in_plan() {
+        if self.selection.only.as_ref().is_some_and(|only| !only.contains(&i))
+            && !node.stage.runs_in_plan()
+        {
             return Err(StageError::User(format!(
                 "`{}` is needed and not up to date; run it too, with `--until` in place of `--only`",
                 node.name
@@ -295,7 +301,8 @@ impl Run {
             let record = Record { recipe: recipe.clone(), outcome, witness };
             // A record whose parts are gone does not count as published.
             let whole = |record: &Record| {
-                node.stage.restore(record, &recipe, inputs, context).is_some() || node.kind == "engine"
+                node.stage.restore(record, &recipe, inputs, context).is_some()
+                    || node.kind == "engine"
             };
             let stale = context.store.get(recipe.key()).is_some_and(|record| !whole(&record));
             let record = context.store.put(record, afresh || stale)?;
@@ -327,7 +334,12 @@ impl Run {
         Ok(Outcome { state, key: Some(key), recipe: Some(digest), artifact: Some(artifact), error })
     }
 
-    fn restore_views(&self, node: &Node, artifact: &Artifact, fresh: bool) -> Result<(), StageError> {
+    fn restore_views(
+        &self,
+        node: &Node,
+        artifact: &Artifact,
+        fresh: bool,
+    ) -> Result<(), StageError> {
         for view in node.stage.views(artifact, &self.context) {
             view.restore(&node.name, fresh, &self.context)?;
             self.files.lock().expect("BUG: the file lock is poisoned").push(view.path);
@@ -350,6 +362,9 @@ impl Run {
                 }
             }
         };
-        StageError::Missing(format!("`{}` would have to run, and the run is frozen: {why}", node.name))
+        StageError::Missing(format!(
+            "`{}` would have to run, and the run is frozen: {why}",
+            node.name
+        ))
     }
 }

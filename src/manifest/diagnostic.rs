@@ -175,9 +175,11 @@ impl Diagnostics {
             let mut text = match diagnostic.at {
                 None => renderer.render(&[annotate_snippets::Group::with_title(title)]),
                 Some(span) => {
-                    let mut group = title.element(
-                        self.snippet(span, &diagnostic.label, AnnotationKind::Primary),
-                    );
+                    let mut group = title.element(self.snippet(
+                        span,
+                        &diagnostic.label,
+                        AnnotationKind::Primary,
+                    ));
                     for (span, label) in &diagnostic.also {
                         let snippet = self.snippet(*span, label, AnnotationKind::Context);
                         group = group.element(snippet);

@@ -108,7 +108,11 @@ impl<'a> Fields<'a> {
             }
         }
         names.sort();
-        if names.is_empty() { "no names (add them under [params])".to_owned() } else { names.join(", ") }
+        if names.is_empty() {
+            "no names (add them under [params])".to_owned()
+        } else {
+            names.join(", ")
+        }
     }
 
     fn text_of(&self, name: &str, node: &Node) -> Option<Spanned<String>> {
@@ -194,7 +198,8 @@ impl<'a> Fields<'a> {
                 let rendered = self.render(text, node.span)?;
                 let value = parse(rendered.trim());
                 if value.is_none() {
-                    let message = format!("`{name}` must be {wanted}, and `{text}` gives `{rendered}`");
+                    let message =
+                        format!("`{name}` must be {wanted}, and `{text}` gives `{rendered}`");
                     self.error(Diagnostic::at(node.span, message));
                 }
                 value
@@ -282,7 +287,9 @@ impl<'a> Fields<'a> {
             Ok(duration) => Some(duration),
             Err(_) => {
                 let message = format!("`{name}` is not a duration: `{}`", text.value);
-                self.error(Diagnostic::at(text.span, message).hint("write \"500ms\", \"30s\" or \"5m\""));
+                self.error(
+                    Diagnostic::at(text.span, message).hint("write \"500ms\", \"30s\" or \"5m\""),
+                );
                 None
             }
         }

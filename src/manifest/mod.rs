@@ -205,15 +205,15 @@ fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Man
     let nothing = Value::Null;
     let start = Span { source: 0, start: 0, end: 0 };
     let top = Fields::new("the manifest", start, &root, &nothing, sink);
-    let params = top
-        .table("params")
-        .map_or_else(BTreeMap::new, |_| params::resolve(&root, inputs, sink));
+    let params =
+        top.table("params").map_or_else(BTreeMap::new, |_| params::resolve(&root, inputs, sink));
     params::check_overrides(&params, inputs, sink);
     let context = json!({ "params": params });
 
     let stem = inputs.path.file_stem().unwrap_or("pipeline").to_owned();
     let (mut name, mut description) = (stem, None);
-    if let Some(Entry { node: Node { item: Item::Table(table), span }, .. }) = root.get("pipeline") {
+    if let Some(Entry { node: Node { item: Item::Table(table), span }, .. }) = root.get("pipeline")
+    {
         top.skip("pipeline");
         let fields = Fields::new("[pipeline]", *span, table, &context, sink);
         if let Some(text) = fields.text("name") {
@@ -240,9 +240,10 @@ fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Man
     }
     top.table("defaults");
     if top.table("stage").is_none() && sink.is_empty() {
-        sink.push(Diagnostic::nowhere(format!("`{}` has no stages", inputs.path)).hint(
-            "declare one with [stage.<name>], or start from `forge init`",
-        ));
+        sink.push(
+            Diagnostic::nowhere(format!("`{}` has no stages", inputs.path))
+                .hint("declare one with [stage.<name>], or start from `forge init`"),
+        );
     }
     let stages = stages::read(&root, &context, inputs.kinds, sink);
     top.finish();

@@ -79,8 +79,11 @@ fn resolve_one(name: &str, entry: &Entry, inputs: &Inputs<'_>, sink: &Sink) -> O
         _ => false,
     };
     if !fits {
-        let message =
-            format!("the default of `{name}` must be {}, not {}", article(kind), default.item.type_name());
+        let message = format!(
+            "the default of `{name}` must be {}, not {}",
+            article(kind),
+            default.item.type_name()
+        );
         sink.push(Diagnostic::at(default.span, message));
         return None;
     }

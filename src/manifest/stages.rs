@@ -63,7 +63,10 @@ fn defaults<'a>(root: &'a Table, kinds: &[&str], sink: &Sink) -> BTreeMap<&'a st
         } else if let Item::Table(table) = &entry.node.item {
             out.insert(kind.as_str(), table);
         } else {
-            sink.push(Diagnostic::at(entry.node.span, format!("`defaults.{kind}` must be a table")));
+            sink.push(Diagnostic::at(
+                entry.node.span,
+                format!("`defaults.{kind}` must be a table"),
+            ));
         }
     }
     out
@@ -179,13 +182,18 @@ fn cells(matrix: Option<&Entry>, table: &Table, sink: &Sink) -> Vec<Cell> {
             return single();
         }
         let is_variable = read.contains(&format!("matrix.{axis}"));
-        if !is_variable && let Some(fixed) = table.get(axis.as_str()).filter(|fixed| fixed.key.source == entry.key.source) {
+        if !is_variable
+            && let Some(fixed) =
+                table.get(axis.as_str()).filter(|fixed| fixed.key.source == entry.key.source)
+        {
             let message = format!("`{axis}` is set both by the stage and by its matrix");
             sink.push(Diagnostic::at(entry.key, message).also(fixed.key, "set here too"));
         }
         out = out
             .iter()
-            .flat_map(|cell| items.iter().map(move |item| extended(cell, axis, entry, item, is_variable)))
+            .flat_map(|cell| {
+                items.iter().map(move |item| extended(cell, axis, entry, item, is_variable))
+            })
             .collect();
     }
     let mut names: Vec<_> = out.iter().map(|cell| cell.suffix.clone()).collect();

@@ -16,7 +16,8 @@ impl Method for Cot {
     }
 
     fn instructions(&self, _: &[Box<dyn crate::tool::Tool>]) -> String {
-        "Think step by step. Then give the result on the last line as \"Answer: <result>\".".to_owned()
+        "Think step by step. Then give the result on the last line as \"Answer: <result>\"."
+            .to_owned()
     }
 
     fn show(&self, shot: &Shot) -> String {

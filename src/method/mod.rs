@@ -130,8 +130,7 @@ pub fn ask(
 /// Whether a turn says nothing because the reply was cut off: a format that a few more tokens might have
 /// completed is truncated, not wrong.
 pub fn cut_off(turn: &Turn, completion: &Completion) -> bool {
-    completion.finish == Finish::Length
-        && !matches!(turn, Turn::Done { .. } | Turn::Call { .. })
+    completion.finish == Finish::Length && !matches!(turn, Turn::Done { .. } | Turn::Call { .. })
 }
 
 /// Adds the method and its tools to a recipe.
@@ -197,8 +196,7 @@ mod tests {
             stop: vec!["###".into()],
             seed: None,
         };
-        let request =
-            ask(find("react").unwrap(), &step(), &sampling, &[], Replica::default());
+        let request = ask(find("react").unwrap(), &step(), &sampling, &[], Replica::default());
         assert_eq!(request.sampling.max_tokens, 9);
         assert_eq!(request.sampling.stop, ["###", "Observation:"]);
     }

@@ -86,9 +86,8 @@ fn thought(said: &str) -> String {
 /// brackets of the other sort do not close it.
 fn parse_call(text: &str) -> Result<(String, String), String> {
     let text = text.trim_start().trim_start_matches(['*', '`', ' ']);
-    let at = text
-        .find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-')))
-        .unwrap_or(text.len());
+    let at =
+        text.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).unwrap_or(text.len());
     let (tool, rest) = text.split_at(at);
     let rest = rest.trim_start_matches([' ', '\t']);
     let (open, close) = match rest.chars().next() {
@@ -154,10 +153,16 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_told_how_to_mend_it() {
-        assert_eq!(call("Action: calculator[1+2"), "error: the input of calculator is not closed with `]`");
+        assert_eq!(
+            call("Action: calculator[1+2"),
+            "error: the input of calculator is not closed with `]`"
+        );
         assert_eq!(call("Action: calculator"), "error: an action is <tool>[<input>]");
         assert_eq!(call("Hm."), "error: write Action: <tool>[<input>] or Final Answer: <result>");
-        assert_eq!(call("Final Answer:"), "error: the final answer is empty; write Final Answer: <result>");
+        assert_eq!(
+            call("Final Answer:"),
+            "error: the final answer is empty; write Final Answer: <result>"
+        );
     }
 
     #[test]

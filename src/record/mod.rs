@@ -128,6 +128,14 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// The sample's latency: from its start to its score, without the wait for the engine's permit, which
+    /// says how much else was asked and nothing about the sample.
+    pub fn latency_ms(&self) -> f64 {
+        let queued =
+            self.requests.iter().filter_map(|request| request.phases_ms.get(&Phase::Queue));
+        (self.wall_ms - queued.sum::<f64>()).max(0.0)
+    }
+
     /// Tokens of all requests.
     pub fn usage(&self) -> Usage {
         self.requests.iter().fold(Usage::ZERO, |sum, request| sum.plus(request.usage))

@@ -29,7 +29,7 @@ pub enum Event {
         /// Names and kinds of the stages, in order.
         stages: Vec<(String, String)>,
     },
-    /// A stage began to work.
+    /// A stage began to work, or has learnt how many samples it will run.
     StageStarted {
         /// Its name.
         stage: String,
@@ -66,8 +66,8 @@ pub enum Event {
         correct: Option<bool>,
         /// Where it came from.
         served_from: ServedFrom,
-        /// From start to score.
-        wall_ms: f64,
+        /// From start to score, without the wait for the engine's permit.
+        latency_ms: f64,
         /// Its requests by origin.
         requests: RequestCounts,
         /// Tokens the engine wrote for it in this run; absent where unknown.
@@ -236,7 +236,7 @@ pub struct RunRecord {
     pub requests: RequestCounts,
     /// Loading times by engine stage.
     pub engine_init_ms: BTreeMap<String, f64>,
-    /// Wall time of each sample of this run by workflow stage and position.
+    /// Latency of each sample of this run by workflow stage and position.
     pub samples_ms: BTreeMap<String, BTreeMap<u64, f64>>,
     /// Tokens that engines wrote in this run, as far as they said.
     pub output_tokens: u64,
@@ -293,8 +293,8 @@ impl RunRecord {
             Event::EngineLoaded { stage, init_ms, .. } => {
                 self.engine_init_ms.insert(stage.clone(), *init_ms);
             }
-            Event::SampleFinished { stage, index, wall_ms, requests, output_tokens, .. } => {
-                self.samples_ms.entry(stage.clone()).or_default().insert(*index, *wall_ms);
+            Event::SampleFinished { stage, index, latency_ms, requests, output_tokens, .. } => {
+                self.samples_ms.entry(stage.clone()).or_default().insert(*index, *latency_ms);
                 self.requests.plus(*requests);
                 self.output_tokens += output_tokens.unwrap_or(0);
             }

@@ -63,9 +63,8 @@ impl Tally {
         let answered = self.outcome(Outcome::Answered);
         // Without targets there are no scores, and then no accuracy either.
         let scored = self.scores.first().map_or(0, |(_, _, n)| *n);
-        let asked = self.samples
-            - self.outcome(Outcome::ProviderError)
-            - self.outcome(Outcome::Cancelled);
+        let asked =
+            self.samples - self.outcome(Outcome::ProviderError) - self.outcome(Outcome::Cancelled);
         let mut metrics: BTreeMap<String, Option<f64>> = self
             .scores
             .iter()
@@ -91,7 +90,8 @@ mod tests {
     use crate::sample::Score;
 
     fn sample(outcome: Outcome, value: Option<f64>) -> Sample {
-        let score = |value| Score { scorer: "exact_match".into(), value, matched: None, parsed: None };
+        let score =
+            |value| Score { scorer: "exact_match".into(), value, matched: None, parsed: None };
         Sample {
             flow: "f".into(),
             flow_digest: Digest::of(b""),

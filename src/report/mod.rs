@@ -90,7 +90,7 @@ pub struct Cell {
     pub by_tag: Vec<TagSummary>,
     /// Where the time went.
     pub profile: Profile,
-    /// Samples whose every request was live: their latency.
+    /// Samples whose every request was live: their latency, without the wait for the engine's permit.
     pub latency_live: Option<Summary>,
     /// Samples served from the memo: time of the look-up.
     pub latency_cached: Option<Summary>,
@@ -163,13 +163,13 @@ impl Cell {
             }
             usage = usage.plus(observed.usage());
             if observed.is_live() {
-                live.push(observed.wall_ms);
+                live.push(observed.latency_ms());
                 for request in &observed.requests {
                     live_ms += request.live_ms.unwrap_or(0.0);
                     live_tokens = live_tokens.zip(request.usage.output_tokens).map(|(a, b)| a + b);
                 }
             } else {
-                cached.push(observed.wall_ms);
+                cached.push(observed.latency_ms());
             }
         }
         let mut values: BTreeMap<String, usize> = BTreeMap::new();

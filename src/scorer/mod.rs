@@ -43,12 +43,8 @@ pub fn find(name: &str) -> Option<&'static Scorer> {
 impl Scorer {
     /// The best value over all targets, with the target that gave it; of equal ones the first.
     pub fn score(&self, answer: &str, targets: &[String]) -> Score {
-        let mut best = Score {
-            scorer: self.name.to_owned(),
-            value: 0.0,
-            matched: None,
-            parsed: None,
-        };
+        let mut best =
+            Score { scorer: self.name.to_owned(), value: 0.0, matched: None, parsed: None };
         for target in targets {
             let compared = (self.compare)(answer, target);
             if best.parsed.is_none() {

@@ -19,7 +19,9 @@ pub fn text(raw: &str) -> String {
             '\'' | '’' | '‘' | '`' => {}
             '.' if digit(before) && digit(after) => plain.push('.'),
             // ".5" is "0.5".
-            '.' if digit(after) && !before.is_some_and(char::is_alphanumeric) => plain.push_str("0."),
+            '.' if digit(after) && !before.is_some_and(char::is_alphanumeric) => {
+                plain.push_str("0.")
+            }
             ',' if digit(before) && parts_thousands(&folded[i..]) => {}
             '-' | '−' if digit(after) && is_sign(&folded[..i]) => plain.push('-'),
             c if c.is_alphanumeric() => plain.push(c),

@@ -51,13 +51,18 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
         fields.error(Diagnostic::at(place, "with `shell = true`, `command` is one string"));
     } else if !shell && command.len() == 1 && command[0].contains(' ') {
         let hint = "write it as a list, [\"program\", \"argument\"], or add `shell = true`";
-        fields.error(Diagnostic::at(place, format!("there is no program `{}`", command[0])).hint(hint));
+        fields.error(
+            Diagnostic::at(place, format!("there is no program `{}`", command[0])).hint(hint),
+        );
     } else if command.is_empty() && fields.has("command") {
         fields.error(Diagnostic::at(place, "`command` is empty"));
     }
     let files = fields.paths("files").unwrap_or_default();
-    let files: Vec<_> =
-        files.into_iter().filter(|path| setting.check_exists(&fields, path)).map(|p| p.value).collect();
+    let files: Vec<_> = files
+        .into_iter()
+        .filter(|path| setting.check_exists(&fields, path))
+        .map(|p| p.value)
+        .collect();
     let outputs = fields.paths("outputs").unwrap_or_default();
     if outputs.is_empty() {
         let message = "a command needs `outputs`: the files that it writes";
@@ -69,16 +74,7 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
     let pass_env = pass_env.into_iter().map(|text| text.value).collect();
     let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
     fields.finish();
-    Some(Box::new(Command {
-        needs,
-        command,
-        shell,
-        files,
-        outputs,
-        env,
-        pass_env,
-        timeout,
-    }))
+    Some(Box::new(Command { needs, command, shell, files, outputs, env, pass_env, timeout }))
 }
 
 impl Command {
@@ -90,13 +86,16 @@ impl Command {
     ) -> Result<BTreeMap<String, Digest>, StageError> {
         let mut layout = BTreeMap::new();
         let mut add = |path: String, digest: Digest| match layout.insert(path.clone(), digest) {
-            Some(_) => Err(StageError::User(format!("two inputs of the command are named `{path}`"))),
+            Some(_) => {
+                Err(StageError::User(format!("two inputs of the command are named `{path}`")))
+            }
             None => Ok(()),
         };
         for path in &self.files {
             let full = context.resolve(path)?;
             if full.is_dir() {
-                let message = format!("`{path}` is a folder; name the files that the command reads");
+                let message =
+                    format!("`{path}` is a folder; name the files that the command reads");
                 return Err(StageError::User(message));
             }
             add(path.to_string(), context.store.import(&full)?)?;
@@ -188,7 +187,13 @@ impl Stage for Command {
         .boxed()
     }
 
-    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+    fn restore(
+        &self,
+        record: &Record,
+        _: &Recipe,
+        _: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact> {
         let mut files = Files::default();
         for path in &self.outputs {
             let digest = record.blob(path.value.as_str())?;
@@ -210,17 +215,21 @@ impl Stage for Command {
                 .prefix("forge-command-")
                 .tempdir()
                 .map_err(|error| StageError::Failed(format!("cannot make a folder: {error}")))?;
-            let folder = Utf8Path::from_path(dir.path())
-                .ok_or_else(|| StageError::Failed("the temporary folder is not UTF-8".to_owned()))?;
+            let folder = Utf8Path::from_path(dir.path()).ok_or_else(|| {
+                StageError::Failed("the temporary folder is not UTF-8".to_owned())
+            })?;
             for (path, digest) in self.whole_layout(inputs, context).await? {
-                let gone = || StageError::Failed(format!("`{path}` is gone from the store; run again"));
+                let gone =
+                    || StageError::Failed(format!("`{path}` is gone from the store; run again"));
                 let inner = inside(Utf8Path::new(&path)).ok_or_else(gone)?;
                 replace_file(&folder.join(inner), &context.store.blob(digest).ok_or_else(gone)?)?;
             }
             for path in &self.outputs {
                 if let Some(parent) = folder.join(&path.value).parent() {
                     let made = std::fs::create_dir_all(parent);
-                    made.map_err(|error| StageError::Failed(format!("cannot make a folder: {error}")))?;
+                    made.map_err(|error| {
+                        StageError::Failed(format!("cannot make a folder: {error}"))
+                    })?;
                 }
             }
             let output = self.process(folder, context).output();
@@ -232,7 +241,9 @@ impl Stage for Command {
             let output = match ended {
                 Err(_) => {
                     let limit = humantime::format_duration(self.timeout);
-                    return Err(StageError::Failed(format!("`{shown}` did not end within {limit}")));
+                    return Err(StageError::Failed(format!(
+                        "`{shown}` did not end within {limit}"
+                    )));
                 }
                 Ok(Err(error)) => {
                     let why = super::plain(&error);
@@ -250,8 +261,11 @@ impl Stage for Command {
                     output.status
                 )));
             }
-            let mut ports: BTreeMap<String, Port> =
-                [("stdout".to_owned(), Port::Blob(stdout)), ("stderr".to_owned(), Port::Blob(stderr))].into();
+            let mut ports: BTreeMap<String, Port> = [
+                ("stdout".to_owned(), Port::Blob(stdout)),
+                ("stderr".to_owned(), Port::Blob(stderr)),
+            ]
+            .into();
             let mut files = Files::default();
             for path in &self.outputs {
                 let bytes = std::fs::read(folder.join(&path.value)).map_err(|error| {

@@ -7,7 +7,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::{Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError, plain};
+use super::{
+    Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError, plain,
+};
 use crate::digest::Recipe;
 use crate::engine::mistralrs::{DTYPES, MistralRs, Weights, fitting_instances};
 use crate::engine::scripted::{Rule, Scripted};
@@ -45,7 +47,11 @@ enum Model {
     Hub { id: String, revision: String },
 }
 
-pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+pub(super) fn read(
+    name: &str,
+    fields: Fields<'_>,
+    setting: &Setting<'_>,
+) -> Option<Box<dyn Stage>> {
     let backend = match fields.choice("backend", BACKENDS) {
         Some(backend) => Some(backend.value),
         None if fields.has("backend") => None,
@@ -91,10 +97,9 @@ fn read_mistralrs(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Settings
         }
         (None, None) if fields.has("model") || fields.has("hub") => return None,
         (None, None) => {
-            fields.error(
-                Diagnostic::at(fields.span(), "this engine needs a model")
-                    .hint("`model = \"<folder or .gguf file>\"`, or `hub = \"<org>/<name>\"` with `revision`"),
-            );
+            fields.error(Diagnostic::at(fields.span(), "this engine needs a model").hint(
+                "`model = \"<folder or .gguf file>\"`, or `hub = \"<org>/<name>\"` with `revision`",
+            ));
             return None;
         }
     };
@@ -226,7 +231,11 @@ fn read_rules(file: &Utf8PathBuf, context: &Context) -> Result<Vec<Rule>, StageE
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let rule = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| {
-            StageError::User(format!("{file}:{}:{}: this is no reply of a script: {error}", i + 1, error.column()))
+            StageError::User(format!(
+                "{file}:{}:{}: this is no reply of a script: {error}",
+                i + 1,
+                error.column()
+            ))
         })
     };
     lines.map(rule).collect()

@@ -92,7 +92,10 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
             Err(diagnostics) => {
                 // The excerpt is of the template file, so it is a text inside this diagnostic.
                 let message = format!("the flow template `{}` has errors", file.value);
-                fields.error(Diagnostic::at(file.span, message).hint(format!("in that file:\n\n{diagnostics}")));
+                fields.error(
+                    Diagnostic::at(file.span, message)
+                        .hint(format!("in that file:\n\n{diagnostics}")),
+                );
                 None
             }
         }
@@ -133,7 +136,8 @@ pub fn parse(
     }
     if steps.is_empty() && sink.is_empty() {
         let hint = "add\n\n[[step]]\nid = \"answer\"\nuser = \"{{ row.question }}\"";
-        fields.error(Diagnostic::at(span, "a flow template needs at least one [[step]]").hint(hint));
+        fields
+            .error(Diagnostic::at(span, "a flow template needs at least one [[step]]").hint(hint));
     }
     fields.finish();
     sink.finish(&sources)?;

@@ -107,7 +107,9 @@ impl FlowReader {
             let more = |growth: &Growth| growth.bytes > read || growth.end.is_some();
             let (bytes, end) = match self.growth.wait_for(more).await {
                 Ok(growth) => (growth.bytes, growth.end.clone()),
-                Err(_) => return Err(StageError::Failed("the expansion ended without a word".into())),
+                Err(_) => {
+                    return Err(StageError::Failed("the expansion ended without a word".into()));
+                }
             };
             if bytes > self.read {
                 self.fill((bytes - self.read).min(CHUNK as u64) as usize)?;
@@ -122,9 +124,9 @@ impl FlowReader {
         self.start = 0;
         let old = self.buffer.len();
         self.buffer.resize(old + length, 0);
-        self.file
-            .read_exact_at(&mut self.buffer[old..], self.read)
-            .map_err(|error| StageError::Failed(format!("cannot read the table of flows: {error}")))?;
+        self.file.read_exact_at(&mut self.buffer[old..], self.read).map_err(|error| {
+            StageError::Failed(format!("cannot read the table of flows: {error}"))
+        })?;
         self.read += length as u64;
         Ok(())
     }

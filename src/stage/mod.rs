@@ -25,8 +25,8 @@ mod sample_run;
 mod views;
 pub mod workflow;
 
-pub use flows::Flows;
 pub use flow_template::FlowTemplate;
+pub use flows::Flows;
 pub use views::View;
 
 /// What flows between stages.
@@ -165,8 +165,13 @@ pub trait Stage: Send + Sync {
     ) -> BoxFuture<'a, Result<Recipe, StageError>>;
 
     /// The artifact of a remembered result, or `None` when part of it is gone from the store.
-    fn restore(&self, record: &Record, recipe: &Recipe, inputs: &Inputs, context: &Context)
-    -> Option<Artifact>;
+    fn restore(
+        &self,
+        record: &Record,
+        recipe: &Recipe,
+        inputs: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact>;
 
     /// Does the work. `publish` may be called early with an artifact that still grows.
     fn run<'a>(
@@ -369,7 +374,9 @@ impl Setting<'_> {
         let mut diagnostic =
             Diagnostic::at(path.span, format!("there is no file `{}`", path.value));
         let folder = path.value.parent().unwrap_or(Utf8Path::new(""));
-        if let (Ok(entries), Some(name)) = (self.root.join(folder).read_dir_utf8(), path.value.file_name()) {
+        if let (Ok(entries), Some(name)) =
+            (self.root.join(folder).read_dir_utf8(), path.value.file_name())
+        {
             let mut names: Vec<_> =
                 entries.flatten().map(|entry| entry.file_name().to_owned()).collect();
             names.sort();

@@ -6,8 +6,8 @@ use futures_util::future::BoxFuture;
 
 use super::workflow::read_lines;
 use super::{
-    Artifact, ArtifactKind, Context, Done, Files, Inputs, Need, Samples, Setting, Stage, StageError,
-    View,
+    Artifact, ArtifactKind, Context, Done, Files, Inputs, Need, Samples, Setting, Stage,
+    StageError, View,
 };
 use crate::digest::{Digest, Recipe};
 use crate::manifest::{Diagnostic, Fields, Spanned};
@@ -26,7 +26,11 @@ struct ReportStage {
     out: Spanned<Utf8PathBuf>,
 }
 
-pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+pub(super) fn read(
+    name: &str,
+    fields: Fields<'_>,
+    setting: &Setting<'_>,
+) -> Option<Box<dyn Stage>> {
     let needs = super::needs(&fields, "samples", &[ArtifactKind::Samples]);
     if needs.is_empty() {
         let message = "a report needs `samples`: the name of a workflow, or a list of names";
@@ -77,7 +81,8 @@ impl ReportStage {
 }
 
 fn cell(samples: &Samples, context: &Context) -> Result<Cell, StageError> {
-    let gone = || StageError::Failed(format!("the profile of `{}` is gone from the store", samples.stage));
+    let gone =
+        || StageError::Failed(format!("the profile of `{}` is gone from the store", samples.stage));
     let info = context.store.blob(samples.info).ok_or_else(gone)?;
     let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
     let rows = read_lines(context, samples.table)?.into_iter();
@@ -119,7 +124,13 @@ impl Stage for ReportStage {
         .boxed()
     }
 
-    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+    fn restore(
+        &self,
+        record: &Record,
+        _: &Recipe,
+        _: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact> {
         let mut files = Files::default();
         for format in &self.formats {
             let digest = record.blob(format)?;

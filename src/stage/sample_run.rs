@@ -123,7 +123,11 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
     let metrics_ms = Some(ms(scoring));
     let live = requests.iter().any(|request| request.served_from == ServedFrom::Live);
     let observed = Observed {
-        served_from: if live || requests.is_empty() { ServedFrom::Live } else { requests[0].served_from },
+        served_from: if live || requests.is_empty() {
+            ServedFrom::Live
+        } else {
+            requests[0].served_from
+        },
         wall_ms: ms(start),
         requests,
         metrics_ms,
@@ -153,7 +157,8 @@ fn remember(
     sample: &Sample,
     observed: &Observed,
 ) -> Result<(), store::StoreError> {
-    let json = |value: Result<Value, serde_json::Error>| value.expect("BUG: a sample is plain data");
+    let json =
+        |value: Result<Value, serde_json::Error>| value.expect("BUG: a sample is plain data");
     let ports = [("sample".to_owned(), Port::Inline(json(serde_json::to_value(sample))))];
     let witness = Witness {
         run: job.run.clone(),
@@ -225,10 +230,10 @@ impl Run<'_> {
             &user,
             &before,
         );
-        let trace = settings.method.uses_tools().then(|| Trace {
-            steps: Vec::new(),
-            termination_reason: Termination::MaxIterations,
-        });
+        let trace = settings
+            .method
+            .uses_tools()
+            .then(|| Trace { steps: Vec::new(), termination_reason: Termination::MaxIterations });
         self.steps.push(StepRun {
             id: step.id.clone(),
             transcript: opening,
@@ -290,7 +295,10 @@ impl Run<'_> {
             Ok(completion) => {
                 run.transcript.push(Message::new(Role::Assistant, completion.text.clone()));
                 if completion.finish == Finish::ContentFilter {
-                    return Ok(Err((Outcome::Refused, Some("withheld by the provider".to_owned()))));
+                    return Ok(Err((
+                        Outcome::Refused,
+                        Some("withheld by the provider".to_owned()),
+                    )));
                 }
                 Ok(completion)
             }
@@ -327,7 +335,10 @@ impl Run<'_> {
                 // A reply that was cut off after its answer may have lost the end of it.
                 if completion.finish == Finish::Length {
                     run.answer = None;
-                    return Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned())));
+                    return Some((
+                        Outcome::Truncated,
+                        Some("the reply met `max_tokens`".to_owned()),
+                    ));
                 }
                 Some((Outcome::Answered, None))
             }
@@ -366,12 +377,18 @@ impl Run<'_> {
         let calling = Instant::now();
         let tools = &self.job.settings.tools;
         let (name, input) = (turn.action.as_deref(), turn.action_input.as_deref().unwrap_or(""));
-        let found = tools.iter().find(|tool| name.is_some_and(|name| tool.name().eq_ignore_ascii_case(name)));
+        let found = tools
+            .iter()
+            .find(|tool| name.is_some_and(|name| tool.name().eq_ignore_ascii_case(name)));
         let Observation { text, succeeded } = match found {
             Some(tool) => tool.call(input),
             None => {
                 let known: Vec<_> = tools.iter().map(|tool| tool.name()).collect();
-                let text = format!("error: unknown tool `{}`; tools: {}", name.unwrap_or(""), known.join(", "));
+                let text = format!(
+                    "error: unknown tool `{}`; tools: {}",
+                    name.unwrap_or(""),
+                    known.join(", ")
+                );
                 Observation { text, succeeded: false }
             }
         };

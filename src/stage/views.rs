@@ -18,16 +18,27 @@ pub struct View {
 
 impl View {
     /// Makes the file hold what it should. An edited file is replaced, and that is said.
-    pub fn restore(&self, stage: &str, was_fresh: bool, context: &Context) -> Result<(), StageError> {
+    pub fn restore(
+        &self,
+        stage: &str,
+        was_fresh: bool,
+        context: &Context,
+    ) -> Result<(), StageError> {
         let path = context.root.join(&self.path);
         match std::fs::read(&path) {
             Ok(bytes) if Digest::of(&bytes) == self.digest => return Ok(()),
             // Of a stage that has just run, the old file is expected to differ.
             Ok(_) if was_fresh => {
-                context.notice(stage, format!("`{}` was edited; restored it from the store", self.path));
+                context.notice(
+                    stage,
+                    format!("`{}` was edited; restored it from the store", self.path),
+                );
             }
             Err(_) if was_fresh => {
-                context.notice(stage, format!("`{}` was missing; restored it from the store", self.path));
+                context.notice(
+                    stage,
+                    format!("`{}` was missing; restored it from the store", self.path),
+                );
             }
             _ => {}
         }

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use super::sample_run::{self, Job, Semantics, run_sample};
 use super::{
     Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
-
 };
 use crate::digest::{Digest, Key, Recipe};
 use crate::engine::{Client, Failure, Limits, Mode, Resource};
@@ -79,7 +78,11 @@ pub struct Workflow {
     fail_on_error: FailOnError,
 }
 
-pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+pub(super) fn read(
+    name: &str,
+    fields: Fields<'_>,
+    setting: &Setting<'_>,
+) -> Option<Box<dyn Stage>> {
     let flows = super::need(&fields, "flows", ArtifactKind::Flows);
     let engine = super::need(&fields, "engine", ArtifactKind::Engine);
     let methods: Vec<_> = method::METHODS.iter().map(|method| method.name()).collect();
@@ -291,11 +294,7 @@ impl Workflow {
         text
     }
 
-    async fn run_all(
-        &self,
-        inputs: &Inputs,
-        context: &Context,
-    ) -> Result<Done, StageError> {
+    async fn run_all(&self, inputs: &Inputs, context: &Context) -> Result<Done, StageError> {
         let start = Instant::now();
         let mode = self.mode(context);
         let (flows, engine) = self.sources(inputs);
@@ -320,11 +319,17 @@ impl Workflow {
         let mut ended = false;
         let mut error = None;
         let total = || flows.count().map(|count| count * epochs);
-        let started = Event::StageStarted { stage: self.name.clone(), samples: total() };
-        (context.emit)(started);
+        let started = || Event::StageStarted { stage: self.name.clone(), samples: total() };
+        (context.emit)(started());
+        let mut counted = total().is_some();
         loop {
-            let full = running.len() >= width || index >= window.written + REORDER_MAX + width as u64;
+            let full =
+                running.len() >= width || index >= window.written + REORDER_MAX + width as u64;
             let stop = error.is_some() || context.stop.is_cancelled();
+            if !counted && total().is_some() {
+                counted = true;
+                (context.emit)(started());
+            }
             if !ended && !stop && !full {
                 // Take what comes first: another flow, or the end of a sample.
                 tokio::select! {
@@ -358,8 +363,7 @@ impl Workflow {
         let memory = self.cache.then(|| job.client.memory());
         let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
         let width = if self.batching_off { 1 } else { self.width(context).min(at_once) };
-        let profile =
-            Profile::of(&window.observed, memory, u64::from(width), Some(wall_ms));
+        let profile = Profile::of(&window.observed, memory, u64::from(width), Some(wall_ms));
         let info = self.info(&job, inputs, context, profile).await?;
         let selected = flows.count().unwrap_or(0) * epochs;
         window.finish(selected, inputs, info).await
@@ -468,7 +472,9 @@ impl Window<'_> {
         let (sample, observed) = match result {
             Ok(finished) => finished,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
-            Err(failure @ Failure::Missing(_)) => return Some(StageError::Missing(failure.to_string())),
+            Err(failure @ Failure::Missing(_)) => {
+                return Some(StageError::Missing(failure.to_string()));
+            }
             Err(other) => return Some(StageError::Failed(other.to_string())),
         };
         self.tell(index, &sample, &observed);
@@ -497,7 +503,7 @@ impl Window<'_> {
             outcome: sample.outcome,
             correct: sample.scores.first().map(|score| score.value >= 1.0),
             served_from: observed.served_from,
-            wall_ms: observed.wall_ms,
+            latency_ms: observed.latency_ms(),
             requests,
             output_tokens: live.map(|request| request.usage.output_tokens).sum(),
         });
@@ -591,7 +597,11 @@ fn read_table(
     let mut rows = BTreeMap::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let row: Value = serde_json::from_str(line).map_err(|error| {
-            StageError::User(format!("{path}:{}:{}: this line is not JSON: {error}", i + 1, error.column()))
+            StageError::User(format!(
+                "{path}:{}:{}: this line is not JSON: {error}",
+                i + 1,
+                error.column()
+            ))
         })?;
         let (Some(key), Some(value)) = (row["key"].as_str(), row["value"].as_str()) else {
             let hint = "a row of a lookup table is {\"key\": \"…\", \"value\": \"…\"}";
@@ -627,7 +637,13 @@ impl Stage for Workflow {
         .boxed()
     }
 
-    fn restore(&self, record: &Record, recipe: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+    fn restore(
+        &self,
+        record: &Record,
+        recipe: &Recipe,
+        _: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact> {
         let samples = Samples {
             stage: self.name.clone(),
             key: recipe.key(),
@@ -716,7 +732,10 @@ impl Workflow {
         let mut reader = flows.reader();
         while let Some(found) = reader.next().await? {
             if found.id == flow {
-                return Ok(Some((sample_run::recipe(&settings, engine.identity, &found, 0), found)));
+                return Ok(Some((
+                    sample_run::recipe(&settings, engine.identity, &found, 0),
+                    found,
+                )));
             }
         }
         Ok(None)
@@ -732,14 +751,16 @@ pub(super) fn read_lines<T: serde::de::DeserializeOwned>(
     context: &Context,
     table: Digest,
 ) -> Result<Vec<T>, StageError> {
-    let gone = || StageError::Failed("a table of samples is gone from the store; run again".to_owned());
+    let gone =
+        || StageError::Failed("a table of samples is gone from the store; run again".to_owned());
     let bytes = context.store.blob(table).ok_or_else(gone)?;
     bytes
         .split(|c| *c == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
-            serde_json::from_slice(line)
-                .map_err(|error| StageError::Failed(format!("a table of samples is damaged: {error}")))
+            serde_json::from_slice(line).map_err(|error| {
+                StageError::Failed(format!("a table of samples is damaged: {error}"))
+            })
         })
         .collect()
 }
@@ -749,4 +770,3 @@ pub fn sample_key(context: &Context, table: Digest, flow: &str) -> Option<Key> {
     let samples = read_samples(context, table).ok()?;
     samples.iter().find(|sample| sample.flow == flow).map(|sample| sample.key)
 }
-

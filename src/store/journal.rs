@@ -118,8 +118,12 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn open(folder: &Utf8Path) -> Result<Index, StoreError> {
-        let mut index =
-            Index { folder: folder.to_owned(), logs: Vec::new(), places: HashMap::new(), scanned_at: None };
+        let mut index = Index {
+            folder: folder.to_owned(),
+            logs: Vec::new(),
+            places: HashMap::new(),
+            scanned_at: None,
+        };
         index.scan().map_err(at("read", folder))?;
         Ok(index)
     }
@@ -135,7 +139,8 @@ impl Index {
             return false;
         }
         let grown = |log: &Log| log.file.metadata().is_ok_and(|meta| meta.len() > log.read_to);
-        self.logs.iter().any(grown) || self.log_names().is_ok_and(|names| names.len() > self.logs.len())
+        self.logs.iter().any(grown)
+            || self.log_names().is_ok_and(|names| names.len() > self.logs.len())
     }
 
     /// Reads what is new; what cannot be read now stays a miss.

@@ -259,7 +259,8 @@ impl Store {
 
     /// Makes everything written so far survive a loss of power, and keeps the stat cache.
     pub fn flush(&self) -> Result<(), StoreError> {
-        if let Some(journal) = &mut *self.journal.lock().expect("BUG: the journal lock is poisoned") {
+        if let Some(journal) = &mut *self.journal.lock().expect("BUG: the journal lock is poisoned")
+        {
             journal.sync()?;
         }
         self.stat.save()
@@ -346,7 +347,8 @@ fn create(root: &Utf8Path, marker: &Utf8Path) -> Result<(), StoreError> {
         std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
     }
     let tag = root.join("CACHEDIR.TAG");
-    let signature = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of forge; made again at need.\n";
+    let signature =
+        "Signature: 8a477f597d28d172789f06886806bc55\n# Results of forge; made again at need.\n";
     std::fs::write(&tag, signature).map_err(at("write", &tag))?;
     blob::replace(marker, format!("format = {FORMAT}\nhash = \"sha256\"\n").as_bytes())
 }
@@ -446,7 +448,8 @@ mod tests {
             store.put(record(name, name), false).unwrap();
         }
         drop(store);
-        let journal = std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
+        let journal =
+            std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
         let whole = std::fs::read(journal.path()).unwrap();
         let keys: Vec<_> = ["a", "b", "c"].iter().map(|n| record(n, n).recipe.key()).collect();
         for cut in 0..whole.len() {

@@ -19,11 +19,8 @@ impl RunFolder {
     pub(super) fn create(root: &Utf8Path) -> Result<RunFolder, StoreError> {
         fs::create_dir_all(root).map_err(at("create", root))?;
         let path = root.join("events.log");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(at("create", &path))?;
+        let log =
+            File::options().create(true).append(true).open(&path).map_err(at("create", &path))?;
         Ok(RunFolder { root: root.to_owned(), log: Mutex::new(log) })
     }
 

@@ -71,7 +71,8 @@ impl StatCache {
     /// Keeps a digest of a file as it was `seen` before it was read.
     pub(super) fn remember(&self, path: &Utf8Path, seen: Seen, digest: Digest) {
         let Some(path) = absolute(path) else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
         let racy = now - seen.modified_ns.max(seen.changed_ns) < RACY.as_nanos() as i128;
         // Changed while it was read: the digest may be of neither version.
         let moved = observe(&path).ok() != Some(seen);

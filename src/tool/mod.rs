@@ -33,7 +33,10 @@ pub trait Tool: Send + Sync {
 pub const TOOLS: &[&str] = &["calculator", "lookup"];
 
 /// Makes the tools named in a manifest, in that order. `table` is the content of the lookup file.
-pub fn build(names: &[String], table: Option<(Digest, BTreeMap<String, String>)>) -> Vec<Box<dyn Tool>> {
+pub fn build(
+    names: &[String],
+    table: Option<(Digest, BTreeMap<String, String>)>,
+) -> Vec<Box<dyn Tool>> {
     let mut table = table;
     names
         .iter()

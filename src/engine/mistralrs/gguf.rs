@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_cut_file_is_an_error_and_no_panic() {
-        let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-chat-q8_0.gguf"));
+        let whole =
+            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-chat-q8_0.gguf"));
         let whole = whole.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cut.gguf");

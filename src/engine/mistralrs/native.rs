@@ -71,12 +71,17 @@ impl Pool {
             }
             reply
         });
-        work.await.unwrap_or_else(|error| Err(EngineError::Passing(format!("the engine panicked: {error}"))))
+        work.await.unwrap_or_else(|error| {
+            Err(EngineError::Passing(format!("the engine panicked: {error}")))
+        })
     }
 }
 
 impl Engine for Pool {
-    fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Completion, EngineError>> {
+    fn complete<'a>(
+        &'a self,
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Completion, EngineError>> {
         self.answer(request).boxed()
     }
 }
@@ -200,7 +205,8 @@ impl Instance {
         let (text, was_cut) = cut_at_stop(text.trim_start(), stop);
         let (finish, usage) = match end {
             Some((reason, usage)) => {
-                let finish = if reason == "length" && !was_cut { Finish::Length } else { Finish::Stop };
+                let finish =
+                    if reason == "length" && !was_cut { Finish::Length } else { Finish::Stop };
                 (finish, usage.map(|usage| usage.completion_tokens as u64))
             }
             None if was_cut => (Finish::Stop, None),
@@ -309,7 +315,8 @@ async fn load_gguf(file: &camino::Utf8Path, dtype: ModelDType) -> Result<Model, 
         ..EngineConfig::default()
     });
     let model =
-        mistralrs::model_builder_trait::build_model_from_pipeline(pipeline, scheduler, config).await;
+        mistralrs::model_builder_trait::build_model_from_pipeline(pipeline, scheduler, config)
+            .await;
     Ok(model)
 }
 

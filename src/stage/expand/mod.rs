@@ -40,7 +40,11 @@ struct Expand {
     filter: Option<String>,
 }
 
-pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Stage>> {
+pub(super) fn read(
+    name: &str,
+    fields: Fields<'_>,
+    setting: &Setting<'_>,
+) -> Option<Box<dyn Stage>> {
     let template = super::need(&fields, "template", ArtifactKind::Template);
     if !fields.has("fixture") {
         fields.needed_text("fixture");
@@ -65,7 +69,8 @@ pub(super) fn read(name: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Opt
     let shuffle_seed = fields.integer("shuffle_seed", i64::MIN..=i64::MAX);
     let filter = fields.raw_text("filter").map(|filter| {
         if let Err(error) = Templates::default().check_expression(&filter.value) {
-            let hint = "a filter is an expression such as `row.category == 'facts'`, without braces";
+            let hint =
+                "a filter is an expression such as `row.category == 'facts'`, without braces";
             fields.error(Diagnostic::at(filter.span, error.message).hint(hint));
         }
         filter.value
@@ -130,7 +135,13 @@ impl Stage for Expand {
         .boxed()
     }
 
-    fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, context: &Context) -> Option<Artifact> {
+    fn restore(
+        &self,
+        record: &Record,
+        _: &Recipe,
+        _: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact> {
         let count = record.inline("count")?.as_u64()?;
         Flows::stored(&context.store, record.blob("flows")?, count).map(Artifact::Flows)
     }
@@ -277,7 +288,9 @@ impl<'a> Maker<'a> {
         let mut templates = Templates::default();
         for step in &template.steps {
             for (name, source) in texts(step) {
-                templates.add(&name, source).map_err(|error| StageError::User(error.to_string()))?;
+                templates
+                    .add(&name, source)
+                    .map_err(|error| StageError::User(error.to_string()))?;
             }
         }
         Ok(Maker { template, templates })
@@ -298,9 +311,15 @@ impl<'a> Maker<'a> {
         let mut tags = BTreeMap::new();
         for tag in &self.template.tags {
             let value = context["row"].get(tag).ok_or_else(|| {
-                format!("there is no column `{tag}` for the tag (known: {})", columns(&context["row"]))
+                format!(
+                    "there is no column `{tag}` for the tag (known: {})",
+                    columns(&context["row"])
+                )
             })?;
-            tags.insert(tag.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            tags.insert(
+                tag.clone(),
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            );
         }
         let mut waits = false;
         let mut steps = Vec::new();
@@ -336,7 +355,12 @@ impl<'a> Maker<'a> {
             .map_err(|error| self.explain(field, &error, context))
     }
 
-    fn explain(&self, name: &str, error: &crate::template::TemplateError, context: &Value) -> String {
+    fn explain(
+        &self,
+        name: &str,
+        error: &crate::template::TemplateError,
+        context: &Value,
+    ) -> String {
         let known = if error.undefined {
             format!(" (columns of the row: {})", columns(&context["row"]))
         } else {
@@ -362,7 +386,9 @@ fn targets(value: Value) -> Result<Vec<String>, String> {
         Value::String(text) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(flag) => Ok(flag.to_string()),
-        other => Err(format!("`targets` must give a text, a number or a list of those, not {other}")),
+        other => {
+            Err(format!("`targets` must give a text, a number or a list of those, not {other}"))
+        }
     };
     match value {
         Value::Array(items) => items.into_iter().map(one).collect(),

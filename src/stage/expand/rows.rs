@@ -66,8 +66,9 @@ impl Fixture {
         let files = match format {
             Format::Folder => {
                 let mut names = Vec::new();
-                list(full, "", &mut names)
-                    .map_err(|error| StageError::User(format!("cannot read `{path}`: {}", plain(&error))))?;
+                list(full, "", &mut names).map_err(|error| {
+                    StageError::User(format!("cannot read `{path}`: {}", plain(&error)))
+                })?;
                 names.sort();
                 let import = |name: String| Ok((name.clone(), store.import(&full.join(&name))?));
                 names.into_iter().map(import).collect::<Result<Vec<_>, StageError>>()?
@@ -138,7 +139,9 @@ impl Rows {
         let numbered = parts.into_iter().flatten().zip(1..).map(|(row, number)| {
             let (value, place) = row?;
             if !value.is_object() {
-                return Err(StageError::User(format!("{place}: a row must be a table of columns, not {value}")));
+                return Err(StageError::User(format!(
+                    "{place}: a row must be a table of columns, not {value}"
+                )));
             }
             Ok(Row { value, number, place })
         });
@@ -157,12 +160,14 @@ type Placed = Box<dyn Iterator<Item = Result<(Value, String), StageError>>>;
 
 fn read(fixture: &Fixture, store: &Arc<Store>) -> Result<Placed, StageError> {
     let path = fixture.path.clone();
-    let (_, digest) = &fixture.files.first().ok_or_else(|| {
-        StageError::User(format!("the folder `{path}` has no files"))
-    })?;
+    let (_, digest) = &fixture
+        .files
+        .first()
+        .ok_or_else(|| StageError::User(format!("the folder `{path}` has no files")))?;
     let open = || {
-        File::open(store.blob_path(*digest))
-            .map_err(|error| StageError::Failed(format!("cannot read `{path}` from the store: {error}")))
+        File::open(store.blob_path(*digest)).map_err(|error| {
+            StageError::Failed(format!("cannot read `{path}` from the store: {error}"))
+        })
     };
     let bytes = |digest: Digest| {
         store.blob(digest).ok_or_else(|| {
@@ -177,9 +182,8 @@ fn read(fixture: &Fixture, store: &Arc<Store>) -> Result<Placed, StageError> {
             let mut text = String::new();
             let mut files = Vec::new();
             for (name, digest) in &fixture.files {
-                let content = String::from_utf8(bytes(*digest)?).map_err(|_| {
-                    StageError::User(format!("`{path}/{name}` is not UTF-8 text"))
-                })?;
+                let content = String::from_utf8(bytes(*digest)?)
+                    .map_err(|_| StageError::User(format!("`{path}/{name}` is not UTF-8 text")))?;
                 text.push_str(&format!("==> {name} <==\n{content}"));
                 if !content.ends_with('\n') {
                     text.push('\n');
@@ -226,20 +230,28 @@ fn csv_rows(file: File, path: Utf8PathBuf) -> Result<Placed, StageError> {
         let record = record.map_err(|error| fail(error, &path))?;
         let line = record.position().map_or(0, csv::Position::line);
         let cells = header.iter().zip(record.iter());
-        let row: Map<String, Value> =
-            cells.map(|(name, cell)| (name.trim_start_matches('\u{feff}').to_owned(), cell.into())).collect();
+        let row: Map<String, Value> = cells
+            .map(|(name, cell)| (name.trim_start_matches('\u{feff}').to_owned(), cell.into()))
+            .collect();
         Ok((Value::Object(row), format!("{path}:{line}")))
     })))
 }
 
 fn json_rows(bytes: &[u8], path: &Utf8Path) -> Result<Placed, StageError> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        StageError::User(format!("{path}:{}:{}: this is not JSON: {error}", error.line(), error.column()))
+        StageError::User(format!(
+            "{path}:{}:{}: this is not JSON: {error}",
+            error.line(),
+            error.column()
+        ))
     })?;
     let Value::Array(rows) = value else {
         return Err(StageError::User(format!("{path}: a JSON fixture is a list of rows")));
     };
     let path = path.to_owned();
-    let placed = rows.into_iter().enumerate().map(move |(i, row)| Ok((row, format!("{path}, row {}", i + 1))));
+    let placed = rows
+        .into_iter()
+        .enumerate()
+        .map(move |(i, row)| Ok((row, format!("{path}, row {}", i + 1))));
     Ok(Box::new(placed))
 }
