@@ -8,7 +8,7 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::manifest::{Diagnostic, Diagnostics, Manifest, Sink, Span, closest};
+use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest, Sink, Sources, Span, closest};
 use crate::stage::{ArtifactKind, Need, STAGES, Setting, Stage};
 
 /// A stage in the graph.
@@ -33,40 +33,53 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Reads every stage and connects them. Everything that is wrong is reported at once.
-    pub fn build(
+    /// Reads a manifest with all its stages, and connects them. Everything that is wrong is reported at
+    /// once.
+    pub fn load(
+        inputs: &Inputs<'_>,
+        root: &Utf8Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Manifest, Graph), Diagnostics> {
+        let (sink, mut sources) = (Sink::default(), Sources::default());
+        let loaded = Manifest::read(inputs, &mut sources, &sink).map(|manifest| {
+            let graph = Graph::build(&manifest, root, env, &sink);
+            (manifest, graph)
+        });
+        sink.finish(&sources)?;
+        Ok(loaded.expect("BUG: a manifest that failed without a word"))
+    }
+
+    fn build(
         manifest: &Manifest,
         root: &Utf8Path,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Graph, Diagnostics> {
-        let sink = Sink::default();
+        sink: &Sink,
+    ) -> Graph {
         let setting = Setting { manifest, root, env };
         let mut nodes = Vec::new();
-        // Names that are declared, also of stages that cannot be read: a need for them is no error.
-        let mut declared: BTreeSet<&str> = BTreeSet::new();
+        // Also of stages that cannot be read: a need for them is no further error.
+        let mut declared: BTreeSet<&str> = manifest.declared.iter().map(String::as_str).collect();
         for decl in &manifest.stages {
-            declared.insert(&decl.base);
             declared.insert(&decl.name);
             let (kind, read) = STAGES
                 .iter()
                 .find(|(kind, _)| *kind == decl.kind)
                 .expect("BUG: an unknown kind passed the manifest");
-            if let Some(stage) = read(&decl.name, manifest.fields(decl, &sink), &setting) {
+            if let Some(stage) = read(&decl.name, manifest.fields(decl, sink), &setting) {
                 let (name, base) = (decl.name.clone(), decl.base.clone());
                 nodes.push(Node { name, base, kind, stage, needs: Vec::new(), span: decl.span });
             }
         }
-        connect(&mut nodes, &declared, &sink);
-        check_outputs(&nodes, &sink);
+        connect(&mut nodes, &declared, sink);
+        check_outputs(&nodes, sink);
         let order = match sort(&nodes) {
             Ok(order) => order,
             Err(cycle) => {
-                report_cycle(&nodes, &cycle, &sink);
+                report_cycle(&nodes, &cycle, sink);
                 Vec::new()
             }
         };
-        sink.finish(&manifest.sources)?;
-        Ok(Graph { nodes, order })
+        Graph { nodes, order }
     }
 
     /// The nodes in the order of the manifest.
@@ -149,12 +162,16 @@ fn resolve(
         nodes.iter().filter(|n| fits(n.stage.gives())).map(|n| n.base.as_str()).collect();
     let known = match suitable.len() {
         0 => format!("no stage gives {wanted}"),
-        _ => format!("{wanted}: {}", suitable.iter().copied().collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "stages that give {wanted}: {}",
+            suitable.iter().copied().collect::<Vec<_>>().join(", ")
+        ),
     };
     let Some(found) = by_name.get(name) else {
         if !declared.contains(name.as_str()) {
             let message = format!("unknown stage `{name}` ({known})");
-            sink.push(Diagnostic::at(span, message).did_you_mean(name, suitable));
+            let names = if suitable.is_empty() { declared.clone() } else { suitable };
+            sink.push(Diagnostic::at(span, message).did_you_mean(name, names));
         }
         return Vec::new();
     };
@@ -257,6 +274,6 @@ fn walk(group: &BTreeSet<usize>, nodes: &[Node]) -> Vec<usize> {
 
 fn report_cycle(nodes: &[Node], cycle: &[usize], sink: &Sink) {
     let names: Vec<_> = cycle.iter().map(|i| format!("`{}`", nodes[*i].name)).collect();
-    let message = format!("stages need each other in a circle: {}", names.join(" -> "));
+    let message = format!("stages need each other in a circle: {}", names.join(" needs "));
     sink.push(Diagnostic::at(nodes[cycle[0]].span, message).label("part of the circle"));
 }

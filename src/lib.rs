@@ -3,7 +3,7 @@
 //! A TOML manifest declares stages; the stages form a graph; every node, down to each model request, is
 //! named by the hash of what it depends on, and remembered under that name.
 //!
-//! The walk of the data: `cli::apply` → [`manifest::Manifest::parse`].
+//! The walk of the data: `cli::apply` → [`graph::Graph::load`].
 //!
 //! A module uses those before it in this list, never those after; `tests/architecture.rs` checks it.
 

@@ -44,8 +44,7 @@ impl Project {
         };
         let kinds = kinds();
         let inputs = Inputs { path: &path, read: &read, env: &env, set: &args.set, kinds: &kinds };
-        let manifest = Manifest::parse(&inputs)?;
-        let graph = Graph::build(&manifest, &root, &env)?;
+        let (manifest, graph) = Graph::load(&inputs, &root, &env)?;
         Ok(Project { root, manifest, graph })
     }
 

@@ -311,7 +311,8 @@ impl<'a> Fields<'a> {
     fn check_choice(&self, name: &str, text: &Spanned<String>, known: &[&str]) -> bool {
         let found = known.contains(&text.value.as_str());
         if !found {
-            let message = format!("unknown {name} `{}` (known: {})", text.value, known.join(", "));
+            let one = name.strip_suffix('s').unwrap_or(name);
+            let message = format!("unknown {one} `{}` (known: {})", text.value, known.join(", "));
             let diagnostic = Diagnostic::at(text.span, message);
             self.error(diagnostic.did_you_mean(&text.value, known.iter().copied()));
         }

@@ -2,7 +2,7 @@
 //! Knows no kind of stage: kinds read their own tables. Reads no file and no environment itself; both
 //! come in as functions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Map, Value, json};
@@ -49,6 +49,8 @@ pub struct Manifest {
     pub params: BTreeMap<String, Value>,
     /// Stages with their matrix cells, in the order of the files.
     pub stages: Vec<StageDecl>,
+    /// Names of all declared stages, also of those that could not be read.
+    pub declared: BTreeSet<String>,
     /// Folder of the store, where the manifest names one.
     pub store: Option<Utf8PathBuf>,
     /// Digest of all files.
@@ -75,23 +77,16 @@ pub struct StageDecl {
 }
 
 impl Manifest {
-    /// Parses a manifest and all that it includes. Everything that is wrong is reported at once.
-    pub fn parse(inputs: &Inputs<'_>) -> Result<Manifest, Diagnostics> {
-        let sink = Sink::default();
-        let mut loader =
-            Loader { inputs, sink: &sink, sources: Sources::default(), stack: Vec::new() };
-        let Some(root) = loader.load(inputs.path, None) else {
-            let sources = loader.sources;
-            return Err(sink.finish(&sources).expect_err("BUG: a file that failed without a word"));
-        };
-        let sources = loader.sources;
+    /// Reads a manifest and all that it includes. What is wrong goes to `sink`; the stages that could be
+    /// read come back all the same, so that their fields are checked in the same go. `None` when a file
+    /// cannot be read, is no TOML, or a parameter has no value: what follows would only repeat it.
+    pub fn read(inputs: &Inputs<'_>, sources: &mut Sources, sink: &Sink) -> Option<Manifest> {
+        let mut loader = Loader { inputs, sink, sources, stack: Vec::new() };
+        let root = loader.load(inputs.path, None)?;
         if !sink.is_empty() {
-            // What follows from a file that could not be read would only repeat it.
-            return Err(sink.finish(&sources).expect_err("BUG: errors that vanished"));
+            return None;
         }
-        let manifest = build(root, inputs, sources.clone(), &sink);
-        sink.finish(&sources)?;
-        Ok(manifest)
+        build(&root, inputs, sources.clone(), sink)
     }
 
     /// Reads the fields of a stage.
@@ -106,7 +101,7 @@ impl Manifest {
 struct Loader<'a> {
     inputs: &'a Inputs<'a>,
     sink: &'a Sink,
-    sources: Sources,
+    sources: &'a mut Sources,
     /// Files being read, outermost first.
     stack: Vec<Utf8PathBuf>,
 }
@@ -201,13 +196,16 @@ impl Loader<'_> {
     }
 }
 
-fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Manifest {
+fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Option<Manifest> {
     let nothing = Value::Null;
     let start = Span { source: 0, start: 0, end: 0 };
-    let top = Fields::new("the manifest", start, &root, &nothing, sink);
+    let top = Fields::new("the manifest", start, root, &nothing, sink);
     let params =
-        top.table("params").map_or_else(BTreeMap::new, |_| params::resolve(&root, inputs, sink));
+        top.table("params").map_or_else(BTreeMap::new, |_| params::resolve(root, inputs, sink));
     params::check_overrides(&params, inputs, sink);
+    if !sink.is_empty() {
+        return None;
+    }
     let context = json!({ "params": params });
 
     let stem = inputs.path.file_stem().unwrap_or("pipeline").to_owned();
@@ -239,13 +237,13 @@ fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Man
         top.table("store");
     }
     top.table("defaults");
-    if top.table("stage").is_none() && sink.is_empty() {
+    if top.table("stage").is_none() {
         sink.push(
             Diagnostic::nowhere(format!("`{}` has no stages", inputs.path))
                 .hint("declare one with [stage.<name>], or start from `forge init`"),
         );
     }
-    let stages = stages::read(&root, &context, inputs.kinds, sink);
+    let stages = stages::read(root, &context, inputs.kinds, sink);
     top.finish();
 
     let mut digest = DigestStream::default();
@@ -255,16 +253,18 @@ fn build(root: Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Man
             digest.update(part.as_bytes());
         }
     }
-    Manifest {
+    let declared = ordered(root, "stage").into_iter().map(|(name, _)| name.clone()).collect();
+    Some(Manifest {
         path: inputs.path.to_owned(),
         name,
         description,
         params,
         stages,
         store,
+        declared,
         digest: digest.finish(),
         sources,
-    }
+    })
 }
 
 /// What names may be made of: they become parts of file names and of references to cells.

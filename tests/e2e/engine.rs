@@ -1,0 +1,162 @@
+//! Outcomes, failures and agents.
+
+use super::project::Project;
+
+fn outcomes(replies: &str, workflow: &str) -> serde_json::Value {
+    let project = Project::with(workflow, replies);
+    project.apply(&[]).result("ask")
+}
+
+#[test]
+fn what_is_no_answer_is_counted_apart_from_wrong() {
+    let replies = r#"replies = [
+        { when = "What is 1 ", reply = "Answer: 1" },
+        { when = "What is 2 ", reply = "Answer: 3" },
+        { when = "What is 3 ", reply = "Step 1: well", finish = "length" },
+        { when = "What is 4 ", reply = "  " },
+        { when = "What is 5 ", reply = "no idea" },
+        { when = "What is 6 ", reject = "content policy" },
+        { when = "What is 7 ", reply = "Answer: 7", finish = "content_filter" },
+        { reply = "Answer: 0" },
+    ]"#;
+    let result = outcomes(replies, "method = \"cot\"");
+    let expected = serde_json::json!({
+        "answered": 5, "truncated": 1, "empty": 1, "unparsable": 1, "refused": 2,
+    });
+    assert_eq!(result["outcomes"], expected);
+    // Right: 1 and the zero of the last rule. Wrong: 2, 8, 9.
+    assert_eq!(result["metrics"]["accuracy"], 0.4);
+    assert_eq!(result["metrics"]["accuracy_all"], 0.2);
+}
+
+const FLAKY: &str = r#"replies = [{ when = "What is 3 ", fail = "503 busy" }, { reply = "0" }]"#;
+
+#[test]
+fn a_failed_sample_is_never_remembered() {
+    let project = Project::with("fail_on_error = false\nmax_retries = 0", FLAKY);
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.result("ask")["outcomes"]["provider_error"], 1);
+    assert!(ran.stderr.contains("1 of 10 samples failed, first `q3`: 503 busy"), "{}", ran.stderr);
+    assert!(project.path("out/bench/report/report.html").exists(), "the others are reported");
+    // The same engine recovers: the script is another, so take one whose only difference is the failure.
+    let again = project.apply(&[]);
+    assert_eq!((again.from_disk(), again.live()), (9, 0), "only the failed one is tried again");
+}
+
+#[test]
+fn failure_policies() {
+    let run = |policy: &str| {
+        let project = Project::with(&format!("fail_on_error = {policy}\nmax_retries = 0\nconcurrency = 1"), FLAKY);
+        let ran = project.apply(&[]);
+        assert_eq!(ran.code, 1, "{policy}");
+        ran.states()["ask"].clone()
+    };
+    assert_eq!(run("true"), "failed");
+    assert_eq!(run("1"), "failed");
+    assert_eq!(run("0.05"), "failed");
+    assert_eq!(run("2"), "ran");
+    assert_eq!(run("0.5"), "ran");
+    assert_eq!(run("false"), "ran");
+}
+
+#[test]
+fn a_passing_failure_is_tried_again() {
+    let project = Project::with("max_retries = 2", "replies = [{ fail = \"503 busy\" }]");
+    project.rows(1);
+    let ran = project.apply(&[]);
+    assert!(ran.stderr.contains("503 busy (after 3 attempts)"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_slow_engine_meets_the_time_out() {
+    let project = Project::with(
+        "attempt_timeout = \"20ms\"\nmax_retries = 0",
+        "latency = \"5s\"\nreplies = [{ reply = \"0\" }]",
+    );
+    let ran = project.apply(&[]);
+    assert!(ran.stderr.contains("no answer within 20ms"), "{}", ran.stderr);
+}
+
+#[test]
+fn equal_requests_in_flight_are_asked_once() {
+    // Different rows, the same question after rendering: distinct replicas keep them apart; two stages
+    // with the same engine and settings share what the first has asked.
+    let project = Project::with("", super::project::REPLIES);
+    project.write(
+        "pipelines/bench.toml",
+        &(project.read("pipelines/bench.toml") + "\n[stage.again]\nextends = \"ask\"\nscorers = [\"f1\"]\n"),
+    );
+    let ran = project.ok(&[]);
+    let requests = &ran.done()["requests"];
+    let total: u64 = ["live", "memory", "disk", "coalesced"].iter().map(|k| requests[*k].as_u64().unwrap()).sum();
+    assert_eq!(total, 20);
+    assert_eq!(project.ok(&["--force", "again"]).states()["ask"], "fresh");
+}
+
+fn agent(replies: &str, workflow: &str) -> (serde_json::Value, serde_json::Value) {
+    let project = Project::with(&format!("method = \"react\"\n{workflow}"), replies);
+    project.rows(1);
+    project.write("fixtures/kb.jsonl", "{\"key\": \"the answer\", \"value\": \"0\"}\n");
+    let ran = project.ok(&[]);
+    let report: serde_json::Value =
+        serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+    let sample = report["cells"][0]["samples"][0]["sample"].clone();
+    (ran.result("ask"), sample)
+}
+
+#[test]
+fn an_agent_calls_tools_until_it_knows() {
+    let replies = r#"replies = [
+        { when = "What is", reply = "Thought: add\nAction: calculator[(4 + 6) * 5 - 50]" },
+        { when = "Observation: 0", reply = "Thought: check\nAction: lookup[The Answer]\nObservation: 7" },
+        { reply = "never" },
+    ]"#;
+    // The lookup gives "0" too, so the second observation meets the same rule; the third same action ends it.
+    let (result, sample) = agent(replies, "lookup = \"fixtures/kb.jsonl\"");
+    assert_eq!(result["outcomes"]["unparsable"], 1);
+    let trace = &sample["steps"][0]["trace"];
+    assert_eq!(trace["termination_reason"], "loop_detected");
+    assert_eq!(trace["steps"][0]["observation"], "0");
+    assert_eq!(trace["steps"][1]["observation"], "0", "the model's own observation is cut off");
+    assert_eq!(trace["steps"][0]["action_input"], "(4 + 6) * 5 - 50");
+}
+
+#[test]
+fn an_agent_recovers_from_malformed_turns_and_unknown_tools() {
+    let replies = r#"replies = [
+        { when = "What is", reply = "Let me think." },
+        { when = "write Action:", reply = "Thought: look\nAction: google[zero]" },
+        { when = "unknown tool `google`; tools: calculator", reply = "Action: calculator[1/0]" },
+        { when = "error: division by zero", reply = "Thought: I know.\nFinal Answer: **0**." },
+    ]"#;
+    let (result, sample) = agent(replies, "");
+    assert_eq!(result["metrics"]["accuracy"], 1.0, "{sample:#}");
+    let trace = &sample["steps"][0]["trace"];
+    assert_eq!(trace["termination_reason"], "answer");
+    assert_eq!(trace["steps"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn an_agent_stops_at_its_cap() {
+    let replies = r#"replies = [
+        { when = "What is", reply = "Action: calculator[1]" },
+        { when = "Observation: 1", reply = "Action: calculator[2]" },
+        { reply = "Action: calculator[3]" },
+    ]"#;
+    let (result, sample) = agent(replies, "max_iterations = 2");
+    assert_eq!(result["outcomes"]["unparsable"], 1);
+    assert_eq!(sample["steps"][0]["trace"]["termination_reason"], "max_iterations");
+    assert_eq!(sample["detail"], "no final answer in 2 turns");
+}
+
+#[test]
+fn react_turns_batching_off_and_says_so() {
+    let project = Project::with("method = \"react\"\nbatch_size = 8", "replies = [{ reply = \"Final Answer: 0\" }]");
+    let plan = project.forge(&["plan", "pipelines/bench.toml"]).stdout;
+    assert!(plan.contains("1 samples in flight") && plan.contains("batching is off with react"), "{plan}");
+    project.ok(&[]);
+    let report = project.read("out/bench/report/report.md");
+    let html = project.read("out/bench/report/report.html");
+    assert!(html.contains("batching is off with react"), "{report}");
+}
