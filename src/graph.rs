@@ -74,8 +74,8 @@ impl Graph {
         check_outputs(&nodes, sink);
         let order = match sort(&nodes) {
             Ok(order) => order,
-            Err(cycle) => {
-                report_cycle(&nodes, &cycle, sink);
+            Err(cycles) => {
+                cycles.iter().for_each(|cycle| report_cycle(&nodes, cycle, sink));
                 Vec::new()
             }
         };
@@ -179,8 +179,10 @@ fn resolve(
     if !fits(gives) {
         let message =
             format!("`{}` takes {wanted}, and `{name}` gives {}", need.port, gives.name());
-        let mut diagnostic = Diagnostic::at(span, message)
-            .also(nodes[found[0]].span, format!("`{name}` is a {} stage", nodes[found[0]].kind));
+        let mut diagnostic = Diagnostic::at(span, message).also(
+            nodes[found[0]].span,
+            format!("the stage `{name}` of kind {}", nodes[found[0]].kind),
+        );
         if let Some(close) = closest(name, suitable.iter().copied()).or(suitable.first().copied()) {
             diagnostic = diagnostic.hint(format!("did you mean `{close}`?"));
         }
@@ -220,8 +222,8 @@ fn check_outputs(nodes: &[Node], sink: &Sink) {
     }
 }
 
-/// An order in which every node comes after those it needs, or a cycle.
-fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<usize>> {
+/// An order in which every node comes after those it needs, or the cycles that prevent it.
+fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<Vec<usize>>> {
     let mut graph: DiGraph<usize, ()> = DiGraph::new();
     let at: Vec<NodeIndex> = (0..nodes.len()).map(|i| graph.add_node(i)).collect();
     for (i, node) in nodes.iter().enumerate() {
@@ -253,7 +255,7 @@ fn sort(nodes: &[Node]) -> Result<Vec<usize>, Vec<usize>> {
     let mut groups: Vec<BTreeSet<usize>> =
         cycles.map(|group| group.into_iter().map(|node| graph[node]).collect()).collect();
     groups.sort();
-    Err(walk(&groups[0], nodes))
+    Err(groups.iter().map(|group| walk(group, nodes)).collect())
 }
 
 /// A way round inside a strongly connected group, from its first node back to it.

@@ -1,7 +1,7 @@
 //! Graph × store: what is fresh, what is new or changed and why, what has to wait. Knows nothing of
 //! how a run is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -130,11 +130,16 @@ pub fn may_reuse(node: &Node, context: &Context) -> bool {
 }
 
 /// The whole plan. Stages that are quick and pure are run to see further; no engine is asked.
-pub async fn assess_all(graph: &Graph, context: &Context) -> Result<Vec<NodePlan>, StageError> {
+/// `nodes` are those to look at; `None` is all.
+pub async fn assess_all(
+    graph: &Graph,
+    context: &Context,
+    nodes: Option<&BTreeSet<usize>>,
+) -> Result<Vec<NodePlan>, StageError> {
     let last = LastRun::read(&context.store, &context.pipeline);
     let mut artifacts: BTreeMap<usize, Artifact> = BTreeMap::new();
     let mut plans: BTreeMap<usize, NodePlan> = BTreeMap::new();
-    for &i in graph.order() {
+    for &i in graph.order().iter().filter(|i| nodes.is_none_or(|nodes| nodes.contains(i))) {
         let node = &graph.nodes()[i];
         let (plan, artifact) = assess_node(node, graph, &artifacts, &last, context).await?;
         if let Some(artifact) = artifact {
@@ -184,7 +189,7 @@ async fn assess_node(
         false => None,
         true => {
             let ignore = |_| {};
-            Some(node.stage.run(Some(&assessed.recipe), &inputs, context, &ignore).await?.artifact)
+            Some(node.stage.run(&inputs, context, &ignore).await?.artifact)
         }
     };
     Ok((plan, artifact))
@@ -255,7 +260,7 @@ pub async fn explain(
         let artifact = match assessed.artifact {
             Some(artifact) => Some(artifact),
             None if node.stage.runs_in_plan() => {
-                let run = node.stage.run(Some(&assessed.recipe), &inputs, context, &ignore);
+                let run = node.stage.run(&inputs, context, &ignore);
                 Some(run.await?.artifact)
             }
             None => None,

@@ -112,6 +112,12 @@ impl Templates {
         let fail = |error: minijinja::Error| TemplateError::new(&error, source);
         let value =
             self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
+        if value.is_undefined() {
+            return Err(TemplateError {
+                message: format!("`{source}` is undefined"),
+                undefined: true,
+            });
+        }
         Ok(value.is_true())
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::project::{Project, select, usage};
-use super::{FAILED, Failure, INTERRUPTED, ManifestArgs, USER, block_on, print, say};
+use super::{BUG, FAILED, Failure, INTERRUPTED, ManifestArgs, USER, block_on, print, say};
 use crate::exec::{self, Finished, Lock, Selection};
 use crate::record::{Event, RunRecord, RunStatus, StageState};
 use crate::stage::{Context, Options};
@@ -60,9 +60,6 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) fn run(self) -> Result<(), Failure> {
-        if self.dry_run {
-            return super::plan::show(&self.manifest, self.json);
-        }
         if self.verbose {
             let filter = tracing_subscriber::EnvFilter::try_from_env("FORGE_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -73,6 +70,10 @@ impl Apply {
         let project = Project::open(&self.manifest)?;
         let selection = self.selection(&project)?;
         let options = self.options(&project)?;
+        if self.dry_run {
+            let nodes = selection.nodes.as_ref();
+            return super::plan::show(&project, &self.manifest, options, nodes, self.json);
+        }
         let store = project.store(&self.manifest)?;
         let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
@@ -83,7 +84,10 @@ impl Apply {
             Some(store.create_run(&context.run.id)?);
 
         let manifest_path = project.root.join(&project.manifest.path);
-        let whole = selection.nodes.is_none() && self.manifest.limit.is_none();
+        // A part of a run, or one with other parameters, is no result to commit.
+        let whole = selection.nodes.is_none()
+            && self.manifest.limit.is_none()
+            && !project.manifest.overridden;
         let finished = block_on(async {
             let interrupt = tokio::spawn(on_interrupt(context.stop.clone()));
             let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
@@ -130,7 +134,9 @@ impl Apply {
                 Some(full.ok_or_else(|| usage(format!("`{out}` is no usable folder")))?)
             }
         };
+        let reports = graph.nodes().iter().filter(|node| node.kind == "report").count();
         Ok(Options {
+            reports,
             afresh: afresh.map(|(_, node)| node.name.clone()).collect(),
             frozen: self.frozen,
             limit: self.manifest.limit,
@@ -347,6 +353,7 @@ fn shown(path: &camino::Utf8Path, context: &Context) -> Utf8PathBuf {
 fn exit(finished: &Finished) -> Result<(), Failure> {
     match finished.record.status {
         RunStatus::Completed => Ok(()),
+        _ if finished.bug => Err(Failure::Said(BUG)),
         RunStatus::Cancelled => Err(Failure::Said(INTERRUPTED)),
         _ if finished.user_error => Err(Failure::Said(USER)),
         _ => Err(Failure::Said(FAILED)),

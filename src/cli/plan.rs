@@ -1,5 +1,6 @@
 //! `forge plan`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,16 +21,22 @@ pub(super) struct PlanArgs {
 
 impl PlanArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        show(&self.manifest, self.json)
+        let project = Project::open(&self.manifest)?;
+        let options = Options { limit: self.manifest.limit, ..Options::default() };
+        show(&project, &self.manifest, options, None, self.json)
     }
 }
 
-/// Prints the plan of a manifest.
-pub(super) fn show(args: &ManifestArgs, json: bool) -> Result<(), Failure> {
-    let project = Project::open(args)?;
-    let options = Options { limit: args.limit, ..Options::default() };
+/// Prints the plan of a manifest, or of some of its stages.
+pub(super) fn show(
+    project: &Project,
+    args: &ManifestArgs,
+    options: Options,
+    nodes: Option<&BTreeSet<usize>>,
+    json: bool,
+) -> Result<(), Failure> {
     let context = project.context(project.store(args)?, options, Arc::new(|_| {}));
-    let plan = block_on(assess_all(&project.graph, &context))??;
+    let plan = block_on(assess_all(&project.graph, &context, nodes))??;
     if json {
         let text = serde_json::to_string_pretty(&plan).expect("BUG: a plan is plain data");
         print(&text);

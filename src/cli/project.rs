@@ -39,9 +39,7 @@ impl Project {
         let root = root_of(&full);
         let path =
             full.strip_prefix(&root).expect("BUG: a manifest outside its project").to_owned();
-        let read = |path: &Utf8Path| {
-            std::fs::read_to_string(root.join(path)).map_err(|error| crate::stage::plain(&error))
-        };
+        let read = |path: &Utf8Path| crate::stage::read_project_text(&root, path);
         let kinds = kinds();
         let inputs = Inputs { path: &path, read: &read, env: &env, set: &args.set, kinds: &kinds };
         let (manifest, graph) = Graph::load(&inputs, &root, &env)?;

@@ -1,6 +1,5 @@
 //! The one door to an engine: memo, single flight, permit, ask, remember. Knows nothing of methods.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -67,6 +66,9 @@ pub enum Failure {
     /// The run was interrupted before the engine was asked.
     #[error("interrupted before the request was sent")]
     Cancelled,
+    /// A template reads what is not there: the user can fix it.
+    #[error("{0}")]
+    Template(String),
     /// The answer could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -89,8 +91,6 @@ pub struct Client {
     stop: CancellationToken,
     memory: Mutex<LruCache<Key, Remembered>>,
     memory_max: usize,
-    /// One lock for each key being asked: the second who wants it waits, and then finds it in memory.
-    flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Client {
@@ -113,7 +113,6 @@ impl Client {
             stop,
             memory: Mutex::new(LruCache::new(memory_max)),
             memory_max,
-            flights: Mutex::default(),
         }
     }
 
@@ -157,26 +156,21 @@ impl Client {
         }
 
         let start = Instant::now();
-        let flight = {
-            let mut flights = self.flights.lock().expect("BUG: the flight lock is poisoned");
-            flights.entry(key).or_default().clone()
-        };
+        let flight = self.engine.flight(key);
+        let waited = flight.try_lock().is_err();
         let result = {
-            let waited = flight.try_lock().is_err();
             let _turn = flight.lock().await;
-            match self.in_memory(key).filter(|_| waited && self.mode == Mode::Live) {
-                Some(remembered) => {
+            // Another may have asked the same since the look-up.
+            match self.recall(key) {
+                Some((remembered, served_from)) => {
                     phases_ms.insert(Phase::Queue, ms(start));
-                    Ok(answer(key, &remembered, ServedFrom::Coalesced, phases_ms, 0))
+                    let served_from = if waited { ServedFrom::Coalesced } else { served_from };
+                    Ok(answer(key, &remembered, served_from, phases_ms, 0))
                 }
                 None => self.ask(recipe, key, request, phases_ms, start).await,
             }
         };
-        let mut flights = self.flights.lock().expect("BUG: the flight lock is poisoned");
-        // Two holders: the table and this call. Whoever waits holds a third and removes it later.
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(&key);
-        }
+        self.engine.landed(key, &flight);
         result
     }
 
@@ -260,10 +254,16 @@ impl Client {
                     humantime::format_duration(self.limits.attempt_timeout)
                 ),
             };
-            if attempts > self.limits.max_retries || self.stop.is_cancelled() {
+            if self.stop.is_cancelled() {
+                return Err(Failure::Cancelled);
+            }
+            if attempts > self.limits.max_retries {
                 return Err(Failure::Engine { detail, attempts });
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Failure::Cancelled),
+                () = tokio::time::sleep(pause) => {}
+            }
             pause = (pause * 2).min(BACKOFF_MAX);
         };
         let witness = Witness {

@@ -3,15 +3,15 @@
 //! An engine is a resource, not a value: its identity is known without loading it. It is loaded once per
 //! identity, at the first miss; a run of hits never loads it.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::digest::{Digest, Recipe};
+use crate::digest::{Digest, Key, Recipe};
 use crate::sample::{Completion, Request};
 
 mod client;
@@ -86,6 +86,9 @@ pub struct Resource {
     pub backend: Box<dyn Backend>,
     permits: Semaphore,
     loaded: OnceCell<Loaded>,
+    /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
+    /// and then finds it answered.
+    flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     on_load: Mutex<Vec<OnLoad>>,
 }
 
@@ -107,6 +110,7 @@ impl Resource {
             backend,
             permits: Semaphore::new(width),
             loaded: OnceCell::new(),
+            flights: Mutex::default(),
             on_load: Mutex::new(Vec::new()),
         }
     }
@@ -114,6 +118,25 @@ impl Resource {
     /// Calls `then` with the milliseconds it took, once the engine is loaded.
     pub fn on_load(&self, then: impl FnOnce(f64) + Send + 'static) {
         self.on_load.lock().expect("BUG: the load lock is poisoned").push(Box::new(then));
+    }
+
+    /// The lock of a request.
+    fn flight(&self, key: Key) -> Arc<tokio::sync::Mutex<()>> {
+        self.flights
+            .lock()
+            .expect("BUG: the flight lock is poisoned")
+            .entry(key)
+            .or_default()
+            .clone()
+    }
+
+    /// Gives a lock back.
+    fn landed(&self, key: Key, flight: &Arc<tokio::sync::Mutex<()>>) {
+        let mut flights = self.flights.lock().expect("BUG: the flight lock is poisoned");
+        // Two holders: the table and the caller. Whoever waits holds a third, and gives it back later.
+        if Arc::strong_count(flight) <= 2 {
+            flights.remove(&key);
+        }
     }
 
     /// The engine, loaded by the first who asks.

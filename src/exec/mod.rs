@@ -2,9 +2,11 @@
 //! out. Knows nothing of how events are shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -36,6 +38,8 @@ pub struct Finished {
     pub record: RunRecord,
     /// The first error the user can fix, which decides the exit code.
     pub user_error: bool,
+    /// Whether a stage panicked: our bug.
+    pub bug: bool,
     /// Samples of each workflow that has a result.
     pub samples: BTreeMap<String, TallySummary>,
     /// Files that the run put into the work tree, or found there as they should be.
@@ -58,6 +62,7 @@ struct Run {
     /// Set when a stage fails and the others shall not start.
     halted: Mutex<bool>,
     user_error: Mutex<bool>,
+    bug: Mutex<bool>,
     files: Mutex<Vec<camino::Utf8PathBuf>>,
     keys: Mutex<BTreeMap<String, LastStage>>,
 }
@@ -102,6 +107,7 @@ pub async fn apply(
         progress,
         halted: Mutex::new(false),
         user_error: Mutex::new(false),
+        bug: Mutex::new(false),
         files: Mutex::default(),
         keys: Mutex::default(),
     });
@@ -110,11 +116,8 @@ pub async fn apply(
         let run = run.clone();
         tasks.spawn(async move { run.stage(i).await });
     }
-    let mut panicked = false;
-    while let Some(ended) = tasks.join_next().await {
-        panicked |= ended.is_err();
-    }
-    let status = run.status(&record, panicked);
+    while tasks.join_next().await.is_some() {}
+    let status = run.status(&record);
     let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
     (run.context.emit)(Event::RunFinished { status, wall_ms });
     run.remember();
@@ -126,18 +129,19 @@ pub async fn apply(
     Finished {
         samples: record.stages.iter().filter_map(summary).collect(),
         user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
+        bug: *run.bug.lock().expect("BUG: the bug lock is poisoned"),
         files,
         record,
     }
 }
 
 impl Run {
-    fn status(&self, record: &Mutex<RunRecord>, panicked: bool) -> RunStatus {
+    fn status(&self, record: &Mutex<RunRecord>) -> RunStatus {
         let record = record.lock().expect("BUG: the record lock is poisoned");
         let bad = |stage: &crate::record::StageRun| {
             matches!(stage.state, Some(StageState::Failed)) || stage.error.is_some()
         };
-        if panicked || record.stages.iter().any(bad) {
+        if record.stages.iter().any(bad) {
             RunStatus::Failed
         } else if self.context.stop.is_cancelled() {
             RunStatus::Cancelled
@@ -167,7 +171,16 @@ impl Run {
         let outcome = match inputs {
             Err(error) => Err(error),
             Ok(_) if self.is_halted() => Err(StageError::Cancelled),
-            Ok(inputs) => self.work(i, node, &inputs).await,
+            // A panic must not leave the stages that wait for this one waiting for ever.
+            Ok(inputs) => {
+                match AssertUnwindSafe(self.work(i, node, &inputs)).catch_unwind().await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        *self.bug.lock().expect("BUG: the bug lock is poisoned") = true;
+                        Err(StageError::Failed("a bug of forge (see above)".to_owned()))
+                    }
+                }
+            }
         };
         let outcome = outcome.unwrap_or_else(|error| self.failed(&error));
         let summary = match &outcome.artifact {
@@ -244,7 +257,6 @@ impl Run {
             .0
             .iter()
             .any(|input| matches!(&input.artifact, Artifact::Flows(flows) if !flows.is_whole()));
-        let mut recipe = None;
         if !(growing && node.stage.streams()) {
             let assessed = plan::assess(node, inputs, context).await?;
             if let Some(artifact) = assessed.artifact {
@@ -256,7 +268,6 @@ impl Run {
             if context.options.frozen && !known {
                 return Err(self.frozen(node, &assessed.recipe));
             }
-            recipe = Some(assessed.recipe);
         }
         if self.selection.only.as_ref().is_some_and(|only| !only.contains(&i))
             && !node.stage.runs_in_plan()
@@ -272,22 +283,12 @@ impl Run {
         if node.stage.as_workflow().is_none() && node.kind != "engine" {
             (context.emit)(Event::StageStarted { stage: node.name.clone(), samples: None });
         }
-        let done = node.stage.run(recipe.as_ref(), inputs, context, &publish).await?;
-        let recipe = match recipe {
-            Some(recipe) => recipe,
-            None => node.stage.recipe(inputs, context).await?,
-        };
-        self.done(node, inputs, recipe, done)
+        let done = node.stage.run(inputs, context, &publish).await?;
+        self.done(node, inputs, done)
     }
 
-    fn done(
-        &self,
-        node: &Node,
-        inputs: &Inputs,
-        recipe: Recipe,
-        done: Done,
-    ) -> Result<Outcome, StageError> {
-        let Done { mut artifact, outcome, worked, failure } = done;
+    fn done(&self, node: &Node, inputs: &Inputs, done: Done) -> Result<Outcome, StageError> {
+        let Done { mut artifact, recipe, outcome, worked, failure } = done;
         let context = &*self.context;
         let afresh = !plan::may_reuse(node, context);
         let before = if worked || afresh { None } else { context.store.get(recipe.key()) };

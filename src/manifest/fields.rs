@@ -301,11 +301,18 @@ impl<'a> Fields<'a> {
         self.check_choice(name, &text, known).then_some(text)
     }
 
-    /// Words, each of a set.
+    /// Words, each of a set and none twice.
     pub fn choices(&self, name: &str, known: &[&str]) -> Option<Vec<String>> {
-        let texts = self.texts(name)?;
-        let kept = texts.into_iter().filter(|text| self.check_choice(name, text, known));
-        Some(kept.map(|text| text.value).collect())
+        let mut kept: Vec<String> = Vec::new();
+        for text in self.texts(name)? {
+            if kept.contains(&text.value) {
+                let message = format!("`{}` stands twice in `{name}`", text.value);
+                self.error(Diagnostic::at(text.span, message));
+            } else if self.check_choice(name, &text, known) {
+                kept.push(text.value);
+            }
+        }
+        Some(kept)
     }
 
     fn check_choice(&self, name: &str, text: &Spanned<String>, known: &[&str]) -> bool {

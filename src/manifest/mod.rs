@@ -47,6 +47,8 @@ pub struct Manifest {
     pub description: Option<String>,
     /// Parameters after the environment and `--set`.
     pub params: BTreeMap<String, Value>,
+    /// Whether one of them is not what the manifest says.
+    pub overridden: bool,
     /// Stages with their matrix cells, in the order of the files.
     pub stages: Vec<StageDecl>,
     /// Names of all declared stages, also of those that could not be read.
@@ -81,7 +83,7 @@ impl Manifest {
     /// read come back all the same, so that their fields are checked in the same go. `None` when a file
     /// cannot be read, is no TOML, or a parameter has no value: what follows would only repeat it.
     pub fn read(inputs: &Inputs<'_>, sources: &mut Sources, sink: &Sink) -> Option<Manifest> {
-        let mut loader = Loader { inputs, sink, sources, stack: Vec::new() };
+        let mut loader = Loader { inputs, sink, sources, stack: Vec::new(), read: BTreeSet::new() };
         let root = loader.load(inputs.path, None)?;
         if !sink.is_empty() {
             return None;
@@ -104,6 +106,8 @@ struct Loader<'a> {
     sources: &'a mut Sources,
     /// Files being read, outermost first.
     stack: Vec<Utf8PathBuf>,
+    /// Files that are part of the manifest already: included twice, a file counts once.
+    read: BTreeSet<Utf8PathBuf>,
 }
 
 impl Loader<'_> {
@@ -132,6 +136,7 @@ impl Loader<'_> {
         let source = self.sources.add(path, &text);
         let mut table = tree::parse(&text, source, self.sink);
         self.stack.push(path.to_owned());
+        self.read.insert(path.to_owned());
         if let Some(include) = table.remove("include") {
             self.join(&mut table, include.node, path);
         }
@@ -156,6 +161,9 @@ impl Loader<'_> {
                 self.sink.push(Diagnostic::at(node.span, message));
                 continue;
             };
+            if self.read.contains(&file) && !self.stack.contains(&file) {
+                continue;
+            }
             if let Some(other) = self.load(&file, Some(node.span)) {
                 self.merge(table, other, &mut Vec::new());
             }
@@ -200,8 +208,10 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
     let nothing = Value::Null;
     let start = Span { source: 0, start: 0, end: 0 };
     let top = Fields::new("the manifest", start, root, &nothing, sink);
-    let params =
-        top.table("params").map_or_else(BTreeMap::new, |_| params::resolve(root, inputs, sink));
+    let params = top
+        .table("params")
+        .map_or_else(params::Params::default, |_| params::resolve(root, inputs, sink));
+    let params::Params { values: params, overridden } = params;
     params::check_overrides(&params, inputs, sink);
     if !sink.is_empty() {
         return None;
@@ -259,6 +269,7 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
         name,
         description,
         params,
+        overridden,
         stages,
         store,
         declared,

@@ -12,9 +12,18 @@ use super::{Inputs, is_name, ordered};
 
 const TYPES: &[&str] = &["string", "integer", "number", "boolean"];
 
+/// Parameters with their values.
+#[derive(Default)]
+pub struct Params {
+    /// By name.
+    pub values: BTreeMap<String, Value>,
+    /// Whether one of them is not its default.
+    pub overridden: bool,
+}
+
 /// The value of every parameter of `[params]`.
-pub fn resolve(root: &Table, inputs: &Inputs<'_>, sink: &Sink) -> BTreeMap<String, Value> {
-    let mut out = BTreeMap::new();
+pub fn resolve(root: &Table, inputs: &Inputs<'_>, sink: &Sink) -> Params {
+    let mut out = Params::default();
     for (name, entry) in ordered(root, "params") {
         if !is_name(name) || name.contains('-') {
             let message = format!("`{name}` is no name for a parameter");
@@ -22,7 +31,8 @@ pub fn resolve(root: &Table, inputs: &Inputs<'_>, sink: &Sink) -> BTreeMap<Strin
             continue;
         }
         if let Some(value) = resolve_one(name, entry, inputs, sink) {
-            out.insert(name.clone(), value);
+            out.overridden |= default_of(entry).is_some_and(|default| default != value);
+            out.values.insert(name.clone(), value);
         }
     }
     out
@@ -88,6 +98,13 @@ fn resolve_one(name: &str, entry: &Entry, inputs: &Inputs<'_>, sink: &Sink) -> O
         return None;
     }
     Some(default.item.to_json())
+}
+
+fn default_of(entry: &Entry) -> Option<Value> {
+    match &entry.node.item {
+        Item::Table(table) => Some(table.get("default")?.node.item.to_json()),
+        item => Some(item.to_json()),
+    }
 }
 
 fn type_of(default: &Node, name: &str, sink: &Sink) -> Option<&'static str> {

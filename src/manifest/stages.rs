@@ -33,7 +33,11 @@ pub fn read(root: &Table, context: &Value, kinds: &[&str], sink: &Sink) -> Vec<S
             }
         }
         let matrix = table.remove("matrix");
-        for cell in cells(matrix.as_ref(), &table, sink) {
+        let own = match &entry.node.item {
+            Item::Table(own) => own,
+            _ => continue,
+        };
+        for cell in cells(matrix.as_ref(), own, &table, sink) {
             let mut table = table.clone();
             table.extend(cell.fields);
             out.push(StageDecl {
@@ -153,7 +157,9 @@ struct Cell {
 
 /// The product of the axes. An axis that a string of the stage reads as `{{ matrix.x }}` is only that;
 /// any other sets the field of its name.
-fn cells(matrix: Option<&Entry>, table: &Table, sink: &Sink) -> Vec<Cell> {
+/// It wins over inherited fields and defaults, but not over the stage's `own`: that would be two answers to
+/// one question.
+fn cells(matrix: Option<&Entry>, own: &Table, table: &Table, sink: &Sink) -> Vec<Cell> {
     let single = || vec![Cell { suffix: String::new(), fields: Table::new(), values: None }];
     let Some(matrix) = matrix else { return single() };
     let Item::Table(axes) = &matrix.node.item else {
@@ -182,10 +188,7 @@ fn cells(matrix: Option<&Entry>, table: &Table, sink: &Sink) -> Vec<Cell> {
             return single();
         }
         let is_variable = read.contains(&format!("matrix.{axis}"));
-        if !is_variable
-            && let Some(fixed) =
-                table.get(axis.as_str()).filter(|fixed| fixed.key.source == entry.key.source)
-        {
+        if !is_variable && let Some(fixed) = own.get(axis.as_str()) {
             let message = format!("`{axis}` is set both by the stage and by its matrix");
             sink.push(Diagnostic::at(entry.key, message).also(fixed.key, "set here too"));
         }

@@ -1,5 +1,8 @@
 //! Finding the answer in a reply. Knows nothing of targets: what is right is the scorers' business.
 
+/// Layers of decoration taken off an answer: a reply of a million asterisks is no reason to spend a minute.
+const DECORATIONS_MAX: u32 = 8;
+
 /// The whole reply as an answer: a stated answer (`The answer is …`) where there is one, else all of it,
 /// without decoration.
 pub fn whole(reply: &str) -> String {
@@ -9,25 +12,32 @@ pub fn whole(reply: &str) -> String {
     }
 }
 
-/// The last stated answer, `Answer: X` or `the answer is X`, with the text before it.
-/// The answer ends with its line; a line that ends right after the mark goes on below.
+/// The last stated answer with the text before it: what follows the last `Answer:` that anything follows,
+/// or where there is none the last `the answer is`. It ends with its line; a line that ends right after the mark goes on below.
 pub fn stated(reply: &str) -> Option<(String, String)> {
     // ASCII lower case keeps every byte where it is.
     let lower = reply.to_ascii_lowercase();
-    let explicit = lower.rfind("answer:").map(|at| (at, at + "answer:".len()));
-    let spoken = lower.rfind("answer is").map(|at| (at, at + "answer is".len()));
-    let (at, end) = explicit.max(spoken)?;
-    let rest = reply[end..].trim_start_matches([':', '*', '_', ' ', '\t']);
-    let line = rest.trim_start().lines().next().unwrap_or("");
-    let answer = undecorated(line);
-    (!answer.is_empty()).then(|| (reply[..at].trim().to_owned(), answer))
+    let ends = |mark: &'static str| {
+        lower.rmatch_indices(mark).map(|(at, mark)| (at, at + mark.len())).collect::<Vec<_>>()
+    };
+    // "The answer isn't …" states none.
+    let is_whole = |end: usize| {
+        !lower[end..].starts_with(|c: char| c.is_alphanumeric() || c == '\'' || c == '’')
+    };
+    let spoken = ends("answer is").into_iter().filter(|(_, end)| is_whole(*end));
+    let mut places = ends("answer:").into_iter().chain(spoken);
+    places.find_map(|(at, end)| {
+        let rest = reply[end..].trim_start_matches([':', '*', '_', ' ', '\t']);
+        let answer = undecorated(rest.trim_start().lines().next().unwrap_or(""));
+        (!answer.is_empty()).then(|| (reply[..at].trim().to_owned(), answer))
+    })
 }
 
 /// Without surrounding quotes, Markdown emphasis and a sentence's full stop; the point of an
 /// abbreviation ("D.C.") stays.
 pub fn undecorated(text: &str) -> String {
     let mut text = text.trim();
-    loop {
+    for _ in 0..DECORATIONS_MAX {
         let before = text;
         text = text.trim();
         for mark in ["**", "__", "*", "_", "`", "\"", "'", "“", "”"] {
@@ -46,9 +56,10 @@ pub fn undecorated(text: &str) -> String {
             text = rest;
         }
         if text == before {
-            return text.to_owned();
+            break;
         }
     }
+    text.to_owned()
 }
 
 /// Whether the last word is a lone letter or has a point inside, as in "D.C" or "J. K".

@@ -51,6 +51,8 @@ mod tests {
     fn the_last_answer_wins() {
         check("Answer: 4. No, wait.\nAnswer: 5", Some("5"));
         check("Answer: 4. No, Answer: 5", Some("5"));
+        check("Answer: Paris\n\nAnswer:", Some("Paris"));
+        check("Answer: 42\nThe answer is in dollars.", Some("42"));
         check("So the answer is 4. Sorry, the answer is 5.", Some("5"));
     }
 
@@ -71,5 +73,6 @@ mod tests {
     fn without_an_answer_it_is_unparsable() {
         check("Step 1: 4 + 6 = 10", None);
         check("Answer:", None);
+        check("The answer isn't known to me.", None);
     }
 }

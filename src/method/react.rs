@@ -55,7 +55,14 @@ impl Method for React {
     fn read(&self, reply: &str) -> Turn {
         // An engine without stop strings lets the model make up an observation and go on from it.
         let said = reply.split(OBSERVATION).next().unwrap_or("");
+        let action = said.rsplit_once("Action:").map(|(before, call)| (before, parse_call(call)));
         if let Some((before, after)) = said.rsplit_once("Final Answer:") {
+            // An action after it means that "Final Answer:" was only talked about.
+            if let Some((thinking, Ok((tool, input)))) = action
+                && thinking.len() > before.len()
+            {
+                return Turn::Call { tool, input, thought: thought(thinking) };
+            }
             let answer = answer::undecorated(after.trim().lines().next().unwrap_or(""));
             return if answer.is_empty() {
                 again("the final answer is empty; write Final Answer: <result>", before)
@@ -63,12 +70,12 @@ impl Method for React {
                 Turn::Done { answer, thought: thought(before) }
             };
         }
-        let Some((before, call)) = said.rsplit_once("Action:") else {
-            return again("write Action: <tool>[<input>] or Final Answer: <result>", said);
-        };
-        match parse_call(call) {
-            Ok((tool, input)) => Turn::Call { tool, input, thought: thought(before) },
-            Err(hint) => again(&hint, before),
+        match action {
+            None => again("write Action: <tool>[<input>] or Final Answer: <result>", said),
+            Some((before, Ok((tool, input)))) => {
+                Turn::Call { tool, input, thought: thought(before) }
+            }
+            Some((before, Err(hint))) => again(&hint, before),
         }
     }
 }
@@ -149,6 +156,7 @@ mod tests {
     fn the_final_answer_ends_it() {
         assert_eq!(call("Thought: I know.\nFinal Answer: J. K. Rowling"), "answer J. K. Rowling");
         assert_eq!(call("Final Answer: 4\nFinal Answer: **5**."), "answer 5");
+        assert_eq!(call("Not yet the Final Answer: soon.\nAction: lookup[x]"), "lookup <- x");
     }
 
     #[test]

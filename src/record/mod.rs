@@ -12,7 +12,7 @@ mod profile;
 mod run;
 mod tally;
 
-pub use profile::{BatchStats, CacheStats, Profile};
+pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
 pub use tally::{Tally, TallySummary};
 

@@ -58,46 +58,54 @@ impl BatchStats {
     }
 }
 
-impl Profile {
-    /// Adds up observations. `memory` is (entries, bound) of the memory cache, `None` when caching is off;
-    /// `width` is how many requests could be in flight.
-    pub fn of(
-        observed: &[Observed],
+/// Adds up observations without keeping them: eight bytes for each phase of a request.
+#[derive(Debug, Default)]
+pub struct ProfileBuilder {
+    phases: BTreeMap<Phase, Vec<f64>>,
+    hits: u64,
+    misses: u64,
+    saved_ms: f64,
+}
+
+impl ProfileBuilder {
+    /// Adds what was observed of a sample.
+    pub fn add(&mut self, sample: &Observed) {
+        for request in &sample.requests {
+            for (phase, ms) in &request.phases_ms {
+                self.phases.entry(*phase).or_default().push(*ms);
+            }
+            if request.served_from == ServedFrom::Live {
+                self.misses += 1;
+            } else {
+                self.hits += 1;
+                self.saved_ms += request.live_ms.unwrap_or(0.0);
+            }
+        }
+        if let Some(ms) = sample.metrics_ms {
+            self.phases.entry(Phase::Metrics).or_default().push(ms);
+        }
+    }
+
+    /// The profile. `memory` is (entries, bound) of the memory cache, `None` when caching is off; `width`
+    /// is how many requests could be in flight.
+    pub fn finish(
+        self,
         memory: Option<(u64, u64)>,
         width: u64,
         total_wall_time_ms: Option<f64>,
-    ) -> Self {
-        let mut phases: BTreeMap<Phase, Vec<f64>> = BTreeMap::new();
-        let (mut hits, mut misses, mut saved) = (0, 0, 0.0);
-        for sample in observed {
-            for request in &sample.requests {
-                for (phase, ms) in &request.phases_ms {
-                    phases.entry(*phase).or_default().push(*ms);
-                }
-                if request.served_from == ServedFrom::Live {
-                    misses += 1;
-                } else {
-                    hits += 1;
-                    saved += request.live_ms.unwrap_or(0.0);
-                }
-            }
-            if let Some(ms) = sample.metrics_ms {
-                phases.entry(Phase::Metrics).or_default().push(ms);
-            }
-        }
+    ) -> Profile {
+        let ProfileBuilder { phases, hits, misses, saved_ms } = self;
         let requests = hits + misses;
+        let summary = |(phase, values)| Some((phase, Summary::of(values)?));
         Profile {
-            profiling_summary: phases
-                .into_iter()
-                .filter_map(|(phase, values)| Some((phase, Summary::of(values)?)))
-                .collect(),
+            profiling_summary: phases.into_iter().filter_map(summary).collect(),
             cache_stats: memory.map(|(size, max_size)| CacheStats {
                 hits,
                 misses,
                 hit_rate: (requests > 0).then(|| hits as f64 / requests as f64),
                 size,
                 max_size,
-                total_latency_saved_ms: saved,
+                total_latency_saved_ms: saved_ms,
             }),
             batch_stats: BatchStats::of(misses, width),
             total_wall_time_ms,

@@ -392,7 +392,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::digest::{Digest, Recipe};
-    use crate::record::{Observed, Phase, PhasesMs, Profile, RequestObserved, ServedFrom};
+    use crate::record::{Observed, Phase, PhasesMs, ProfileBuilder, RequestObserved, ServedFrom};
     use crate::report::{CellInfo, REPORT_VERSION, Row};
     use crate::sample::{Message, Role, Sample, Score, StepRun, Usage};
 
@@ -458,7 +458,11 @@ pub(super) mod tests {
             inputs: BTreeMap::from([("flows".to_owned(), "abc".to_owned())]),
             engine: BTreeMap::from([("model".to_owned(), json!("tiny|model"))]),
             admission: "4 at once: set in the manifest".to_owned(),
-            profile: Profile::of(&observed, Some((2, 100)), 4, Some(3000.0)),
+            profile: {
+                let mut profile = ProfileBuilder::default();
+                observed.iter().for_each(|observed| profile.add(observed));
+                profile.finish(Some((2, 100)), 4, Some(3000.0))
+            },
         };
         Cell::new(name, "key".to_owned(), "result".to_owned(), info, samples)
     }

@@ -110,6 +110,7 @@ mod tests {
         check("includes", "It is Paris, France.", &["Paris"], 1.0);
         check("includes", "parish", &["Paris"], 0.0);
         check("includes", "in New York City", &["new york"], 1.0);
+        check("exact_match", "A", &["A"], 1.0);
         check("includes", "anything", &["the"], 0.0);
     }
 
@@ -130,6 +131,10 @@ mod tests {
         check("numeric", "none", &["0"], 0.0);
         check("numeric", "50%", &["50"], 1.0);
         check("numeric", "5-3", &["3"], 1.0);
+        check("numeric", "1/2", &["3/2"], 0.0);
+        check("numeric", "1/2 cup", &["0.5"], 1.0);
+        check("numeric", "7e5", &["2e5"], 0.0);
+        check("numeric", "1.5e3", &["1500"], 1.0);
         check("numeric", "2,161,000 people", &["2161000"], 1.0);
     }
 }

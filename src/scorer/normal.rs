@@ -4,7 +4,12 @@
 //! 3.14 equal 314, -5 equal 5, and "J. K. Rowling" differ from "JK Rowling". So here a point or comma
 //! inside a number and a sign before it are part of the number, and lone letters join into initials.
 
+use num_bigint::BigInt;
+use num_rational::BigRational;
 use unicode_normalization::UnicodeNormalization;
+
+/// Digits of a number, before and after the point, and of its power of ten.
+const DIGITS_MAX: usize = 300;
 
 /// Lower case, compatibility characters folded, punctuation to spaces, initials joined, articles gone.
 pub fn text(raw: &str) -> String {
@@ -38,7 +43,11 @@ pub fn text(raw: &str) -> String {
         }
         initials = letter;
     }
-    words.retain(|word| !matches!(word.as_str(), "a" | "an" | "the"));
+    let is_article = |word: &String| matches!(word.as_str(), "a" | "an" | "the");
+    // Of an answer that is nothing else, as in a choice of "A", the article is the answer.
+    if !words.iter().all(is_article) {
+        words.retain(|word| !is_article(word));
+    }
     words.join(" ")
 }
 
@@ -90,21 +99,86 @@ pub fn last_number(raw: &str) -> Option<String> {
             }
             _ => false,
         };
-        last = Some(plain_decimal(&number, negative));
+        let exponent = take_exponent(&chars, &mut i);
+        let is_date = start > 0 && chars[start - 1] == '/';
+        let denominator = if is_date { None } else { take_denominator(&chars, &mut i) };
+        last = value(&number, exponent, denominator.as_deref(), negative).or(last);
     }
-    last
+    last.map(|value| plain(&value))
 }
 
-/// No needless zeros, no sign on zero.
-fn plain_decimal(number: &str, negative: bool) -> String {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let sign = if negative && (whole != "0" || !fraction.is_empty()) { "-" } else { "" };
-    match fraction {
-        "" => format!("{sign}{whole}"),
-        _ => format!("{sign}{whole}.{fraction}"),
+/// `e3` or `E-3` right after a number.
+fn take_exponent(chars: &[char], i: &mut usize) -> i32 {
+    let sign = usize::from(matches!(chars.get(*i + 1), Some('+' | '-')));
+    let digits: String =
+        chars.iter().skip(*i + 1 + sign).take_while(|c| c.is_ascii_digit()).collect();
+    if !matches!(chars.get(*i), Some('e' | 'E')) || digits.is_empty() {
+        return 0;
     }
+    let minus = chars[*i + 1] == '-';
+    *i += 1 + sign + digits.len();
+    let exponent = digits.parse().unwrap_or(i32::MAX);
+    if minus { -exponent } else { exponent }
+}
+
+/// `/3` right after a number; not the day of 1/3/2020.
+fn take_denominator(chars: &[char], i: &mut usize) -> Option<String> {
+    let digits: String = chars.iter().skip(*i + 1).take_while(|c| c.is_ascii_digit()).collect();
+    let after = chars.get(*i + 1 + digits.len());
+    if chars.get(*i) != Some(&'/') || digits.is_empty() || matches!(after, Some('/')) {
+        return None;
+    }
+    *i += 1 + digits.len();
+    Some(digits)
+}
+
+/// The exact value; `None` of one that no question asks for: a zero denominator, hundreds of digits.
+fn value(
+    number: &str,
+    exponent: i32,
+    denominator: Option<&str>,
+    negative: bool,
+) -> Option<BigRational> {
+    if number.len() > DIGITS_MAX || exponent.unsigned_abs() as usize > DIGITS_MAX {
+        return None;
+    }
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let numerator: BigInt = format!("{whole}{fraction}").parse().ok()?;
+    let denominator: BigInt = denominator.unwrap_or("1").parse().ok()?;
+    if denominator == BigInt::from(0) {
+        return None;
+    }
+    let value = BigRational::new(numerator, denominator);
+    let value = value * ten().pow(exponent - i32::try_from(fraction.len()).ok()?);
+    Some(if negative { -value } else { value })
+}
+
+fn ten() -> BigRational {
+    BigRational::from_integer(BigInt::from(10))
+}
+
+/// Plain decimal text, or a reduced fraction where the decimals do not end.
+fn plain(value: &BigRational) -> String {
+    let mut places = 0_usize;
+    let mut scaled = value.clone();
+    while !scaled.is_integer() && places < DIGITS_MAX {
+        scaled *= ten();
+        places += 1;
+    }
+    if !scaled.is_integer() {
+        return value.to_string();
+    }
+    let digits = scaled.to_integer().to_string();
+    let (sign, digits) = match digits.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", digits.as_str()),
+    };
+    if places == 0 {
+        return format!("{sign}{digits}");
+    }
+    let digits = format!("{digits:0>width$}", width = places + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    format!("{sign}{whole}.{fraction}")
 }
 
 #[cfg(test)]
@@ -122,7 +196,8 @@ mod tests {
         check("minus -5, range 3-5", "minus -5 range 3 5");
         check("ＡＢＣ　１２", "abc 12");
         check("Rubik’s cube", "rubiks cube");
-        check("the a an", "");
+        check("A", "a");
+        check("the", "the");
         check("São Tomé", "são tomé");
     }
 
@@ -137,6 +212,10 @@ mod tests {
         check(".50", Some("0.5"));
         check("3.14.", Some("3.14"));
         check("v1.2.3", Some("0.3"));
+        check("1/3 of it", Some("1/3"));
+        check("on 1/3/2020", Some("2020"));
+        check("2.50e1 m", Some("25"));
+        check("5/0 or so", None);
         check("no number", None);
     }
 }

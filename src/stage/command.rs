@@ -4,8 +4,9 @@
 //! looked for; it sees no other variable of the environment than `PATH` and those declared. So what it
 //! depends on is what its key is made of, as far as a process that is not jailed can be held to that.
 
-use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -64,7 +65,7 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
         .map(|p| p.value)
         .collect();
     let outputs = fields.paths("outputs").unwrap_or_default();
-    if outputs.is_empty() {
+    if outputs.is_empty() && !fields.has("outputs") {
         let message = "a command needs `outputs`: the files that it writes";
         fields.error(Diagnostic::at(fields.place("outputs"), message));
     }
@@ -79,18 +80,8 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
 
 impl Command {
     /// What stands in the program's folder: declared files, and the results of other stages.
-    fn layout(
-        &self,
-        inputs: &Inputs,
-        context: &Context,
-    ) -> Result<BTreeMap<String, Digest>, StageError> {
-        let mut layout = BTreeMap::new();
-        let mut add = |path: String, digest: Digest| match layout.insert(path.clone(), digest) {
-            Some(_) => {
-                Err(StageError::User(format!("two inputs of the command are named `{path}`")))
-            }
-            None => Ok(()),
-        };
+    async fn layout(&self, inputs: &Inputs, context: &Context) -> Result<Layout, StageError> {
+        let mut layout = Layout::default();
         for path in &self.files {
             let full = context.resolve(path)?;
             if full.is_dir() {
@@ -98,36 +89,45 @@ impl Command {
                     format!("`{path}` is a folder; name the files that the command reads");
                 return Err(StageError::User(message));
             }
-            add(path.to_string(), context.store.import(&full)?)?;
+            let (digest, _) = context.store.import_bytes(&full)?;
+            layout.add(path.to_string(), digest, is_executable(&full))?;
         }
         for input in inputs.all("inputs") {
             match &input.artifact {
                 Artifact::Files(files) => {
                     for (path, digest) in &files.files {
-                        add(path.clone(), *digest)?;
+                        layout.add(path.clone(), *digest, false)?;
                     }
                 }
                 Artifact::Samples(samples) => {
-                    add(format!("{}.samples.jsonl", input.stage), samples.table)?;
+                    layout.add(format!("{}.samples.jsonl", input.stage), samples.table, false)?;
                 }
-                Artifact::Flows(_) | Artifact::Template(_) | Artifact::Engine(_) => {}
+                Artifact::Flows(flows) => {
+                    let digest = flows.digest().await?;
+                    layout.add(format!("{}.flows.jsonl", input.stage), digest, false)?;
+                }
+                Artifact::Template(_) | Artifact::Engine(_) => {
+                    unreachable!("BUG: the graph lets no such input in here")
+                }
             }
         }
         Ok(layout)
     }
 
-    async fn whole_layout(
-        &self,
-        inputs: &Inputs,
-        context: &Context,
-    ) -> Result<BTreeMap<String, Digest>, StageError> {
-        let mut layout = self.layout(inputs, context)?;
-        for input in inputs.all("inputs") {
-            if let Artifact::Flows(flows) = &input.artifact {
-                layout.insert(format!("{}.flows.jsonl", input.stage), flows.digest().await?);
-            }
-        }
-        Ok(layout)
+    fn recipe_of(&self, layout: &Layout) -> Recipe {
+        let outputs: Vec<_> = self.outputs.iter().map(|path| path.value.to_string()).collect();
+        let executable: Vec<_> = layout.executable.iter().cloned().collect();
+        let recipe = Recipe::new("command", REV)
+            .field("command", self.command.clone())
+            .field("shell", self.shell)
+            .field("outputs", outputs)
+            .field("executable", executable)
+            // Of a variable passed through, the name counts and not the value: it may be a secret.
+            .field("pass_env", self.pass_env.clone());
+        let recipe = self.env.iter().fold(recipe, |recipe, (name, value)| {
+            recipe.field(&format!("env {name}"), value.as_str())
+        });
+        layout.files.iter().fold(recipe, |recipe, (path, digest)| recipe.input(path, *digest))
     }
 
     fn process(&self, folder: &Utf8Path, context: &Context) -> tokio::process::Command {
@@ -143,7 +143,9 @@ impl Command {
                 process
             }
         };
-        process.current_dir(folder).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        process.current_dir(folder).env_clear().stdin(Stdio::null());
+        // In a group of its own, so that what it starts ends with it.
+        process.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         for name in ["PATH"].into_iter().chain(self.pass_env.iter().map(String::as_str)) {
             if let Some(value) = (context.env)(name) {
                 process.env(name, value);
@@ -168,23 +170,7 @@ impl Stage for Command {
         inputs: &'a Inputs,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        async move {
-            let outputs: Vec<_> = self.outputs.iter().map(|path| path.value.to_string()).collect();
-            let mut recipe = Recipe::new("command", REV)
-                .field("command", self.command.clone())
-                .field("shell", self.shell)
-                .field("outputs", outputs);
-            for (name, value) in &self.env {
-                recipe = recipe.field(&format!("env {name}"), value.as_str());
-            }
-            // Of a variable passed through, the name counts and not the value: it may be a secret.
-            recipe = recipe.field("pass_env", self.pass_env.clone());
-            for (path, digest) in self.whole_layout(inputs, context).await? {
-                recipe = recipe.input(path, digest);
-            }
-            Ok(recipe)
-        }
-        .boxed()
+        async move { Ok(self.recipe_of(&self.layout(inputs, context).await?)) }.boxed()
     }
 
     fn restore(
@@ -205,7 +191,6 @@ impl Stage for Command {
 
     fn run<'a>(
         &'a self,
-        _: Option<&'a Recipe>,
         inputs: &'a Inputs,
         context: &'a Context,
         _: &'a (dyn Fn(Artifact) + Send + Sync),
@@ -218,12 +203,9 @@ impl Stage for Command {
             let folder = Utf8Path::from_path(dir.path()).ok_or_else(|| {
                 StageError::Failed("the temporary folder is not UTF-8".to_owned())
             })?;
-            for (path, digest) in self.whole_layout(inputs, context).await? {
-                let gone =
-                    || StageError::Failed(format!("`{path}` is gone from the store; run again"));
-                let inner = inside(Utf8Path::new(&path)).ok_or_else(gone)?;
-                replace_file(&folder.join(inner), &context.store.blob(digest).ok_or_else(gone)?)?;
-            }
+            let layout = self.layout(inputs, context).await?;
+            let recipe = self.recipe_of(&layout);
+            layout.write(folder, context)?;
             for path in &self.outputs {
                 if let Some(parent) = folder.join(&path.value).parent() {
                     let made = std::fs::create_dir_all(parent);
@@ -232,25 +214,8 @@ impl Stage for Command {
                     })?;
                 }
             }
-            let output = self.process(folder, context).output();
-            let ended = tokio::select! {
-                ended = tokio::time::timeout(self.timeout, output) => ended,
-                () = context.stop.cancelled() => return Err(StageError::Cancelled),
-            };
             let shown = self.command.join(" ");
-            let output = match ended {
-                Err(_) => {
-                    let limit = humantime::format_duration(self.timeout);
-                    return Err(StageError::Failed(format!(
-                        "`{shown}` did not end within {limit}"
-                    )));
-                }
-                Ok(Err(error)) => {
-                    let why = super::plain(&error);
-                    return Err(StageError::User(format!("cannot start `{shown}`: {why}")));
-                }
-                Ok(Ok(output)) => output,
-            };
+            let output = self.output(folder, &shown, context).await?;
             let stdout = context.store.put_blob(&output.stdout)?;
             let stderr = context.store.put_blob(&output.stderr)?;
             if !output.status.success() {
@@ -278,6 +243,7 @@ impl Stage for Command {
             }
             Ok(Done {
                 artifact: Artifact::Files(files),
+                recipe,
                 outcome: Some(Outcome::Value(ports)),
                 worked: true,
                 failure: None,
@@ -294,6 +260,88 @@ impl Stage for Command {
 
     fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
         self.outputs.clone()
+    }
+}
+
+/// What stands in the folder of a program.
+#[derive(Default)]
+struct Layout {
+    files: BTreeMap<String, Digest>,
+    executable: BTreeSet<String>,
+}
+
+impl Layout {
+    fn add(&mut self, path: String, digest: Digest, executable: bool) -> Result<(), StageError> {
+        if self.files.contains_key(&path) {
+            return Err(StageError::User(format!("two inputs of the command are named `{path}`")));
+        }
+        if executable {
+            self.executable.insert(path.clone());
+        }
+        self.files.insert(path, digest);
+        Ok(())
+    }
+
+    fn write(&self, folder: &Utf8Path, context: &Context) -> Result<(), StageError> {
+        for (path, digest) in &self.files {
+            let gone = || StageError::Failed(format!("`{path}` is gone from the store; run again"));
+            let path = folder.join(inside(Utf8Path::new(path)).ok_or_else(gone)?);
+            replace_file(&path, &context.store.blob(*digest).ok_or_else(gone)?)?;
+        }
+        for path in &self.executable {
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder.join(path), mode)
+                .map_err(|error| StageError::Failed(format!("cannot lay out `{path}`: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_executable(path: &Utf8Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
+}
+
+impl Command {
+    /// Runs the program to its end; a time-out or an interrupt ends it with all that it started.
+    async fn output(
+        &self,
+        folder: &Utf8Path,
+        shown: &str,
+        context: &Context,
+    ) -> Result<Output, StageError> {
+        let child = self.process(folder, context).spawn().map_err(|error| {
+            StageError::User(format!("cannot start `{shown}`: {}", super::plain(&error)))
+        })?;
+        let group = Group(child.id());
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(self.timeout, child.wait_with_output()) => ended,
+            () = context.stop.cancelled() => return Err(StageError::Cancelled),
+        };
+        drop(group);
+        match ended {
+            Err(_) => {
+                let limit = humantime::format_duration(self.timeout);
+                Err(StageError::Failed(format!("`{shown}` did not end within {limit}")))
+            }
+            Ok(Err(error)) => Err(StageError::Failed(format!("`{shown}` was lost: {error}"))),
+            Ok(Ok(output)) => Ok(output),
+        }
+    }
+}
+
+/// A process group that is killed when its leader is no longer waited for.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(group) = self.0 else { return };
+        // Through the program `kill`: the call itself would need unsafe code.
+        let _ = std::process::Command::new("kill")
+            .args(["-KILL", "--", &format!("-{group}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
     }
 }
 

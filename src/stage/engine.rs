@@ -7,9 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::{
-    Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError, plain,
-};
+use super::{Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError};
 use crate::digest::Recipe;
 use crate::engine::mistralrs::{DTYPES, MistralRs, Weights, fitting_instances};
 use crate::engine::scripted::{Rule, Scripted};
@@ -173,11 +171,6 @@ impl EngineStage {
         Ok(MistralRs { weights, label, dtype, instances, instances_reason })
     }
 
-    async fn resource(&self, recipe: &Recipe, context: &Context) -> Result<Artifact, StageError> {
-        let backend = self.backend(context).await?.boxed();
-        Ok(self.artifact(recipe, backend, context))
-    }
-
     fn artifact(&self, recipe: &Recipe, backend: Box<dyn Backend>, context: &Context) -> Artifact {
         let instances = backend.instances();
         let resource = Resource::new(&self.name, recipe.clone(), backend);
@@ -193,6 +186,16 @@ enum Found {
 }
 
 impl Found {
+    fn recipe(&self, context: &Context) -> Result<Recipe, StageError> {
+        let recipe = Recipe::new("engine", REV);
+        Ok(match self {
+            Found::MistralRs(engine) => {
+                engine.identify(&context.store, recipe.field("backend", "mistralrs"))?
+            }
+            Found::Scripted(engine) => engine.identify(recipe.field("backend", "scripted")),
+        })
+    }
+
     fn boxed(self) -> Box<dyn Backend> {
         match self {
             Found::MistralRs(engine) => Box::new(engine),
@@ -226,8 +229,8 @@ async fn fetch(stage: &str, id: &str, _: &str, _: &Context) -> Result<Utf8PathBu
 }
 
 fn read_rules(file: &Utf8PathBuf, context: &Context) -> Result<Vec<Rule>, StageError> {
-    let text = std::fs::read_to_string(context.resolve(file)?)
-        .map_err(|error| StageError::User(format!("cannot read `{file}`: {}", plain(&error))))?;
+    let text = super::read_project_text(&context.root, file)
+        .map_err(|error| StageError::User(format!("cannot read `{file}`: {error}")))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let rule = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| {
@@ -255,16 +258,7 @@ impl Stage for EngineStage {
         _: &'a Inputs,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        async move {
-            let recipe = Recipe::new("engine", REV);
-            Ok(match self.backend(context).await? {
-                Found::MistralRs(engine) => {
-                    engine.identify(&context.store, recipe.field("backend", "mistralrs"))?
-                }
-                Found::Scripted(engine) => engine.identify(recipe.field("backend", "scripted")),
-            })
-        }
-        .boxed()
+        async move { self.backend(context).await?.recipe(context) }.boxed()
     }
 
     fn restore(&self, _: &Record, _: &Recipe, _: &Inputs, _: &Context) -> Option<Artifact> {
@@ -274,14 +268,14 @@ impl Stage for EngineStage {
 
     fn run<'a>(
         &'a self,
-        recipe: Option<&'a Recipe>,
         _: &'a Inputs,
         context: &'a Context,
         _: &'a (dyn Fn(Artifact) + Send + Sync),
     ) -> BoxFuture<'a, Result<Done, StageError>> {
         async move {
-            let recipe = recipe.expect("BUG: an engine needs nothing that grows");
-            let artifact = self.resource(recipe, context).await?;
+            let found = self.backend(context).await?;
+            let recipe = found.recipe(context)?;
+            let artifact = self.artifact(&recipe, found.boxed(), context);
             let Artifact::Engine(resource) = &artifact else {
                 unreachable!("BUG: it was made an engine above")
             };
@@ -292,6 +286,7 @@ impl Stage for EngineStage {
             ];
             Ok(Done {
                 artifact,
+                recipe,
                 outcome: Some(Outcome::Value(ports.into())),
                 worked: false,
                 failure: None,

@@ -79,10 +79,10 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
     }
     let file = fields.path("file").filter(|file| setting.check_exists(&fields, file));
     let template = file.as_ref().and_then(|file| {
-        let text = match std::fs::read_to_string(setting.root.join(&file.value)) {
+        let text = match super::read_project_text(setting.root, &file.value) {
             Ok(text) => text,
             Err(error) => {
-                let message = format!("cannot read `{}`: {}", file.value, super::plain(&error));
+                let message = format!("cannot read `{}`: {error}", file.value);
                 fields.error(Diagnostic::at(file.span, message));
                 return None;
             }
@@ -228,20 +228,35 @@ fn check_template(fields: &Fields<'_>, text: &Spanned<String>, known: &BTreeSet<
         let mut parts = name.split('.');
         match (parts.next(), parts.next()) {
             (Some("row"), _) => {}
-            (Some("steps"), Some(step)) if !known.contains(step) => {
+            (Some("steps"), Some(step)) if known.contains(step) => {
+                if let Some(other) = parts.next().filter(|field| *field != "output") {
+                    let message = format!("a step has no `{other}` (known: output)");
+                    fields
+                        .error(Diagnostic::at(text.span, message).did_you_mean(other, ["output"]));
+                }
+            }
+            (Some("steps"), Some(step)) => {
                 let list: Vec<_> = known.iter().map(String::as_str).collect();
                 let list = if list.is_empty() { "none yet".to_owned() } else { list.join(", ") };
                 let message = format!("there is no earlier step `{step}` (known: {list})");
                 let diagnostic = Diagnostic::at(text.span, message);
                 fields.error(diagnostic.did_you_mean(step, known.iter().map(String::as_str)));
             }
-            (Some("steps"), _) => {}
+            (Some("steps"), None) => {}
             _ => {
                 let message = format!("`{name}` is unknown in a flow template");
                 let hint = "known: `row.<column>`, `steps.<id>.output`";
                 fields.error(Diagnostic::at(text.span, message).hint(hint));
             }
         }
+    }
+}
+
+impl FlowTemplateStage {
+    /// The parsed template is the input: comments and layout of its file change nothing.
+    fn key_fields(&self) -> Recipe {
+        let template = serde_json::to_value(&self.template).expect("BUG: a template is plain data");
+        Recipe::new("flow-template", REV).field("language", LANGUAGE).field("template", template)
     }
 }
 
@@ -259,12 +274,7 @@ impl Stage for FlowTemplateStage {
         _: &'a Inputs,
         _: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        // The parsed template is the input: comments and layout of its file change nothing.
-        let template = serde_json::to_value(&self.template).expect("BUG: a template is plain data");
-        let recipe = Recipe::new("flow-template", REV)
-            .field("language", LANGUAGE)
-            .field("template", template);
-        async move { Ok(recipe) }.boxed()
+        async move { Ok(self.key_fields()) }.boxed()
     }
 
     fn restore(&self, record: &Record, _: &Recipe, _: &Inputs, _: &Context) -> Option<Artifact> {
@@ -274,7 +284,6 @@ impl Stage for FlowTemplateStage {
 
     fn run<'a>(
         &'a self,
-        _: Option<&'a Recipe>,
         _: &'a Inputs,
         _: &'a Context,
         _: &'a (dyn Fn(Artifact) + Send + Sync),
@@ -286,6 +295,7 @@ impl Stage for FlowTemplateStage {
         ];
         let done = Done {
             artifact: Artifact::Template(self.template.clone().into()),
+            recipe: self.key_fields(),
             outcome: Some(Outcome::Value(ports.into())),
             worked: true,
             failure: None,

@@ -114,7 +114,11 @@ impl FlowReader {
             if bytes > self.read {
                 self.fill((bytes - self.read).min(CHUNK as u64) as usize)?;
             } else if let Some(end) = end {
-                return end.map(|_| None);
+                // The expansion has said itself what went wrong.
+                return end.map(|_| None).map_err(|error| match error {
+                    StageError::Cancelled => error,
+                    _ => StageError::Upstream("the expansion".to_owned()),
+                });
             }
         }
     }

@@ -21,7 +21,6 @@ mod expand;
 pub mod flows;
 mod flow_template;
 mod report;
-mod sample_run;
 mod views;
 pub mod workflow;
 
@@ -176,7 +175,6 @@ pub trait Stage: Send + Sync {
     /// Does the work. `publish` may be called early with an artifact that still grows.
     fn run<'a>(
         &'a self,
-        recipe: Option<&'a Recipe>,
         inputs: &'a Inputs,
         context: &'a Context,
         publish: &'a (dyn Fn(Artifact) + Send + Sync),
@@ -192,7 +190,7 @@ pub trait Stage: Send + Sync {
         true
     }
 
-    /// Whether it can start on inputs that still grow, and finds its own key afterwards.
+    /// Whether it can start on inputs that still grow.
     fn streams(&self) -> bool {
         false
     }
@@ -217,6 +215,8 @@ pub trait Stage: Send + Sync {
 pub struct Done {
     /// For the stages that need it.
     pub artifact: Artifact,
+    /// What was in fact used: a file may have changed since the recipe was first made.
+    pub recipe: Recipe,
     /// To be remembered; `None` where a passing failure is part of it.
     pub outcome: Option<Outcome>,
     /// Whether anything had to be worked out at all, or each part was in the store already.
@@ -311,6 +311,8 @@ pub struct Options {
     pub jobs: Option<u32>,
     /// Folder for reports instead of the manifest's.
     pub out: Option<Utf8PathBuf>,
+    /// How many reports there are: of more than one, each gets its own folder in `out`.
+    pub reports: usize,
 }
 
 impl Context {
@@ -362,6 +364,17 @@ pub struct Setting<'a> {
     pub root: &'a Utf8Path,
     /// A variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Reads a text file of the project. A link that leads out of it is refused.
+pub fn read_project_text(root: &Utf8Path, path: &Utf8Path) -> Result<String, String> {
+    let full = root.join(path);
+    let real = full.canonicalize_utf8().map_err(|error| plain(&error))?;
+    let root = root.canonicalize_utf8().map_err(|error| plain(&error))?;
+    if !real.starts_with(root) {
+        return Err("it is a link that leaves the project".to_owned());
+    }
+    std::fs::read_to_string(real).map_err(|error| plain(&error))
 }
 
 impl Setting<'_> {

@@ -1,5 +1,7 @@
 //! `report`: samples become files to read. Knows nothing of how samples came to be.
 
+use std::collections::BTreeMap;
+
 use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -20,6 +22,7 @@ const REV: u32 = 1;
 const FORMATS: &[&str] = &["html", "json", "markdown"];
 
 struct ReportStage {
+    name: String,
     needs: Vec<Need>,
     title: Option<String>,
     formats: Vec<String>,
@@ -40,11 +43,21 @@ pub(super) fn read(
     let formats = fields.choices("formats", FORMATS);
     let formats = formats.unwrap_or_else(|| FORMATS.iter().map(ToString::to_string).collect());
     let out = fields.path("out").unwrap_or_else(|| Spanned {
-        value: Utf8PathBuf::from(format!("out/{}/{name}", setting.manifest.name)),
+        value: Utf8PathBuf::from(format!("out/{}/{}", setting.manifest.name, folder_name(name))),
         span: fields.span(),
     });
     fields.finish();
-    Some(Box::new(ReportStage { needs, title, formats, out }))
+    Some(Box::new(ReportStage { name: name.to_owned(), needs, title, formats, out }))
+}
+
+fn file_name(format: &str) -> String {
+    format!("report.{}", if format == "markdown" { "md" } else { format })
+}
+
+/// The name of a stage as the name of a folder: the values of its matrix may hold anything.
+fn folder_name(stage: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_=,[]".contains(c) { c } else { '_' };
+    stage.chars().map(plain).collect()
 }
 
 impl ReportStage {
@@ -135,14 +148,13 @@ impl Stage for ReportStage {
         for format in &self.formats {
             let digest = record.blob(format)?;
             context.store.blob(digest)?;
-            files.files.insert(format.clone(), digest);
+            files.files.insert(file_name(format), digest);
         }
         Some(Artifact::Files(files))
     }
 
     fn run<'a>(
         &'a self,
-        _: Option<&'a Recipe>,
         inputs: &'a Inputs,
         context: &'a Context,
         _: &'a (dyn Fn(Artifact) + Send + Sync),
@@ -150,18 +162,20 @@ impl Stage for ReportStage {
         async move {
             let report = self.report(inputs, context)?;
             let mut files = Files::default();
+            let mut ports = BTreeMap::new();
             for format in &self.formats {
                 let text = match format.as_str() {
                     "html" => report::html(&report),
                     "json" => report::json(&report),
                     _ => report::markdown(&report),
                 };
-                files.files.insert(format.clone(), context.store.put_blob(text.as_bytes())?);
+                let digest = context.store.put_blob(text.as_bytes())?;
+                ports.insert(format.clone(), Port::Blob(digest));
+                files.files.insert(file_name(format), digest);
             }
-            let port = |(format, digest): (&String, &Digest)| (format.clone(), Port::Blob(*digest));
-            let ports = files.files.iter().map(port).collect();
             Ok(Done {
                 artifact: Artifact::Files(files),
+                recipe: self.recipe(inputs, context).await?,
                 outcome: Some(Outcome::Value(ports)),
                 worked: true,
                 failure: None,
@@ -173,13 +187,12 @@ impl Stage for ReportStage {
     fn views(&self, artifact: &Artifact, context: &Context) -> Vec<View> {
         let Artifact::Files(files) = artifact else { return Vec::new() };
         let folder = match &context.options.out {
+            Some(out) if context.options.reports > 1 => out.join(folder_name(&self.name)),
             Some(out) => out.clone(),
             None => self.out.value.clone(),
         };
-        let view = |(format, digest): (&String, &Digest)| {
-            let ending = if format == "markdown" { "md" } else { format };
-            View { path: folder.join(format!("report.{ending}")), digest: *digest }
-        };
+        let view =
+            |(name, digest): (&String, &Digest)| View { path: folder.join(name), digest: *digest };
         files.files.iter().map(view).collect()
     }
 

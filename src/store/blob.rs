@@ -79,6 +79,7 @@ impl BlobWriter {
         let path = Blobs::new(self.root.clone()).path(digest);
         let folder = path.parent().expect("BUG: a blob without a folder");
         fs::create_dir_all(folder).map_err(at("create", folder))?;
+        set_plain_mode(self.file.as_file()).map_err(at("write", &path))?;
         self.file.as_file().sync_all().map_err(at("sync", &path))?;
         self.file.persist(&path).map_err(|error| at("rename to", &path)(error.error))?;
         sync_folder(folder)?;

@@ -132,6 +132,11 @@ impl Index {
         self.places.len()
     }
 
+    /// Whether there is a line of this key, whole or not.
+    pub(super) fn knows(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
+    }
+
     /// Whether another process has written since the last look.
     /// Looked at now and then only: a duplicate published in between is harmless.
     pub(super) fn is_stale(&self) -> bool {
@@ -235,8 +240,6 @@ impl Index {
         };
         let log = &mut self.logs[number];
         log.read_to = log.read_to.max(offset + u64::from(length) + 1);
-        // A line that could not be read is no reason to keep its place.
-        let supersede = supersede || self.read(key).is_none();
         self.place(key, Place { file: number, offset, length }, supersede);
     }
 

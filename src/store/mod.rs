@@ -225,11 +225,14 @@ impl Store {
     /// 200 ms.
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
         let key = record.recipe.key();
+        let mut supersede = supersede;
         if !supersede {
             self.refresh();
             if let Some(first) = self.get(key) {
                 return Ok(first);
             }
+            // Known and yet not there: what is published is damaged, and this one takes its place.
+            supersede = self.index.read().expect("BUG: the index lock is poisoned").knows(key);
         }
         let json = |line: &Line| serde_json::to_vec(line).expect("BUG: a record is plain data");
         let line = Line::Record(Box::new(record));
@@ -303,6 +306,26 @@ impl Store {
         let digest = self.put_blob(&bytes)?;
         self.stat.remember(path, seen, digest);
         Ok(digest)
+    }
+
+    /// Reads a file of the project into the store, and gives its bytes. Damage in the store is healed from
+    /// the file.
+    pub fn import_bytes(&self, path: &Utf8Path) -> Result<(Digest, Vec<u8>), StoreError> {
+        let digest = self.import(path)?;
+        if let Some(bytes) = self.blob(digest) {
+            return Ok((digest, bytes));
+        }
+        let bytes = std::fs::read(path).map_err(at("read", path))?;
+        Ok((self.put_blob(&bytes)?, bytes))
+    }
+
+    /// Like [`Store::import`], for content that will be read as a stream: its blob is known to be whole.
+    pub fn import_whole(&self, path: &Utf8Path) -> Result<Digest, StoreError> {
+        let digest = self.import(path)?;
+        match blob::digest_of_file(&self.blob_path(digest)) {
+            Ok(found) if found == digest => Ok(digest),
+            _ => Ok(self.import_bytes(path)?.0),
+        }
     }
 
     /// The digest of a file too large to keep, such as weights. Hashed once while it does not change.
@@ -471,6 +494,32 @@ mod tests {
             }
             assert!(keys.iter().filter(|key| store.get(**key).is_some()).count() >= 1);
         }
+    }
+
+    #[test]
+    fn a_damaged_record_is_replaced_for_good() {
+        let (dir, store) = store();
+        let long = "x".repeat(2 * INLINE_MAX);
+        let keys = [("a", "1"), ("b", &long)]
+            .map(|(name, value)| store.put(record(name, value), false).unwrap().recipe.key());
+        drop(store);
+        let journal =
+            std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
+        let mut bytes = std::fs::read(journal.path()).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(journal.path(), &bytes).unwrap();
+        std::fs::remove_dir_all(dir.path().join("cas")).unwrap();
+        let store = reopen(&dir);
+        assert!(keys.iter().all(|key| store.get(*key).is_none()));
+        store.put(record("a", "1"), false).unwrap();
+        store.put(record("b", &long), false).unwrap();
+        assert!(keys.iter().all(|key| store.get(*key).is_some()));
+        drop(store);
+        let store = reopen(&dir);
+        assert!(
+            keys.iter().all(|key| store.get(*key).is_some()),
+            "still there after opening again"
+        );
     }
 
     #[test]

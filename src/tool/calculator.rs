@@ -126,7 +126,7 @@ impl Parser<'_> {
         let exponent = self.nested(Self::signed)?;
         let whole = exponent.is_integer().then(|| exponent.to_integer().to_i64()).flatten();
         let n = whole
-            .filter(|n| n.abs() <= EXPONENT_MAX)
+            .filter(|n| n.unsigned_abs() <= EXPONENT_MAX.unsigned_abs())
             .ok_or(format!("an exponent must be a whole number up to {EXPONENT_MAX}"))?;
         if base.is_zero() && n < 0 {
             return Err("division by zero".to_owned());
@@ -271,6 +271,7 @@ mod tests {
         check("0^-1", "error: division by zero");
         check("5 % 0", "error: division by zero");
         check("2^0.5", "error: an exponent must be a whole number up to 1000");
+        check("2^-9223372036854775808", "error: an exponent must be a whole number up to 1000");
         check("9^9^9", "error: an exponent must be a whole number up to 1000");
         check("(99999999999^999)", "error: the number is too large");
         check("2+", "error: the expression ends too early");

@@ -4,7 +4,10 @@ use super::project::Project;
 
 fn with_command(stage: &str) -> Project {
     let project = Project::new();
-    project.write("scripts/count.sh", "wc -l < ask.samples.jsonl | tr -d ' ' > out/count.txt; echo talked >&2\n");
+    project.write(
+        "scripts/count.sh",
+        "wc -l < ask.samples.jsonl | tr -d ' ' > out/count.txt; echo talked >&2\n",
+    );
     let manifest = project.read("pipelines/bench.toml") + stage;
     project.write("pipelines/bench.toml", &manifest);
     project
@@ -32,7 +35,10 @@ fn a_program_runs_once_and_its_output_is_restored() {
     let project = with_command(COUNT);
     let ran = project.ok(&[]);
     assert_eq!(ran.states()["count"], "ran");
-    assert_eq!((project.read("out/count.txt"), project.read("out/next.txt")), ("10\n".into(), "21\n".into()));
+    assert_eq!(
+        (project.read("out/count.txt"), project.read("out/next.txt")),
+        ("10\n".into(), "21\n".into())
+    );
     std::fs::remove_file(project.path("out/count.txt")).unwrap();
     assert_eq!(project.ok(&[]).states()["count"], "fresh");
     assert_eq!(project.read("out/count.txt"), "10\n");
@@ -46,7 +52,11 @@ fn an_edit_that_changes_no_bytes_stops_there() {
     let states = project.ok(&[]).states();
     assert_eq!((&*states["count"], &*states["double"]), ("ran", "fresh"));
     project.edit("pipelines/bench.toml", "MODE = \"plain\"", "MODE = \"other\"");
-    assert_eq!(project.ok(&[]).states()["count"], "ran", "its environment is part of what it depends on");
+    assert_eq!(
+        project.ok(&[]).states()["count"],
+        "ran",
+        "its environment is part of what it depends on"
+    );
 }
 
 #[test]
@@ -70,7 +80,9 @@ fn a_program_that_fails_says_why() {
     let run = |command: &str| with_command(&stage(command)).apply(&[]);
     let failed = run("[\"sh\", \"-c\", \"echo it broke >&2; exit 3\"]");
     assert_eq!(failed.code, 1);
-    assert!(failed.stderr.contains("ended with exit status: 3") && failed.stderr.contains("it broke"));
+    assert!(
+        failed.stderr.contains("ended with exit status: 3") && failed.stderr.contains("it broke")
+    );
     let silent = run("[\"true\"]");
     assert!(silent.stderr.contains("did not write `x.txt`"), "{}", silent.stderr);
     let missing = run("[\"no-such-program\"]");

@@ -22,9 +22,10 @@ fn start(project: &Project) -> Child {
 /// Finished samples that the log of the only run so far tells of.
 fn finished(project: &Project) -> u64 {
     let Ok(runs) = std::fs::read_dir(project.path(".forge/runs")) else { return 0 };
-    let log = runs.flatten().next().and_then(|run| {
-        std::fs::read_to_string(run.path().join("events.log")).ok()
-    });
+    let log = runs
+        .flatten()
+        .next()
+        .and_then(|run| std::fs::read_to_string(run.path().join("events.log")).ok());
     log.unwrap_or_default().matches("\"sample_finished\"").count() as u64
 }
 

@@ -47,7 +47,10 @@ fn a_failed_sample_is_never_remembered() {
 #[test]
 fn failure_policies() {
     let run = |policy: &str| {
-        let project = Project::with(&format!("fail_on_error = {policy}\nmax_retries = 0\nconcurrency = 1"), FLAKY);
+        let project = Project::with(
+            &format!("fail_on_error = {policy}\nmax_retries = 0\nconcurrency = 1"),
+            FLAKY,
+        );
         let ran = project.apply(&[]);
         assert_eq!(ran.code, 1, "{policy}");
         ran.states()["ask"].clone()
@@ -85,11 +88,15 @@ fn equal_requests_in_flight_are_asked_once() {
     let project = Project::with("", super::project::REPLIES);
     project.write(
         "pipelines/bench.toml",
-        &(project.read("pipelines/bench.toml") + "\n[stage.again]\nextends = \"ask\"\nscorers = [\"f1\"]\n"),
+        &(project.read("pipelines/bench.toml")
+            + "\n[stage.again]\nextends = \"ask\"\nscorers = [\"f1\"]\n"),
     );
     let ran = project.ok(&[]);
     let requests = &ran.done()["requests"];
-    let total: u64 = ["live", "memory", "disk", "coalesced"].iter().map(|k| requests[*k].as_u64().unwrap()).sum();
+    let total: u64 = ["live", "memory", "disk", "coalesced"]
+        .iter()
+        .map(|k| requests[*k].as_u64().unwrap())
+        .sum();
     assert_eq!(total, 20);
     assert_eq!(project.ok(&["--force", "again"]).states()["ask"], "fresh");
 }
@@ -152,9 +159,15 @@ fn an_agent_stops_at_its_cap() {
 
 #[test]
 fn react_turns_batching_off_and_says_so() {
-    let project = Project::with("method = \"react\"\nbatch_size = 8", "replies = [{ reply = \"Final Answer: 0\" }]");
+    let project = Project::with(
+        "method = \"react\"\nbatch_size = 8",
+        "replies = [{ reply = \"Final Answer: 0\" }]",
+    );
     let plan = project.forge(&["plan", "pipelines/bench.toml"]).stdout;
-    assert!(plan.contains("1 samples in flight") && plan.contains("batching is off with react"), "{plan}");
+    assert!(
+        plan.contains("1 samples in flight") && plan.contains("batching is off with react"),
+        "{plan}"
+    );
     project.ok(&[]);
     let report = project.read("out/bench/report/report.md");
     let html = project.read("out/bench/report/report.html");

@@ -52,7 +52,11 @@ fn a_template_that_renders_the_same_bytes_asks_nothing() {
     assert_eq!((ran.live(), ran.from_disk()), (0, 10));
     let states = ran.states();
     assert_eq!(states["flows"], "ran");
-    assert_eq!((&*states["ask"], &*states["report"]), ("fresh", "fresh"), "the change stops at the flows");
+    assert_eq!(
+        (&*states["ask"], &*states["report"]),
+        ("fresh", "fresh"),
+        "the change stops at the flows"
+    );
     project.edit("templates/qa.toml", "id = \"row.id\"", "# a comment\nid = \"row.id\"");
     assert!(project.ok(&[]).states().values().all(|state| state == "fresh"));
 }
@@ -128,7 +132,11 @@ fn no_execution_setting_asks_again() {
     for setting in settings {
         project.manifest(setting, REPLIES);
         let ran = project.ok(&[]);
-        assert!(ran.states().values().all(|state| state == "fresh"), "{setting}: {:?}", ran.states());
+        assert!(
+            ran.states().values().all(|state| state == "fresh"),
+            "{setting}: {:?}",
+            ran.states()
+        );
     }
     project.manifest("", &format!("latency = \"5ms\"\n{REPLIES}"));
     assert!(project.ok(&[]).states().values().all(|state| state == "fresh"), "latency");
@@ -216,7 +224,12 @@ fn explain_names_the_fields_that_differ() {
     let other = project.forge(&["explain", "pipelines/bench.toml", "ask/q3"]);
     assert!(other.stdout.contains("flow: "), "{}", other.stdout);
     let none = project.forge(&["explain", "pipelines/bench.toml", "ask/q99"]);
-    assert_eq!((none.code, none.stderr.contains("has no flow `q99`")), (2, true), "{}", none.stderr);
+    assert_eq!(
+        (none.code, none.stderr.contains("has no flow `q99`")),
+        (2, true),
+        "{}",
+        none.stderr
+    );
 }
 
 #[test]
@@ -225,9 +238,17 @@ fn plan_counts_what_is_answered_already() {
     let plan = |project: &Project| project.forge(&["plan", "pipelines/bench.toml"]).stdout;
     assert!(plan(&project).contains("0 answered from the store (0 requests), 10 to ask"));
     project.ok(&["--set", "num_flows=4"]);
-    assert!(plan(&project).contains("4 answered from the store (4 requests), 6 to ask"), "{}", plan(&project));
+    assert!(
+        plan(&project).contains("4 answered from the store (4 requests), 6 to ask"),
+        "{}",
+        plan(&project)
+    );
     project.ok(&[]);
-    assert!(plan(&project).ends_with("10 requests already answered, 0 samples to ask\n"), "{}", plan(&project));
+    assert!(
+        plan(&project).ends_with("10 requests already answered, 0 samples to ask\n"),
+        "{}",
+        plan(&project)
+    );
     let dry = project.forge(&["apply", "pipelines/bench.toml", "--dry-run"]);
     assert_eq!(dry.stdout, plan(&project));
 }

@@ -65,7 +65,11 @@ fn shuffling_keeps_the_order_of_any_two_rows() {
     project.edit("pipelines/bench.toml", "count = \"{{ params.num_flows }}\"", seed);
     let all = flows(&project);
     assert_ne!(all, (0..10).map(|n| format!("q{n}")).collect::<Vec<_>>());
-    project.edit("fixtures/rows.jsonl", "{\"id\": \"q5\", \"question\": \"What is 5 + 0?\", \"answer\": 5}\n", "");
+    project.edit(
+        "fixtures/rows.jsonl",
+        "{\"id\": \"q5\", \"question\": \"What is 5 + 0?\", \"answer\": 5}\n",
+        "",
+    );
     let without: Vec<_> = all.into_iter().filter(|flow| flow != "q5").collect();
     assert_eq!(flows(&project), without);
 }
@@ -83,14 +87,21 @@ fn a_filter_lets_rows_through() {
 
 #[test]
 fn a_bad_row_is_named_by_file_and_line() {
-    let project = with_fixture("fixtures/x.jsonl", "{\"id\": 1, \"question\": \"a\", \"answer\": \"b\"}\n{oops}\n");
+    let project = with_fixture(
+        "fixtures/x.jsonl",
+        "{\"id\": 1, \"question\": \"a\", \"answer\": \"b\"}\n{oops}\n",
+    );
     let ran = project.apply(&[]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("fixtures/x.jsonl:2:2: this line is not JSON"), "{}", ran.stderr);
     project.write("fixtures/x.jsonl", "{\"id\": 1, \"qestion\": \"a\", \"answer\": \"b\"}\n");
     let ran = project.apply(&[]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("fixtures/x.jsonl:1: `answer.user` of the flow template"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("fixtures/x.jsonl:1: `answer.user` of the flow template"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("columns of the row: `answer`, `id`, `qestion`"), "{}", ran.stderr);
 }
 

@@ -6,7 +6,9 @@ use super::project::{FORGE, Project, Ran};
 fn a_new_project_runs_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let forge = |args: &[&str]| {
-        Ran::of(std::process::Command::new(FORGE).args(args).current_dir(dir.path()).output().unwrap())
+        Ran::of(
+            std::process::Command::new(FORGE).args(args).current_dir(dir.path()).output().unwrap(),
+        )
     };
     assert_eq!(forge(&["init", "mine"]).code, 0);
     let ran = forge(&["apply", "mine/pipelines/bench.toml", "--json"]);
@@ -20,7 +22,8 @@ fn a_new_project_runs_at_once() {
 fn timing_lines_are_one_to_a_line_and_measured() {
     let project = Project::new();
     let ran = project.ok(&[]);
-    let lines: Vec<_> = ran.stderr.lines().filter_map(|line| line.strip_prefix("[TIMING] ")).collect();
+    let lines: Vec<_> =
+        ran.stderr.lines().filter_map(|line| line.strip_prefix("[TIMING] ")).collect();
     let named = |name: &str| lines.iter().filter(|line| line.starts_with(name)).count();
     assert_eq!(named("flow_expansion_ms="), 1);
     assert_eq!(named("engine_init_ms="), 1);
@@ -120,7 +123,8 @@ fn the_graph_in_every_format() {
 
 #[test]
 fn model_output_is_escaped_in_the_page() {
-    let project = Project::with("", "replies = [{ reply = \"</script><script>alert(1)</script>\" }]");
+    let project =
+        Project::with("", "replies = [{ reply = \"</script><script>alert(1)</script>\" }]");
     project.ok(&[]);
     let html = project.read("out/bench/report/report.html");
     assert!(!html.contains("<script>alert(1)"), "model output reached the page as markup");
@@ -149,7 +153,8 @@ fn every_file_of_pipelines_and_examples_is_right() {
             if !text.contains("[pipeline]") {
                 continue;
             }
-            let output = std::process::Command::new(FORGE).args(["check", &folder]).output().unwrap();
+            let output =
+                std::process::Command::new(FORGE).args(["check", &folder]).output().unwrap();
             let ran = Ran::of(output);
             assert_eq!(ran.code, 0, "{folder}: {}", ran.stderr);
             checked += 1;

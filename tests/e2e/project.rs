@@ -84,7 +84,9 @@ impl Project {
     }
 
     pub fn rows(&self, count: usize) {
-        let row = |n| format!("{{\"id\": \"q{n}\", \"question\": \"What is {n} + 0?\", \"answer\": {n}}}\n");
+        let row = |n| {
+            format!("{{\"id\": \"q{n}\", \"question\": \"What is {n} + 0?\", \"answer\": {n}}}\n")
+        };
         self.write("fixtures/rows.jsonl", &(0..count).map(row).collect::<String>());
     }
 
@@ -164,7 +166,8 @@ impl Ran {
     }
 
     pub fn events(&self) -> Vec<Value> {
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        let parse =
+            |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
         self.stdout.lines().map(parse).collect()
     }
 

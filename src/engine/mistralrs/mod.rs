@@ -43,8 +43,9 @@ const ENGINE_VERSION: &str = "0.8.1";
 pub const GGUF_ARCHITECTURES: &[&str] =
     &["llama", "mistral3", "phi2", "phi3", "starcoder2", "qwen2", "qwen3", "qwen3moe"];
 
-/// Numeric types of weights and activations, by their names in manifests.
-pub const DTYPES: &[&str] = &["f32", "f16", "bf16"];
+/// Numeric types of weights and activations, by their names in manifests. Not bf16: its matrix product is
+/// not there on CPU.
+pub const DTYPES: &[&str] = &["f32", "f16"];
 
 /// Where the weights are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -185,9 +185,11 @@ impl Instance {
                     }
                 }
                 Response::InternalError(error) | Response::ValidationError(error) => {
-                    return Err(EngineError::Passing(error.to_string()));
+                    return Err(EngineError::Passing(first_line(&error.to_string())));
                 }
-                Response::ModelError(error, _) => return Err(EngineError::Passing(error)),
+                Response::ModelError(error, _) => {
+                    return Err(EngineError::Passing(first_line(&error)));
+                }
                 _ => return Err(EngineError::Passing("an unexpected kind of response".to_owned())),
             }
         }
@@ -237,6 +239,11 @@ fn role(role: Role) -> TextMessageRole {
     }
 }
 
+/// An error without the backtrace that candle writes into it.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
@@ -248,7 +255,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 fn dtype(name: &str) -> ModelDType {
     match name {
         "f16" => ModelDType::F16,
-        "bf16" => ModelDType::BF16,
         "f32" => ModelDType::F32,
         other => panic!("BUG: dtype `{other}` passed the manifest"),
     }

@@ -1,6 +1,6 @@
 //! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ pub(super) fn read(
     }
     let count = fields.integer("count", 1..=i64::MAX).map(|count| count as u64);
     let shuffle_seed = fields.integer("shuffle_seed", i64::MIN..=i64::MAX);
-    let filter = fields.raw_text("filter").map(|filter| {
+    let filter = fields.text("filter").map(|filter| {
         if let Err(error) = Templates::default().check_expression(&filter.value) {
             let hint =
                 "a filter is an expression such as `row.category == 'facts'`, without braces";
@@ -95,12 +95,26 @@ impl Expand {
         }
     }
 
-    /// Reads the fixtures into the store.
-    fn import(&self, context: &Context) -> Result<Vec<Fixture>, StageError> {
+    /// Reads the fixtures into the store, and with `whole` makes sure that their content is good there.
+    fn import(&self, context: &Context, whole: bool) -> Result<Vec<Fixture>, StageError> {
         let import = |(path, format): &(Utf8PathBuf, Format)| {
-            Fixture::import(path, *format, &context.resolve(path)?, &context.store)
+            Fixture::import(path, *format, &context.resolve(path)?, &context.store, whole)
         };
         self.fixtures.iter().map(import).collect()
+    }
+
+    fn recipe_of(&self, template: Digest, fixtures: &[Fixture], context: &Context) -> Recipe {
+        let recipe = Recipe::new("expand", REV)
+            .field("language", LANGUAGE)
+            .field("count", self.count(context))
+            .field("shuffle_seed", self.shuffle_seed)
+            .field("filter", self.filter.clone())
+            .input("template", template);
+        fixtures.iter().enumerate().fold(recipe, |recipe, (i, fixture)| {
+            recipe
+                .field(&format!("fixture {i} format"), fixture.format.name())
+                .input(format!("fixture {i}"), fixture.digest)
+        })
     }
 }
 
@@ -119,18 +133,8 @@ impl Stage for Expand {
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
         async move {
-            let mut recipe = Recipe::new("expand", REV)
-                .field("language", LANGUAGE)
-                .field("count", self.count(context))
-                .field("shuffle_seed", self.shuffle_seed)
-                .field("filter", self.filter.clone())
-                .input("template", inputs.one("template").digest().await?);
-            for (i, fixture) in self.import(context)?.iter().enumerate() {
-                recipe = recipe
-                    .field(&format!("fixture {i} format"), fixture.format.name())
-                    .input(format!("fixture {i}"), fixture.digest);
-            }
-            Ok(recipe)
+            let template = inputs.one("template").digest().await?;
+            Ok(self.recipe_of(template, &self.import(context, false)?, context))
         }
         .boxed()
     }
@@ -148,7 +152,6 @@ impl Stage for Expand {
 
     fn run<'a>(
         &'a self,
-        _: Option<&'a Recipe>,
         inputs: &'a Inputs,
         context: &'a Context,
         publish: &'a (dyn Fn(Artifact) + Send + Sync),
@@ -157,6 +160,8 @@ impl Stage for Expand {
             let Artifact::Template(template) = inputs.one("template") else {
                 unreachable!("BUG: the graph lets only templates in here")
             };
+            let fixtures = self.import(context, true)?;
+            let recipe = self.recipe_of(template.digest, &fixtures, context);
             let writer = context.store.blob_writer()?;
             let (tell, growth) = watch::channel(Growth { flows: 0, bytes: 0, end: None });
             let flows = Flows::growing(growth, writer.reader()?);
@@ -164,7 +169,7 @@ impl Stage for Expand {
             let work = Work {
                 stage: self.name.clone(),
                 template: template.clone(),
-                fixtures: self.import(context)?,
+                fixtures,
                 count: self.count(context),
                 shuffle_seed: self.shuffle_seed,
                 filter: self.filter.clone(),
@@ -178,17 +183,16 @@ impl Stage for Expand {
                 tell.send_modify(|growth| growth.end = Some(end));
                 written
             });
-            let (digest, count) = written
-                .await
-                .map_err(|error| StageError::Failed(format!("the expansion panicked: {error}")))??;
-            if count == 0 {
-                return Err(StageError::User(
-                    "the expansion gives no flows: its fixture is empty, or its filter lets nothing through"
-                        .to_owned(),
-                ));
-            }
-            if let Some(wanted) = self.count.filter(|wanted| count < *wanted && context.options.limit.is_none()) {
-                context.notice(&self.name, format!("`count` asks for {wanted} flows, and the fixture has {count}"));
+            let (digest, count) = written.await.map_err(|error| {
+                StageError::Failed(format!("the expansion panicked: {error}"))
+            })??;
+            if let Some(wanted) =
+                self.count.filter(|wanted| count < *wanted && context.options.limit.is_none())
+            {
+                context.notice(
+                    &self.name,
+                    format!("`count` asks for {wanted} flows, and the fixture has {count}"),
+                );
             }
             let ports = [
                 ("flows".to_owned(), Port::Blob(digest)),
@@ -196,6 +200,7 @@ impl Stage for Expand {
             ];
             Ok(Done {
                 artifact: Artifact::Flows(flows),
+                recipe,
                 outcome: Some(Outcome::Value(ports.into())),
                 worked: true,
                 failure: None,
@@ -230,7 +235,7 @@ impl Work {
     ) -> Result<(Digest, u64), StageError> {
         let maker = Maker::new(&self.template)?;
         let mut seen: HashMap<Digest, u32> = HashMap::new();
-        let mut names: HashMap<String, u32> = HashMap::new();
+        let mut names: HashSet<String> = HashSet::new();
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let emit = |flows| (self.emit)(Event::FlowsExpanded { stage: self.stage.clone(), flows });
         for row in Rows::open(&self.fixtures, self.shuffle_seed, &self.store)? {
@@ -255,10 +260,11 @@ impl Work {
             let occurrence = seen.entry(flow.steps_digest()).or_default();
             flow.occurrence = *occurrence;
             *occurrence += 1;
-            let same_name = names.entry(flow.id.clone()).or_default();
-            *same_name += 1;
-            if *same_name > 1 {
-                flow.id = format!("{}#{same_name}", flow.id);
+            let mut copies = 1;
+            let name = flow.id.clone();
+            while !names.insert(flow.id.clone()) {
+                copies += 1;
+                flow.id = format!("{name}#{copies}");
             }
             let mut line = serde_json::to_vec(&flow).expect("BUG: a flow is plain data");
             line.push(b'\n');
@@ -273,6 +279,12 @@ impl Work {
             }
         }
         emit(count);
+        if count == 0 {
+            return Err(StageError::User(
+                "the expansion gives no flows: its fixture is empty, or its filter lets nothing through"
+                    .to_owned(),
+            ));
+        }
         Ok((writer.finish()?, count))
     }
 }
@@ -321,17 +333,23 @@ impl<'a> Maker<'a> {
                 value.as_str().map_or_else(|| value.to_string(), str::to_owned),
             );
         }
+        // Texts that wait are rendered on trial, with empty outputs: a wrong column shows before anything is
+        // asked.
+        let outputs =
+            self.template.steps.iter().map(|step| (step.id.clone(), json!({ "output": "" })));
+        let trial = json!({ "row": context["row"], "steps": outputs.collect::<Map<_, _>>() });
         let mut waits = false;
         let mut steps = Vec::new();
         for step in &self.template.steps {
             let mut text = |name: &str, source: &String| -> Result<Text, String> {
+                let name = format!("{}.{name}", step.id);
+                let text = self.templates.render(&name, &trial);
+                let text = text.map_err(|error| self.explain(&name, &error, context))?;
                 if StepTemplate::waits(source) {
                     waits = true;
                     return Ok(Text::Later(source.clone()));
                 }
-                let name = format!("{}.{name}", step.id);
-                let text = self.templates.render(&name, context);
-                Ok(Text::Ready(text.map_err(|error| self.explain(&name, &error, context))?))
+                Ok(Text::Ready(text))
             };
             let system = step.system.as_ref().map(|source| text("system", source)).transpose()?;
             steps.push(Step {

@@ -62,7 +62,17 @@ impl Fixture {
         format: Format,
         full: &Utf8Path,
         store: &Store,
+        whole: bool,
     ) -> Result<Fixture, StageError> {
+        if (format == Format::Folder) != full.is_dir() {
+            let what = if full.is_dir() { "a folder" } else { "a file" };
+            return Err(StageError::User(format!(
+                "`{path}` is {what}, and its format is {}",
+                format.name()
+            )));
+        }
+        let import =
+            |path: &Utf8Path| if whole { store.import_whole(path) } else { store.import(path) };
         let files = match format {
             Format::Folder => {
                 let mut names = Vec::new();
@@ -70,10 +80,10 @@ impl Fixture {
                     StageError::User(format!("cannot read `{path}`: {}", plain(&error)))
                 })?;
                 names.sort();
-                let import = |name: String| Ok((name.clone(), store.import(&full.join(&name))?));
-                names.into_iter().map(import).collect::<Result<Vec<_>, StageError>>()?
+                let imported = |name: String| Ok((name.clone(), import(&full.join(&name))?));
+                names.into_iter().map(imported).collect::<Result<Vec<_>, StageError>>()?
             }
-            _ => vec![(path.file_name().unwrap_or_default().to_owned(), store.import(full)?)],
+            _ => vec![(path.file_name().unwrap_or_default().to_owned(), import(full)?)],
         };
         let digest = match format {
             Format::Folder => Digest::of_json(&files),

@@ -145,7 +145,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
         steps,
         tags: flow.tags.clone(),
     };
-    if outcome.is_final() {
+    if outcome.is_final() && job.mode != Mode::Frozen {
         remember(job, recipe, &sample, &observed)?;
     }
     Ok((sample, observed))
@@ -216,7 +216,11 @@ impl Run<'_> {
         let building = Instant::now();
         let (system, user) = match self.texts(step) {
             Ok(texts) => texts,
-            Err(error) => return Ok((Outcome::Unparsable, Some(error.to_string()))),
+            // A mistake in the template says nothing about the model, and is not remembered.
+            Err(error) => {
+                let message = format!("flow `{}`, step `{}`: {error}", self.flow.id, step.id);
+                return Err(Failure::Template(message));
+            }
         };
         let before = match self.steps.last() {
             Some(last) if step.continues => last.transcript.clone(),
@@ -326,19 +330,16 @@ impl Run<'_> {
         }
         match turn {
             Turn::Done { answer, .. } if answer.is_empty() => Some((Outcome::Empty, None)),
+            // A reply that was cut off after its answer may have lost the end of it.
+            Turn::Done { .. } if completion.finish == Finish::Length => {
+                self.end_trace();
+                Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned())))
+            }
             Turn::Done { answer, thought } => {
                 run.answer = Some(answer);
                 if let Some(trace) = &mut run.trace {
                     trace.termination_reason = Termination::Answer;
                     trace.steps.push(trace_step(number, thought));
-                }
-                // A reply that was cut off after its answer may have lost the end of it.
-                if completion.finish == Finish::Length {
-                    run.answer = None;
-                    return Some((
-                        Outcome::Truncated,
-                        Some("the reply met `max_tokens`".to_owned()),
-                    ));
                 }
                 Some((Outcome::Answered, None))
             }

@@ -1,0 +1,438 @@
+//! `workflow`: runs flows against an engine with a method. Settings are here, the loop over samples in
+//! `run`, the life of one sample in `sample`. Knows nothing of how flows are made or shown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use super::{
+    Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
+};
+use crate::digest::{Digest, Key, Recipe};
+use crate::engine::{Client, Limits, Mode, Resource};
+use crate::manifest::{Diagnostic, Fields};
+use crate::method::{self, Method, react};
+use crate::record::Profile;
+use crate::report::CellInfo;
+use crate::sample::{Sample, Sampling};
+use crate::scorer::{self, Scorer};
+use crate::store::Record;
+use crate::tool;
+
+mod run;
+pub mod sample;
+mod survey;
+
+pub use survey::Survey;
+
+use sample::{Job, Semantics};
+
+/// Version of what a workflow's result holds.
+const REV: u32 = 1;
+/// Samples in flight where the manifest is silent.
+const CONCURRENCY: u32 = 8;
+/// Most samples in flight.
+const CONCURRENCY_MAX: u32 = 4096;
+/// Reply tokens where the manifest is silent.
+const MAX_TOKENS: u32 = 256;
+/// Time of one attempt where the manifest is silent.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Further attempts where the manifest is silent.
+const MAX_RETRIES: u32 = 3;
+
+/// How many failed samples a workflow bears.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum FailOnError {
+    /// The first failed sample ends it.
+    First,
+    /// Any number is borne.
+    Never,
+    /// More than this share of all samples ends it.
+    Share(f64),
+    /// This many end it.
+    Count(u64),
+}
+
+impl FailOnError {
+    /// As the manifest writes it.
+    fn to_json(self) -> Value {
+        match self {
+            FailOnError::First => true.into(),
+            FailOnError::Never => false.into(),
+            FailOnError::Share(share) => share.into(),
+            FailOnError::Count(count) => count.into(),
+        }
+    }
+}
+
+/// A workflow stage.
+pub struct Workflow {
+    name: String,
+    needs: Vec<Need>,
+    // Semantic.
+    method: &'static dyn Method,
+    instructions: Option<String>,
+    sampling: Sampling,
+    epochs: u32,
+    max_iterations: u32,
+    tools: Vec<String>,
+    lookup: Option<Utf8PathBuf>,
+    scorers: Vec<&'static Scorer>,
+    // Execution: in no key.
+    concurrency: u32,
+    batching_off: bool,
+    cache: bool,
+    cache_max_size: u32,
+    limits: Limits,
+    fail_on_error: FailOnError,
+}
+
+pub(super) fn read(
+    name: &str,
+    fields: Fields<'_>,
+    setting: &Setting<'_>,
+) -> Option<Box<dyn Stage>> {
+    let flows = crate::stage::need(&fields, "flows", ArtifactKind::Flows);
+    let engine = crate::stage::need(&fields, "engine", ArtifactKind::Engine);
+    let methods: Vec<_> = method::METHODS.iter().map(|method| method.name()).collect();
+    let method = match fields.choice("method", &methods) {
+        Some(text) => method::find(&text.value),
+        None if fields.has("method") => None,
+        None => method::find("naive"),
+    };
+    let instructions = fields.text("instructions").map(|text| text.value);
+    let texts = |name| fields.texts(name).unwrap_or_default().into_iter().map(|text| text.value);
+    let sampling = Sampling {
+        temperature: fields.number("temperature", 0.0..=2.0).unwrap_or(0.0),
+        top_p: fields.number("top_p", 0.0..=1.0),
+        top_k: fields.count("top_k", 1..=u32::MAX),
+        max_tokens: fields.count("max_tokens", 1..=1_000_000).unwrap_or(MAX_TOKENS),
+        stop: texts("stop").collect(),
+        seed: fields.integer("seed", i64::MIN..=i64::MAX),
+    };
+    let epochs = fields.count("epochs", 1..=10_000).unwrap_or(1);
+    let (max_iterations, tools, lookup) = read_tools(&fields, setting, method);
+    let known: Vec<_> = scorer::SCORERS.iter().map(|scorer| scorer.name).collect();
+    let scorers = fields.choices("scorers", &known);
+    let scorers = scorers.unwrap_or_else(|| {
+        ["exact_match", "includes", "f1"].iter().map(ToString::to_string).collect()
+    });
+    let (concurrency, batching_off) = read_concurrency(&fields, method);
+    let cache = fields.boolean("cache").unwrap_or(true);
+    let cache_max_size = fields.count("cache_max_size", 16..=2048).unwrap_or(256);
+    let limits = Limits {
+        max_retries: fields.count("max_retries", 0..=100).unwrap_or(MAX_RETRIES),
+        attempt_timeout: fields.duration("attempt_timeout").unwrap_or(ATTEMPT_TIMEOUT),
+    };
+    let fail_on_error = read_fail_on_error(&fields);
+    fields.finish();
+    Some(Box::new(Workflow {
+        name: name.to_owned(),
+        needs: vec![flows?, engine?],
+        // What is wrong with the method has been said; its neighbours are checked all the same.
+        method: method.or(method::find("naive"))?,
+        instructions,
+        sampling,
+        epochs,
+        max_iterations,
+        tools,
+        lookup,
+        scorers: scorers.iter().filter_map(|name| scorer::find(name)).collect(),
+        concurrency,
+        batching_off,
+        cache,
+        cache_max_size,
+        limits,
+        fail_on_error,
+    }))
+}
+
+/// Tools belong to methods that can call them, and are refused elsewhere.
+fn read_tools(
+    fields: &Fields<'_>,
+    setting: &Setting<'_>,
+    method: Option<&'static dyn Method>,
+) -> (u32, Vec<String>, Option<Utf8PathBuf>) {
+    let turns = (*react::TURNS.start() as u32)..=(*react::TURNS.end() as u32);
+    let max_iterations = fields.count("max_iterations", turns).unwrap_or(react::TURNS_DEFAULT);
+    let tools = fields.choices("tools", tool::TOOLS);
+    let lookup = fields.path("lookup").filter(|path| setting.check_exists(fields, path));
+    let Some(method) = method else { return (1, Vec::new(), None) };
+    if !method.uses_tools() {
+        // Shared through [defaults], these may stand beside any method; they have no effect on this one.
+        return (1, Vec::new(), None);
+    }
+    let tools = tools.unwrap_or_else(|| {
+        let default = tool::TOOLS.iter().filter(|tool| **tool != "lookup" || lookup.is_some());
+        default.map(ToString::to_string).collect()
+    });
+    if tools.iter().any(|tool| tool == "lookup") && lookup.is_none() && !fields.has("lookup") {
+        let hint = "add `lookup = \"<file of key and value>.jsonl\"`";
+        let message = "the tool `lookup` needs its table";
+        fields.error(Diagnostic::at(fields.place("tools"), message).hint(hint));
+    }
+    (max_iterations, tools, lookup.map(|path| path.value))
+}
+
+/// `batch_size` is another word for `concurrency`, but of an agent's requests no two go together.
+fn read_concurrency(fields: &Fields<'_>, method: Option<&'static dyn Method>) -> (u32, bool) {
+    let concurrency = fields.count("concurrency", 1..=CONCURRENCY_MAX);
+    let batch_size = fields.count("batch_size", 1..=CONCURRENCY_MAX);
+    if concurrency.is_some() && batch_size.is_some() {
+        let message = "`batch_size` is another word for `concurrency`, and both are set";
+        fields.error(
+            Diagnostic::at(fields.place("batch_size"), message)
+                .also(fields.place("concurrency"), "set here"),
+        );
+    }
+    let agent = method.is_some_and(Method::uses_tools);
+    if agent && batch_size.is_some() {
+        return (1, true);
+    }
+    (concurrency.or(batch_size).unwrap_or(CONCURRENCY), agent)
+}
+
+fn read_fail_on_error(fields: &Fields<'_>) -> FailOnError {
+    const NAME: &str = "fail_on_error";
+    let Some(value) = fields.scalar_json(NAME) else { return FailOnError::First };
+    let policy = match &value.value {
+        Value::Bool(true) => Some(FailOnError::First),
+        Value::Bool(false) => Some(FailOnError::Never),
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(count), _) if count >= 1 => Some(FailOnError::Count(count)),
+            (None, Some(share)) if share > 0.0 && share < 1.0 => Some(FailOnError::Share(share)),
+            _ => None,
+        },
+        _ => None,
+    };
+    policy.unwrap_or_else(|| {
+        let message = format!(
+            "`{NAME}` must be true, false, a share between 0 and 1, or a count, not {}",
+            value.value
+        );
+        fields.error(Diagnostic::at(value.span, message));
+        FailOnError::First
+    })
+}
+
+impl Workflow {
+    /// The settings that decide answers, with the tools' files read.
+    pub fn semantics(&self, context: &Context) -> Result<Semantics, StageError> {
+        let table = match &self.lookup {
+            None => None,
+            Some(path) => Some(read_table(path, context)?),
+        };
+        let tools = tool::build(&self.tools, table);
+        Ok(Semantics {
+            method: self.method,
+            instructions: match &self.instructions {
+                Some(text) => text.clone(),
+                None => self.method.instructions(&tools),
+            },
+            tools,
+            sampling: self.sampling.clone(),
+            max_turns: self.max_iterations,
+            scorers: self.scorers.clone(),
+        })
+    }
+
+    /// The flows and the engine among the inputs.
+    pub fn sources<'a>(&self, inputs: &'a Inputs) -> (&'a Flows, &'a Arc<Resource>) {
+        match (inputs.one("flows"), inputs.one("engine")) {
+            (Artifact::Flows(flows), Artifact::Engine(engine)) => (flows, engine),
+            _ => unreachable!("BUG: the graph lets only flows and engines in here"),
+        }
+    }
+
+    /// What runs one sample.
+    pub fn job(&self, inputs: &Inputs, context: &Context, mode: Mode) -> Result<Job, StageError> {
+        let (_, engine) = self.sources(inputs);
+        let client = Client::new(
+            engine.clone(),
+            context.store.clone(),
+            &context.run.id,
+            mode,
+            self.limits.clone(),
+            self.cache_max_size as usize,
+            context.stop.clone(),
+        );
+        Ok(Job {
+            settings: self.semantics(context)?,
+            engine: engine.identity,
+            client,
+            store: context.store.clone(),
+            mode,
+            run: context.run.id.clone(),
+        })
+    }
+
+    /// What is let in at once, and why: for plan and report.
+    pub fn admission(&self, engine: &Resource, context: &Context) -> String {
+        let width = self.width(context);
+        let engine = engine.backend.admission();
+        let mut text = match engine.width {
+            Some(at_once) if at_once < width => format!(
+                "{width} samples in flight, of which the engine gets {at_once} request{} at once: {}",
+                if at_once == 1 { "" } else { "s" },
+                engine.reason
+            ),
+            _ => format!("{width} samples in flight: {}", engine.reason),
+        };
+        if self.batching_off {
+            text.push_str("; batching is off with react, whose requests wait for each other");
+        }
+        text
+    }
+
+    /// What reports say of this workflow.
+    fn info(
+        &self,
+        settings: &Semantics,
+        recipe: &Recipe,
+        inputs: &Inputs,
+        context: &Context,
+        profile: Profile,
+    ) -> CellInfo {
+        let (_, engine) = self.sources(inputs);
+        let timeout = humantime::format_duration(self.limits.attempt_timeout).to_string();
+        let execution = [
+            ("concurrency", Value::from(self.width(context))),
+            ("cache", self.cache.into()),
+            ("cache_max_size", self.cache_max_size.into()),
+            ("max_retries", self.limits.max_retries.into()),
+            ("attempt_timeout", timeout.into()),
+            ("fail_on_error", self.fail_on_error.to_json()),
+        ];
+        let mut about = engine.backend.describe();
+        about.insert("identity".to_owned(), engine.identity.to_string().into());
+        CellInfo {
+            method: settings.method.name().to_owned(),
+            config: recipe.fields.clone(),
+            execution: execution.map(|(name, value)| (name.to_owned(), value)).into(),
+            inputs: recipe.inputs.iter().map(|(port, d)| (port.clone(), d.to_string())).collect(),
+            engine: about,
+            admission: self.admission(engine, context),
+            profile,
+        }
+    }
+}
+
+/// Reads a table of key and value: JSON Lines with both.
+fn read_table(
+    path: &Utf8PathBuf,
+    context: &Context,
+) -> Result<(Digest, BTreeMap<String, String>), StageError> {
+    let full = context.resolve(path)?;
+    let (digest, bytes) = context.store.import_bytes(&full)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| StageError::User(format!("`{path}` is not UTF-8 text")))?;
+    let mut rows = BTreeMap::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let row: Value = serde_json::from_str(line).map_err(|error| {
+            StageError::User(format!(
+                "{path}:{}:{}: this line is not JSON: {error}",
+                i + 1,
+                error.column()
+            ))
+        })?;
+        let (Some(key), Some(value)) = (row["key"].as_str(), row["value"].as_str()) else {
+            let hint = "a row of a lookup table is {\"key\": \"…\", \"value\": \"…\"}";
+            return Err(StageError::User(format!("{path}:{}: {hint}", i + 1)));
+        };
+        rows.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    Ok((digest, rows))
+}
+
+impl Stage for Workflow {
+    fn needs(&self) -> &[Need] {
+        &self.needs
+    }
+
+    fn gives(&self) -> ArtifactKind {
+        ArtifactKind::Samples
+    }
+
+    fn recipe<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        context: &'a Context,
+    ) -> BoxFuture<'a, Result<Recipe, StageError>> {
+        async move { self.recipe_of(&self.semantics(context)?, inputs).await }.boxed()
+    }
+
+    fn restore(
+        &self,
+        record: &Record,
+        recipe: &Recipe,
+        _: &Inputs,
+        context: &Context,
+    ) -> Option<Artifact> {
+        let samples = Samples {
+            stage: self.name.clone(),
+            key: recipe.key(),
+            table: record.blob("samples")?,
+            observed: record.blob("observed")?,
+            info: record.blob("info")?,
+            summary: serde_json::from_value(record.inline("summary")?.clone()).ok()?,
+        };
+        let blobs = [samples.table, samples.observed, samples.info];
+        let whole = blobs.iter().all(|digest| context.store.blob(*digest).is_some());
+        whole.then_some(Artifact::Samples(samples))
+    }
+
+    fn run<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        context: &'a Context,
+        _: &'a (dyn Fn(Artifact) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Done, StageError>> {
+        run::run_all(self, inputs, context).boxed()
+    }
+
+    fn may_reuse(&self) -> bool {
+        self.cache
+    }
+
+    fn streams(&self) -> bool {
+        true
+    }
+
+    fn as_workflow(&self) -> Option<&Workflow> {
+        Some(self)
+    }
+}
+
+/// Reads the samples of a stage's table.
+pub fn read_samples(context: &Context, table: Digest) -> Result<Vec<Sample>, StageError> {
+    read_lines(context, table)
+}
+
+pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
+    context: &Context,
+    table: Digest,
+) -> Result<Vec<T>, StageError> {
+    let gone =
+        || StageError::Failed("a table of samples is gone from the store; run again".to_owned());
+    let bytes = context.store.blob(table).ok_or_else(gone)?;
+    bytes
+        .split(|c| *c == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            serde_json::from_slice(line).map_err(|error| {
+                StageError::Failed(format!("a table of samples is damaged: {error}"))
+            })
+        })
+        .collect()
+}
+
+/// The key of a workflow's sample by flow name, from a result table.
+pub fn sample_key(context: &Context, table: Digest, flow: &str) -> Option<Key> {
+    let samples = read_samples(context, table).ok()?;
+    samples.iter().find(|sample| sample.flow == flow).map(|sample| sample.key)
+}

@@ -1,0 +1,306 @@
+//! The loop over the samples of a workflow: a window slides over the flows, results are written in order.
+//! Knows nothing of how one sample is run.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::task::{JoinError, JoinSet};
+
+use super::sample::{Semantics, run_sample};
+use super::{FailOnError, Workflow};
+use crate::digest::Recipe;
+use crate::engine::{Failure, Mode};
+use crate::record::{Event, Observed, ProfileBuilder, RequestCounts, ServedFrom, Tally};
+use crate::report::CellInfo;
+use crate::sample::{Flow, Outcome as SampleOutcome, Sample};
+use crate::stage::flows::FlowReader;
+use crate::stage::{Artifact, Context, Done, Inputs, Samples, StageError};
+use crate::store::{BlobWriter, Outcome, Port};
+
+/// Finished samples that may wait for an earlier one, beyond those in flight.
+const REORDER_MAX: u64 = 1024;
+
+type Finished = (u64, Result<(Sample, Observed), Failure>);
+
+/// Runs all samples of a workflow.
+pub(super) async fn run_all(
+    workflow: &Workflow,
+    inputs: &Inputs,
+    context: &Context,
+) -> Result<Done, StageError> {
+    let start = Instant::now();
+    let (flows, engine) = workflow.sources(inputs);
+    // Read once: what is used is what the key is made of, even if a file changes meanwhile.
+    let job = Arc::new(workflow.job(inputs, context, workflow.mode(context))?);
+    let mut window = Window::new(workflow, context)?;
+    let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
+    let total = || flows.count().map(|count| count * epochs);
+    let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
+    (context.emit)(started());
+    let mut counted = total().is_some();
+    let mut source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
+    let mut running: JoinSet<Finished> = JoinSet::new();
+    let (mut index, mut ended, mut error) = (0, false, None);
+    loop {
+        if !counted && total().is_some() {
+            counted = true;
+            (context.emit)(started());
+        }
+        let full = running.len() >= width || index >= window.written + REORDER_MAX + width as u64;
+        let admits = !ended && !full && error.is_none() && !context.stop.is_cancelled();
+        if admits {
+            // Take what comes first: the end of a sample, or another flow.
+            tokio::select! {
+                biased;
+                Some(done) = running.join_next(), if !running.is_empty() => error = window.take(done),
+                flow = source.next() => match flow {
+                    // What is under way has been paid for, and is waited for.
+                    Err(failed) => error = Some(failed),
+                    Ok(None) => ended = true,
+                    Ok(Some((flow, epoch))) => {
+                        let (job, at) = (job.clone(), index);
+                        index += 1;
+                        running.spawn(async move { (at, run_sample(&job, &flow, epoch).await) });
+                    }
+                }
+            }
+        } else if let Some(done) = running.join_next().await {
+            let taken = window.take(done);
+            error = error.or(taken);
+        } else {
+            break;
+        }
+    }
+    if let Some(error) = error {
+        return Err(error);
+    }
+    if !ended {
+        return Err(StageError::Cancelled);
+    }
+    let recipe = workflow.recipe_of(&job.settings, inputs).await?;
+    let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
+    let width = if workflow.batching_off { 1 } else { workflow.width(context).min(at_once) };
+    let profile = std::mem::take(&mut window.profile).finish(
+        workflow.cache.then(|| job.client.memory()),
+        u64::from(width),
+        Some(start.elapsed().as_secs_f64() * 1000.0),
+    );
+    let info = workflow.info(&job.settings, &recipe, inputs, context, profile);
+    window.finish(flows.count().unwrap_or(0) * epochs, recipe, &info)
+}
+
+/// Flows and epochs, one after another; all epochs of a flow come together.
+struct Source {
+    reader: FlowReader,
+    next: Option<(Arc<Flow>, u32)>,
+    epochs: u32,
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<(Arc<Flow>, u32)>, StageError> {
+        let (flow, epoch) = match self.next.take() {
+            Some(again) => again,
+            None => match self.reader.next().await? {
+                Some(flow) => (Arc::new(flow), 0),
+                None => return Ok(None),
+            },
+        };
+        if epoch + 1 < self.epochs {
+            self.next = Some((flow.clone(), epoch + 1));
+        }
+        Ok(Some((flow, epoch)))
+    }
+}
+
+fn write_line(writer: &mut BlobWriter, value: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(value).expect("BUG: a sample is plain data");
+    line.push(b'\n');
+    writer.write_all(&line)
+}
+
+/// Finished samples: written in order, counted, and told.
+struct Window<'a> {
+    workflow: &'a Workflow,
+    context: &'a Context,
+    samples: BlobWriter,
+    observed: BlobWriter,
+    /// Finished, but an earlier one is not.
+    waiting: BTreeMap<u64, (Sample, Observed)>,
+    written: u64,
+    tally: Tally,
+    profile: ProfileBuilder,
+    failed: u64,
+    first_failure: String,
+    worked: bool,
+}
+
+impl<'a> Window<'a> {
+    fn new(workflow: &'a Workflow, context: &'a Context) -> Result<Self, StageError> {
+        Ok(Window {
+            workflow,
+            context,
+            samples: context.store.blob_writer()?,
+            observed: context.store.blob_writer()?,
+            waiting: BTreeMap::new(),
+            written: 0,
+            tally: Tally::default(),
+            profile: ProfileBuilder::default(),
+            failed: 0,
+            first_failure: String::new(),
+            worked: false,
+        })
+    }
+
+    /// Takes a finished sample; an error ends admission.
+    fn take(&mut self, done: Result<Finished, JoinError>) -> Option<StageError> {
+        let (index, result) = match done {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                // A bug: it goes on up to where the exit code is made of it.
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Some(StageError::Cancelled),
+            },
+        };
+        let (sample, observed) = match result {
+            Ok(finished) => finished,
+            Err(Failure::Cancelled) => return Some(StageError::Cancelled),
+            Err(Failure::Template(message)) => return Some(StageError::User(message)),
+            Err(missing @ Failure::Missing(_)) => {
+                return Some(StageError::Missing(missing.to_string()));
+            }
+            Err(other) => return Some(StageError::Failed(other.to_string())),
+        };
+        self.tell(index, &sample, &observed);
+        let error = self.count_failure(&sample);
+        self.waiting.insert(index, (sample, observed));
+        while let Some((sample, observed)) = self.waiting.remove(&self.written) {
+            let written = write_line(&mut self.samples, &sample)
+                .and_then(|()| write_line(&mut self.observed, &observed));
+            if let Err(error) = written {
+                return Some(StageError::Failed(format!("cannot write samples: {error}")));
+            }
+            self.tally.add(&sample);
+            self.profile.add(&observed);
+            self.written += 1;
+        }
+        error
+    }
+
+    fn tell(&mut self, index: u64, sample: &Sample, observed: &Observed) {
+        self.worked |= observed.served_from == ServedFrom::Live;
+        let mut requests = RequestCounts::default();
+        observed.requests.iter().for_each(|request| requests.add(request.served_from));
+        let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
+        (self.context.emit)(Event::SampleFinished {
+            stage: self.workflow.name.clone(),
+            index,
+            flow: sample.flow.clone(),
+            outcome: sample.outcome,
+            correct: sample.scores.first().map(|score| score.value >= 1.0),
+            served_from: observed.served_from,
+            latency_ms: observed.latency_ms(),
+            requests,
+            output_tokens: live.map(|request| request.usage.output_tokens).sum(),
+        });
+    }
+
+    fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {
+        if sample.outcome != SampleOutcome::ProviderError {
+            return None;
+        }
+        self.failed += 1;
+        if self.failed == 1 {
+            let detail = sample.detail.as_deref().unwrap_or("the engine failed");
+            self.first_failure = format!("`{}`: {detail}", sample.flow);
+        }
+        let ended = match self.workflow.fail_on_error {
+            FailOnError::First => true,
+            FailOnError::Count(count) => self.failed >= count,
+            // Of a share, only the end tells.
+            FailOnError::Never | FailOnError::Share(_) => false,
+        };
+        ended.then(|| self.failure())
+    }
+
+    fn failure(&self) -> StageError {
+        StageError::Failed(match self.failed {
+            1 => format!("sample {}", self.first_failure),
+            n => format!("{n} samples failed, first {}", self.first_failure),
+        })
+    }
+
+    fn finish(self, selected: u64, recipe: Recipe, info: &CellInfo) -> Result<Done, StageError> {
+        if self.written != selected {
+            return Err(StageError::Failed(format!(
+                "{} of {selected} selected flows have a result",
+                self.written
+            )));
+        }
+        if let FailOnError::Share(share) = self.workflow.fail_on_error
+            && self.failed as f64 > share * selected as f64
+        {
+            return Err(self.failure());
+        }
+        let failure = (self.failed > 0).then(|| {
+            format!("{} of {selected} samples failed, first {}", self.failed, self.first_failure)
+        });
+        let info = serde_json::to_vec(info).expect("BUG: settings are plain data");
+        let samples = Samples {
+            stage: self.workflow.name.clone(),
+            key: recipe.key(),
+            table: self.samples.finish()?,
+            observed: self.observed.finish()?,
+            info: self.context.store.put_blob(&info)?,
+            summary: self.tally.summary(),
+        };
+        let summary = serde_json::to_value(&samples.summary).expect("BUG: counts are plain data");
+        let ports = [
+            ("samples".to_owned(), Port::Blob(samples.table)),
+            ("observed".to_owned(), Port::Blob(samples.observed)),
+            ("info".to_owned(), Port::Blob(samples.info)),
+            ("summary".to_owned(), Port::Inline(summary)),
+        ];
+        Ok(Done {
+            artifact: Artifact::Samples(samples),
+            recipe,
+            // With a passing failure in it, the table is not what the recipe gives.
+            outcome: failure.is_none().then(|| Outcome::Value(ports.into())),
+            worked: self.worked,
+            failure,
+        })
+    }
+}
+
+impl Workflow {
+    /// What a stage's result depends on, made of settings that were read already.
+    pub(super) async fn recipe_of(
+        &self,
+        settings: &Semantics,
+        inputs: &Inputs,
+    ) -> Result<Recipe, StageError> {
+        let (flows, engine) = self.sources(inputs);
+        let recipe = Recipe::new("workflow", super::REV)
+            .field("epochs", self.epochs)
+            .input("engine", engine.identity)
+            .input("flows", flows.digest().await?);
+        Ok(settings.describe(recipe))
+    }
+
+    pub(super) fn mode(&self, context: &Context) -> Mode {
+        if context.options.frozen {
+            Mode::Frozen
+        } else if !self.cache || context.options.afresh.contains(&self.name) {
+            Mode::Afresh
+        } else {
+            Mode::Live
+        }
+    }
+
+    /// Samples in flight.
+    pub(super) fn width(&self, context: &Context) -> u32 {
+        self.concurrency.min(context.options.jobs.unwrap_or(u32::MAX)).max(1)
+    }
+}
