@@ -250,6 +250,7 @@ fn done_line(finished: &Finished) -> Value {
             "kind": stage.kind,
             "state": stage.state,
             "key": stage.key,
+            "result": stage.result,
             "error": stage.error,
         })
     };
