@@ -83,11 +83,13 @@ fn resolve_one(name: &str, entry: &Entry, inputs: &Inputs<'_>, sink: &Sink) -> O
         sink.push(Diagnostic::at(*key, message).hint(how));
         return None;
     };
-    let fits = match (&default.item, kind) {
-        (Item::Text(_), "string") | (Item::Boolean(_), "boolean") => true,
-        (Item::Integer(_), "integer" | "number") | (Item::Float(_), "number") => true,
-        _ => false,
-    };
+    let fits = matches!(
+        (&default.item, kind),
+        (Item::Text(_), "string")
+            | (Item::Boolean(_), "boolean")
+            | (Item::Integer(_), "integer" | "number")
+            | (Item::Float(_), "number")
+    );
     if !fits {
         let message = format!(
             "the default of `{name}` must be {}, not {}",

@@ -66,7 +66,7 @@ pub enum Artifact {
     /// From `engine`; loaded when first asked.
     Engine(Arc<Resource>),
     /// From `workflow`.
-    Samples(Samples),
+    Samples(Arc<Samples>),
     /// From `report` and `command`.
     Files(Files),
 }
@@ -253,6 +253,9 @@ impl Inputs {
     }
 }
 
+/// Gives a variable of the environment.
+pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What all stages of a run share.
 pub struct Context {
     /// The project's root: paths of the manifest are relative to it.
@@ -271,8 +274,8 @@ pub struct Context {
     pub options: Options,
     /// Engines by identity: two stages of one identity share one.
     pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
-    /// `CARGO_TERM_COLOR`-like things stay out: stages see only what the manifest names.
-    pub env: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// A variable of the environment: stages see only those that the manifest names.
+    pub env: Env,
 }
 
 /// Facts about the run for reports.

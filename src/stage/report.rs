@@ -63,7 +63,7 @@ fn folder_name(stage: &str) -> String {
 impl ReportStage {
     fn samples<'a>(&self, inputs: &'a Inputs) -> impl Iterator<Item = &'a Samples> {
         inputs.all("samples").map(|input| match &input.artifact {
-            Artifact::Samples(samples) => samples,
+            Artifact::Samples(samples) => samples.as_ref(),
             _ => unreachable!("BUG: the graph lets only samples in here"),
         })
     }

@@ -56,8 +56,8 @@ fn what_was_answered_before_a_kill_is_served_from_the_store() {
         }
     }
     let ran = project.ok(&[]);
-    assert!(ran.from_disk() >= killed, "{killed} answered, {} from the store", ran.from_disk());
-    assert_eq!(ran.from_disk() + ran.live(), FLOWS);
+    assert!(ran.disk() >= killed, "{killed} answered, {} from the store", ran.disk());
+    assert_eq!(ran.disk() + ran.live(), FLOWS);
     assert_eq!(project.ok(&[]).live(), 0);
 }
 
@@ -76,7 +76,7 @@ fn the_first_interrupt_lets_requests_finish() {
     assert!((5..FLOWS).contains(&answered), "{answered}");
     assert_eq!(ran.done()["status"], "cancelled");
     let again = project.ok(&[]);
-    assert_eq!((again.live(), again.from_disk()), (FLOWS - answered, answered));
+    assert_eq!((again.live(), again.disk()), (FLOWS - answered, answered));
 }
 
 #[test]
@@ -105,4 +105,48 @@ fn a_damaged_store_heals() {
     }
     assert_eq!(project.ok(&[]).live(), 0);
     assert!(project.ok(&[]).states().values().all(|state| state == "fresh"));
+}
+
+#[test]
+fn an_interrupt_between_attempts_ends_the_run() {
+    let project = Project::with("max_retries = 50", "replies = [{ fail = \"429 slow down\" }]");
+    project.rows(1);
+    let child = start_loud(&project);
+    std::thread::sleep(Duration::from_millis(400));
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+}
+
+fn start_loud(project: &Project) -> Child {
+    let mut command = project.command(&["apply", "pipelines/bench.toml", "--json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Overlapping kills at many points of a run: whatever the log tells of is in the store afterwards.
+#[test]
+fn kills_at_many_points_lose_nothing() {
+    let project = slow();
+    let mut answered = 0;
+    for round in 0..8 {
+        let mut child = start(&project);
+        std::thread::sleep(Duration::from_millis(5 + 9 * round));
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    for run in std::fs::read_dir(project.path(".forge/runs")).unwrap().flatten() {
+        let log = std::fs::read_to_string(run.path().join("events.log")).unwrap_or_default();
+        answered += log
+            .lines()
+            .filter(|l| l.contains("sample_finished") && l.contains("\"live\":1"))
+            .count() as u64;
+    }
+    let ran = project.ok(&[]);
+    assert!(
+        ran.disk() >= answered,
+        "{answered} were answered, {} are in the store",
+        ran.disk()
+    );
+    assert_eq!(ran.disk() + ran.live(), FLOWS);
 }

@@ -41,7 +41,7 @@ fn a_failed_sample_is_never_remembered() {
     assert!(project.path("out/bench/report/report.html").exists(), "the others are reported");
     // The same engine recovers: the script is another, so take one whose only difference is the failure.
     let again = project.apply(&[]);
-    assert_eq!((again.from_disk(), again.live()), (9, 0), "only the failed one is tried again");
+    assert_eq!((again.disk(), again.live()), (9, 0), "only the failed one is tried again");
 }
 
 #[test]

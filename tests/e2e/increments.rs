@@ -10,7 +10,7 @@ fn the_second_run_asks_nothing_and_loads_nothing() {
     assert!(first.loaded_an_engine());
     assert!(first.stderr.contains("Regenerating expanded flows"));
     let second = project.ok(&[]);
-    assert_eq!((second.live(), second.from_disk()), (0, 0));
+    assert_eq!((second.live(), second.disk()), (0, 0));
     assert!(!second.loaded_an_engine());
     assert!(second.stderr.contains("Using cached expanded flows"));
     assert!(second.states().values().all(|state| state == "fresh"), "{:?}", second.states());
@@ -23,7 +23,7 @@ fn one_changed_row_asks_for_that_flow_alone() {
     project.ok(&[]);
     project.edit("fixtures/rows.jsonl", "What is 7 + 0?", "What is 7 plus 0?");
     let ran = project.ok(&[]);
-    assert_eq!((ran.live(), ran.from_disk()), (1, 9));
+    assert_eq!((ran.live(), ran.disk()), (1, 9));
     let live: Vec<_> = ran
         .events()
         .into_iter()
@@ -49,7 +49,7 @@ fn a_template_that_renders_the_same_bytes_asks_nothing() {
     project.ok(&[]);
     project.edit("templates/qa.toml", "{{ row.question }}", "{{ row.question ~ '' }}");
     let ran = project.ok(&[]);
-    assert_eq!((ran.live(), ran.from_disk()), (0, 10));
+    assert_eq!((ran.live(), ran.disk()), (0, 10));
     let states = ran.states();
     assert_eq!(states["flows"], "ran");
     assert_eq!(
@@ -152,7 +152,7 @@ fn a_scorer_edit_scores_again_and_asks_nothing() {
     project.ok(&[]);
     project.manifest("scorers = [\"numeric\"]", REPLIES);
     let ran = project.ok(&[]);
-    assert_eq!((ran.live(), ran.from_disk()), (0, 10));
+    assert_eq!((ran.live(), ran.disk()), (0, 10));
     assert_eq!(ran.metric("ask", "numeric"), 0.5);
 }
 
@@ -163,7 +163,7 @@ fn epochs_are_draws_of_their_own() {
     assert_eq!((ran.live(), ran.result("ask")["samples"].as_u64()), (30, Some(30)));
     project.manifest("epochs = 5", REPLIES);
     let ran = project.ok(&[]);
-    assert_eq!((ran.live(), ran.from_disk()), (20, 30));
+    assert_eq!((ran.live(), ran.disk()), (20, 30));
 }
 
 #[test]

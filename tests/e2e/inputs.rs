@@ -130,5 +130,87 @@ user = "Is {{ steps.city.output }} in {{ row.country | default('France') }}?"
     // The first step renders the same bytes; only the second is asked again.
     project.edit("templates/qa.toml", "in {{", "really in {{");
     let ran = project.ok(&[]);
-    assert_eq!((ran.live(), ran.from_disk()), (1, 1));
+    assert_eq!((ran.live(), ran.disk()), (1, 1));
+}
+
+#[test]
+fn a_typo_in_a_later_step_costs_nothing() {
+    let project = Project::with("", "replies = [{ reply = \"Paris\" }]");
+    project.write(
+        "templates/qa.toml",
+        "[[step]]\nid = \"one\"\nuser = \"a\"\n[[step]]\nid = \"two\"\n\
+         user = \"{{ steps.one.output }} {{ row.qestion }}\"\n",
+    );
+    let ran = project.apply(&[]);
+    assert_eq!((ran.code, ran.live()), (2, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`row.qestion` is undefined"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_was_asked_before_a_bad_row_is_kept() {
+    let project = Project::with("concurrency = 1", &format!("latency = \"50ms\"\n{ECHO}"));
+    let mut rows = project.read("fixtures/rows.jsonl");
+    rows.push_str("{oops}\n");
+    project.write("fixtures/rows.jsonl", &rows);
+    project.edit("pipelines/bench.toml", "default = 10", "default = 99");
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert_eq!(
+        ran.stderr.matches("this line is not JSON").count(),
+        2,
+        "said once while running, once at the end: {}",
+        ran.stderr
+    );
+    let asked = ran.live();
+    project.rows(10);
+    let again = project.apply(&["--limit", "10"]);
+    assert_eq!((again.disk(), again.live()), (asked, 10 - asked));
+}
+
+#[test]
+fn a_lookup_file_edited_during_a_run_does_not_poison_the_memo() {
+    let replies = "latency = \"100ms\"\nreplies = [\
+        { when = \"What is\", reply = \"Action: lookup[x]\" },\
+        { when = \"Observation: old\", reply = \"Final Answer: old\" },\
+        { when = \"Observation: new\", reply = \"Final Answer: new\" }]";
+    let project = Project::with(
+        "method = \"react\"\nlookup = \"fixtures/kb.jsonl\"\nconcurrency = 1",
+        replies,
+    );
+    project.rows(4);
+    project.write("fixtures/kb.jsonl", "{\"key\": \"x\", \"value\": \"old\"}\n");
+    let mut command = project.command(&["apply", "pipelines/bench.toml", "--quiet"]);
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    project.write("fixtures/kb.jsonl", "{\"key\": \"x\", \"value\": \"new\"}\n");
+    assert!(child.wait().unwrap().success());
+    project.ok(&[]);
+    let report = project.read("out/bench/report/report.json");
+    assert!(report.contains("\"answer\": \"new\"") && !report.contains("\"answer\": \"old\""));
+}
+
+#[test]
+fn files_included_twice_count_once() {
+    let project = Project::new();
+    let manifest = project.read("pipelines/bench.toml");
+    let (head, stages) = manifest.split_once("[stage.question]").unwrap();
+    project.write("pipelines/stages.toml", &format!("[stage.question]{stages}"));
+    project.write("pipelines/one.toml", "include = [\"stages.toml\"]\n");
+    project.write("pipelines/two.toml", "include = [\"stages.toml\"]\n");
+    project
+        .write("pipelines/bench.toml", &format!("include = [\"one.toml\", \"two.toml\"]\n{head}"));
+    assert_eq!(project.ok(&[]).live(), 10);
+}
+
+#[test]
+fn inheritance_defaults_and_matrix_work_together() {
+    let project = Project::with("epochs = 2", super::project::REPLIES);
+    let more = "\n[defaults.workflow]\nmethod = \"cot\"\n\
+        [stage.again]\nextends = \"ask\"\n[stage.again.matrix]\nmethod = [\"naive\", \"cot\"]\nepochs = [1, 3]\n";
+    let manifest = project.read("pipelines/bench.toml") + more;
+    project.write("pipelines/bench.toml", &manifest);
+    let ran = project.ok(&[]);
+    assert_eq!(ran.result("again[method=naive,epochs=3]")["samples"], 30);
+    assert_eq!(ran.result("ask")["samples"], 20);
+    assert_eq!(ran.states().keys().filter(|name| name.starts_with("again[")).count(), 4);
 }

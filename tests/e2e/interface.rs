@@ -177,3 +177,89 @@ pub fn walk(folder: &str) -> Vec<String> {
     out.sort();
     out
 }
+
+#[test]
+fn several_reports_in_one_folder_keep_apart() {
+    let project = Project::new();
+    let more = "\n[stage.second]\nkind = \"report\"\nsamples = \"ask\"\ntitle = \"two\"\n";
+    let manifest = project.read("pipelines/bench.toml") + more;
+    project.write("pipelines/bench.toml", &manifest);
+    for _ in 0..2 {
+        let ran = project.ok(&["--out", "o"]);
+        assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+    }
+    assert!(project.read("o/second/report.md").starts_with("# two"));
+    assert!(project.read("o/report/report.md").starts_with("# bench"));
+}
+
+#[test]
+fn a_dry_run_heeds_the_other_options() {
+    let project = Project::new();
+    project.ok(&[]);
+    let dry = |args: &[&str]| {
+        let mut all = vec!["apply", "pipelines/bench.toml", "--dry-run"];
+        all.extend(args);
+        project.forge(&all).stdout
+    };
+    assert!(dry(&["--force", "ask"]).contains("forced   ask"), "{}", dry(&["--force", "ask"]));
+    assert!(!dry(&["--until", "flows"]).contains("workflow"));
+}
+
+#[test]
+fn a_link_that_leaves_the_project_is_refused() {
+    let project = Project::new();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::rename(project.path("templates/qa.toml"), outside.path().join("qa.toml")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("qa.toml"), project.path("templates/qa.toml"))
+        .unwrap();
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("a link that leaves the project"), "{}", ran.stderr);
+    std::fs::remove_file(project.path("templates/qa.toml")).unwrap();
+    std::fs::rename(outside.path().join("qa.toml"), project.path("templates/qa.toml")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), project.path("out")).unwrap();
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        std::fs::read_dir(outside.path()).unwrap().next().is_none(),
+        "something was written outside"
+    );
+}
+
+/// Every example that needs no model runs to its end.
+#[test]
+fn examples_run() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = Project::empty();
+    for folder in ["examples", "templates"] {
+        for file in walk_all(&root.join(folder)) {
+            let target = project.root().join(file.strip_prefix(root).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(&file, target).unwrap();
+        }
+    }
+    let mut ran = 0;
+    for manifest in walk("examples") {
+        let text = std::fs::read_to_string(root.join(&manifest)).unwrap();
+        if text.contains("[pipeline]") {
+            let result = project.forge(&["apply", &manifest, "--json"]);
+            assert_eq!(result.code, 0, "{manifest}: {}", result.stderr);
+            assert!(result.metric("ask", "accuracy") > 0.2, "{manifest}: {}", result.stdout);
+            ran += 1;
+        }
+    }
+    assert!(ran >= 3);
+    assert_eq!(project.read("out/custom-graph/wrong.txt").lines().count(), 6);
+}
+
+fn walk_all(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            out.extend(walk_all(&entry.path()))
+        } else {
+            out.push(entry.path())
+        }
+    }
+    out
+}

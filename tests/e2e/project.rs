@@ -184,7 +184,7 @@ impl Ran {
     }
 
     /// Requests that the store answered.
-    pub fn from_disk(&self) -> u64 {
+    pub fn disk(&self) -> u64 {
         self.done()["requests"]["disk"].as_u64().unwrap()
     }
 

@@ -8,8 +8,18 @@
 //! every sequence gets the attention of the last one. Its scheduler puts sequences of equal length into
 //! one step, so whether that happens depends on who else is asking; `with_max_num_seqs(1)` does not
 //! prevent it, because the scheduler ignores the bound while nothing runs. It concerns every CPU precision
-//! and GGUF as well as safetensors, which share the kernel. No setting avoids it without giving up
-//! the key-value cache. So an instance gets one request at a time, and further cores get further
+//! and GGUF as well as safetensors, which share the kernel; prefill is right. No setting avoids it without
+//! giving up the key-value cache. Seen on the shipped model, qa_25 with cot, by `cargo bench --bench in_flight`
+//! (right answers of 25, and answers a second, with 1, 2 and 8 in flight; two cores):
+//!
+//! | variant | 1 | 2 | 8 |
+//! |---|---|---|---|
+//! | safetensors f32 | 21, 21/s | 20, 13/s | 6, 13/s |
+//! | safetensors f16 | 21, 15/s | 19, 9/s | 8, 7/s |
+//! | safetensors f32 with prefix cache | 21, 25/s | 12, 11/s | 4, 6/s |
+//! | GGUF Q8_0 in f16 | 21, 19/s | 21, 9/s | 8, 8/s |
+//!
+//! So an instance gets one request at a time, and further cores get further
 //! instances of the model, as far as memory allows. `tests/mistralrs.rs` proves on the shipped model that
 //! answers are then byte for byte those of one request at a time. What would change our mind: a version
 //! whose kernel indexes its buffers by sequence, and that test with more in flight.

@@ -35,6 +35,8 @@ struct Expand {
     name: String,
     needs: Vec<Need>,
     fixtures: Vec<(Utf8PathBuf, Format)>,
+    /// The format that the manifest names, for rows whose file names are not known beforehand.
+    format: Option<String>,
     count: Option<u64>,
     shuffle_seed: Option<i64>,
     filter: Option<String>,
@@ -46,8 +48,11 @@ pub(super) fn read(
     setting: &Setting<'_>,
 ) -> Option<Box<dyn Stage>> {
     let template = super::need(&fields, "template", ArtifactKind::Template);
-    if !fields.has("fixture") {
-        fields.needed_text("fixture");
+    // Rows that another stage makes: the files of a command.
+    let made = super::needs(&fields, "rows", &[ArtifactKind::Files]);
+    if !fields.has("fixture") && !fields.has("rows") {
+        let hint = "`fixture = \"<file or folder>\"`, or `rows = \"<stage that writes them>\"`";
+        fields.error(Diagnostic::at(fields.span(), "an expansion needs rows").hint(hint));
     }
     let format = fields.choice("format", rows::FORMATS).map(|text| text.value);
     let mut fixtures = Vec::new();
@@ -78,8 +83,9 @@ pub(super) fn read(
     fields.finish();
     Some(Box::new(Expand {
         name: name.to_owned(),
-        needs: vec![template?],
+        needs: std::iter::once(template?).chain(made).collect(),
         fixtures,
+        format,
         count,
         shuffle_seed,
         filter,
@@ -96,11 +102,34 @@ impl Expand {
     }
 
     /// Reads the fixtures into the store, and with `whole` makes sure that their content is good there.
-    fn import(&self, context: &Context, whole: bool) -> Result<Vec<Fixture>, StageError> {
+    fn import(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        whole: bool,
+    ) -> Result<Vec<Fixture>, StageError> {
         let import = |(path, format): &(Utf8PathBuf, Format)| {
             Fixture::import(path, *format, &context.resolve(path)?, &context.store, whole)
         };
-        self.fixtures.iter().map(import).collect()
+        let mut fixtures = self.fixtures.iter().map(import).collect::<Result<Vec<_>, _>>()?;
+        for input in inputs.all("rows") {
+            let Artifact::Files(files) = &input.artifact else {
+                unreachable!("BUG: the graph lets only files in here")
+            };
+            for (path, digest) in &files.files {
+                let path = Utf8PathBuf::from(path);
+                let format = Format::of(&path, false, self.format.as_deref());
+                let format = format.filter(|format| *format != Format::Folder).ok_or_else(|| {
+                    let known = rows::FORMATS.join(", ");
+                    StageError::User(format!(
+                        "cannot tell what `{path}` of `{}` holds; add `format` (known: {known})",
+                        input.stage
+                    ))
+                })?;
+                fixtures.push(Fixture::made(path, format, *digest));
+            }
+        }
+        Ok(fixtures)
     }
 
     fn recipe_of(&self, template: Digest, fixtures: &[Fixture], context: &Context) -> Recipe {
@@ -134,7 +163,7 @@ impl Stage for Expand {
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
         async move {
             let template = inputs.one("template").digest().await?;
-            Ok(self.recipe_of(template, &self.import(context, false)?, context))
+            Ok(self.recipe_of(template, &self.import(inputs, context, false)?, context))
         }
         .boxed()
     }
@@ -160,7 +189,7 @@ impl Stage for Expand {
             let Artifact::Template(template) = inputs.one("template") else {
                 unreachable!("BUG: the graph lets only templates in here")
             };
-            let fixtures = self.import(context, true)?;
+            let fixtures = self.import(inputs, context, true)?;
             let recipe = self.recipe_of(template.digest, &fixtures, context);
             let writer = context.store.blob_writer()?;
             let (tell, growth) = watch::channel(Growth { flows: 0, bytes: 0, end: None });

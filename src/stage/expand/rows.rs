@@ -57,6 +57,12 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
+    /// A file that another stage has made.
+    pub(super) fn made(path: Utf8PathBuf, format: Format, digest: Digest) -> Fixture {
+        let files = vec![(path.file_name().unwrap_or_default().to_owned(), digest)];
+        Fixture { path, format, digest, files }
+    }
+
     pub(super) fn import(
         path: &Utf8Path,
         format: Format,

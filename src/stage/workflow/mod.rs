@@ -383,7 +383,7 @@ impl Stage for Workflow {
         };
         let blobs = [samples.table, samples.observed, samples.info];
         let whole = blobs.iter().all(|digest| context.store.blob(*digest).is_some());
-        whole.then_some(Artifact::Samples(samples))
+        whole.then(|| Artifact::Samples(samples.into()))
     }
 
     fn run<'a>(

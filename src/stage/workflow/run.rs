@@ -264,7 +264,7 @@ impl<'a> Window<'a> {
             ("summary".to_owned(), Port::Inline(summary)),
         ];
         Ok(Done {
-            artifact: Artifact::Samples(samples),
+            artifact: Artifact::Samples(samples.into()),
             recipe,
             // With a passing failure in it, the table is not what the recipe gives.
             outcome: failure.is_none().then(|| Outcome::Value(ports.into())),

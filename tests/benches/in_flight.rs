@@ -2,9 +2,6 @@
 //! go wrong, then forge, whose admission must keep them right.
 //! `cargo bench --bench in_flight` (a few minutes on two cores).
 
-#![expect(missing_docs, reason = "a benchmark has no readers of its documentation")]
-#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +48,8 @@ struct Variant {
 async fn load(variant: Variant) -> Model {
     let cache = variant.prefix_cache.then_some(16);
     if variant.gguf {
-        let builder = GgufModelBuilder::new(format!("{ROOT}/fixtures"), vec!["tiny-chat-q8_0.gguf"]);
+        let builder =
+            GgufModelBuilder::new(format!("{ROOT}/fixtures"), vec!["tiny-chat-q8_0.gguf"]);
         let builder = builder.with_force_cpu().with_token_source(TokenSource::None);
         return builder.with_prefix_cache_n(cache).build().await.unwrap();
     }
@@ -100,7 +98,10 @@ fn right(reply: &str, row: &Row) -> bool {
 async fn alone() {
     let rows = rows();
     println!("mistral.rs by itself, qa_25 with cot, temperature 0");
-    println!("{:34} {:>9} {:>9} {:>14} {:>11}", "variant", "in flight", "right", "as when alone", "answers/s");
+    println!(
+        "{:34} {:>9} {:>9} {:>14} {:>11}",
+        "variant", "in flight", "right", "as when alone", "answers/s"
+    );
     let plain = |name, gguf, dtype, prefix_cache| Variant { name, gguf, dtype, prefix_cache };
     let variants = [
         plain("safetensors f32", false, ModelDType::F32, false),
@@ -113,11 +114,13 @@ async fn alone() {
         for width in [1, 2, 8] {
             let (replies, time) = replies(variant, width, &rows).await;
             let given = replies.iter().flatten().count();
-            let correct = replies.iter().zip(&rows).filter(|(reply, row)| {
-                reply.as_ref().is_some_and(|reply| right(reply, row))
-            });
+            let correct = replies
+                .iter()
+                .zip(&rows)
+                .filter(|(reply, row)| reply.as_ref().is_some_and(|reply| right(reply, row)));
             let base = first.get_or_insert_with(|| replies.clone());
-            let same = replies.iter().zip(base.iter()).filter(|(a, b)| a.is_some() && a == b).count();
+            let same =
+                replies.iter().zip(base.iter()).filter(|(a, b)| a.is_some() && a == b).count();
             println!(
                 "{:34} {width:>9} {:>6}/{:<2} {:>11}/{given:<2} {:>11.1}",
                 variant.name,
@@ -137,7 +140,13 @@ fn forge(instances: u32, concurrency: u32) {
     std::fs::create_dir(root.join("pipelines")).unwrap();
     for folder in ["templates", "fixtures"] {
         let from = format!("{ROOT}/{folder}");
-        assert!(Command::new("cp").args(["-r", &from, root.to_str().unwrap()]).status().unwrap().success());
+        assert!(
+            Command::new("cp")
+                .args(["-r", &from, root.to_str().unwrap()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     let manifest = format!(
         "[stage.question]\nkind = \"flow-template\"\nfile = \"templates/qa.toml\"\n\
@@ -154,10 +163,12 @@ fn forge(instances: u32, concurrency: u32) {
         .output()
         .unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
-    let events: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let tokens: u64 = events.iter().filter_map(|event| event["output_tokens"].as_u64()).sum();
     let done = events.last().unwrap();
-    let stage = done["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "ask").unwrap();
+    let stage =
+        done["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "ask").unwrap();
     let wall = done["wall_ms"].as_f64().unwrap() / 1000.0;
     println!(
         "{instances:>9} {concurrency:>17} {:>10.1} {:>9.1} {:>10.0}   {}",
@@ -174,7 +185,15 @@ fn main() {
         return;
     }
     println!("forge, all 400 questions with cot");
-    println!("{:>9} {:>17} {:>10} {:>9} {:>10}   {}", "instances", "samples in flight", "accuracy", "answers/s", "tokens/s", "digest of all transcripts");
+    println!(
+        "{:>9} {:>17} {:>10} {:>9} {:>10}   {}",
+        "instances",
+        "samples in flight",
+        "accuracy",
+        "answers/s",
+        "tokens/s",
+        "digest of all transcripts"
+    );
     for (instances, concurrency) in [(1, 1), (1, 8), (2, 8)] {
         forge(instances, concurrency);
     }

@@ -1,7 +1,5 @@
 //! The hot paths of the memo: `cargo bench --no-default-features --bench core`.
 
-#![expect(missing_docs, reason = "a benchmark has no readers of its documentation")]
-
 use std::hint::black_box;
 
 use camino::Utf8Path;
@@ -111,9 +109,9 @@ fn store_get_1_000(bencher: divan::Bencher<'_, '_>) {
     records.into_iter().for_each(|record| drop(store.put(record, false).unwrap()));
     drop(store);
     let store = Store::open(root).unwrap();
-    bencher.counter(ItemsCount::new(1000_usize)).bench(|| {
-        keys.iter().filter(|key| store.get(**key).is_some()).count()
-    });
+    bencher
+        .counter(ItemsCount::new(1000_usize))
+        .bench(|| keys.iter().filter(|key| store.get(**key).is_some()).count());
 }
 
 /// The canonical hash of a recipe alone.
