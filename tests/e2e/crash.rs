@@ -143,10 +143,6 @@ fn kills_at_many_points_lose_nothing() {
             .count() as u64;
     }
     let ran = project.ok(&[]);
-    assert!(
-        ran.disk() >= answered,
-        "{answered} were answered, {} are in the store",
-        ran.disk()
-    );
+    assert!(ran.disk() >= answered, "{answered} were answered, {} are in the store", ran.disk());
     assert_eq!(ran.disk() + ran.live(), FLOWS);
 }
