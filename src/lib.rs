@@ -1,11 +1,40 @@
 //! `forge` runs declarative LLM benchmark pipelines.
 //!
 //! A TOML manifest declares stages; the stages form a graph; every node, down to each model request, is
-//! named by the hash of what it depends on, and remembered under that name.
+//! named by the hash of all that it depends on, and remembered under that name.
 //!
-//! The walk of the data: `cli::apply` → [`graph::Graph::load`].
+//! # The one idea
 //!
-//! A module uses those before it in this list, never those after; `tests/architecture.rs` checks it.
+//! A [`digest::Recipe`] is a table of semantic settings and of inputs named by their content. Its hash is
+//! the key of a [`store::Record`]; its difference from the recipe of the last run is the explanation of a
+//! miss. There are three levels, all of them in the same store: a request is part of a sample, a sample is
+//! part of a stage. A stage's inputs are the digests of what other stages gave, so that an edit which changes
+//! no bytes stops where it changes none. What failed for a passing reason is never recorded.
+//!
+//! # The walk of the data
+//!
+//! `cli::apply` → [`graph::Graph::load`] → [`exec::apply`] → [`plan::assess`] for each stage, and where the
+//! store has no result its [`stage::Stage::run`]. In a workflow that is a window over the flows, and for each
+//! of them the life of a sample (`stage/workflow/sample.rs`):
+//!
+//! ```text
+//! recall the sample, or
+//! [ method::ask → Client::complete → Method::read → tool ]*  → score → remember → Event::SampleFinished
+//!                 └ memory, disk, an equal request in flight, a permit of the engine, the engine
+//! ```
+//!
+//! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
+//!
+//! # The files we write
+//!
+//! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/stat.rs` `stat`, `store/runs.rs` `runs/`,
+//! `store/mod.rs` `store.toml` and `last/`; `exec/lock.rs` the text of `pipelines/<name>.lock`;
+//! `stage/views.rs` every output in the work tree.
+//!
+//! # The order of modules
+//!
+//! A module uses those before it in this list, never those after; `tests/architecture.rs` checks it. Read
+//! [`sample`] first, then `stage/workflow/sample.rs`.
 
 // Pure: values in, values out; no files, network, environment or clock.
 pub mod digest;
@@ -18,6 +47,8 @@ pub mod method;
 pub mod record;
 pub mod report;
 pub mod manifest;
+
+// Acting.
 pub mod store;
 pub mod engine;
 pub mod stage;

@@ -183,7 +183,7 @@
       el("td", {}, clip(text(row.answer))),
       el("td", {}, clip(row.targets.map(text).join(" | "))),
       el("td", { class: "fixed" }, resultMark(row)),
-      el("td", { class: row.served_from === "live" ? "fixed" : "fixed quiet" }, duration(row.wall_ms)),
+      el("td", { class: row.served_from === "live" ? "fixed" : "fixed quiet" }, duration(row.latency_ms)),
       el("td", { class: "fixed" }, row.served_from),
     );
     line.addEventListener("click", (event) => {
@@ -209,7 +209,8 @@
       ["outcome", row.detail === null ? row.outcome : `${row.outcome}: ${row.detail}`],
       ["answer", orDash(text(row.answer))],
       ["targets", orDash(row.targets.map(text).join(" | "))],
-      ["wall time", `${duration(row.wall_ms)}, served from ${row.served_from}`],
+      ["latency", `${duration(row.latency_ms)}, served from ${row.served_from}`],
+      ["wall time", `${duration(row.wall_ms)}, with the wait for a permit`],
       ["scoring", duration(row.metrics_ms)],
       ["epoch", row.epoch],
       ...data.tags.map((tag, i) => [tag, text(row.tags[i])]).filter(([, value]) => value !== null),
