@@ -71,7 +71,7 @@ impl Graph {
             }
         }
         connect(&mut nodes, &declared, sink);
-        check_outputs(&nodes, sink);
+        check_outputs(&nodes, manifest, sink);
         let order = match sort(&nodes) {
             Ok(order) => order,
             Err(cycles) => {
@@ -206,14 +206,36 @@ fn resolve(
     found.clone()
 }
 
-/// Two stages that write the same file would take turns.
-fn check_outputs(nodes: &[Node], sink: &Sink) {
+/// Two stages that write the same file would take turns; one that writes what is read would change what it
+/// was made from.
+fn check_outputs(nodes: &[Node], manifest: &Manifest, sink: &Sink) {
     let mut writers: BTreeMap<Utf8PathBuf, &Node> = BTreeMap::new();
+    let mut read: BTreeMap<Utf8PathBuf, String> = BTreeMap::new();
+    for (path, _) in manifest.sources.files() {
+        read.insert(path.to_owned(), "the manifest".to_owned());
+    }
+    for node in nodes {
+        for path in node.stage.reads() {
+            read.entry(path).or_insert_with(|| format!("read by `{}`", node.name));
+        }
+    }
+    for folder in
+        [".git", ".forge"].map(Utf8PathBuf::from).into_iter().chain(manifest.store.clone())
+    {
+        read.insert(folder, "not for stages to write".to_owned());
+    }
     for node in nodes {
         for output in node.stage.outputs() {
-            if let Some(other) = writers.insert(output.value.clone(), node) {
+            let path = &output.value;
+            let taken =
+                read.iter().find(|(read, _)| path.starts_with(read) || read.starts_with(path));
+            if let Some((read, why)) = taken {
                 let message =
-                    format!("`{}` and `{}` both write `{}`", other.name, node.name, output.value);
+                    format!("`{}` would write `{path}`, and `{read}` is {why}", node.name);
+                sink.push(Diagnostic::at(output.span, message).hint("write to a path of its own"));
+            }
+            if let Some(other) = writers.insert(path.clone(), node) {
+                let message = format!("`{}` and `{}` both write `{path}`", other.name, node.name);
                 let hint =
                     "give each its own path; in a matrix, write `{{ matrix.<axis> }}` into it";
                 sink.push(Diagnostic::at(output.span, message).hint(hint));

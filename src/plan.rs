@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Difference, Digest, Key, Recipe};
@@ -74,6 +75,9 @@ pub struct LastRun {
     pub run_id: String,
     /// By stage.
     pub stages: BTreeMap<String, LastStage>,
+    /// What runs have put into the work tree.
+    #[serde(default)]
+    pub views: BTreeMap<Utf8PathBuf, Digest>,
 }
 
 /// A stage in its last run.
@@ -308,7 +312,7 @@ async fn sample_recipes(
 ) -> Result<(Recipe, Option<Recipe>), StageError> {
     let Some(workflow) = node.stage.as_workflow() else {
         let message =
-            format!("`{}` is a {} stage; only workflows have flows", node.name, node.kind);
+            format!("`{}` is of kind {}; only workflows have flows", node.name, node.kind);
         return Err(StageError::User(message));
     };
     let found = workflow.sample_recipe(flow, inputs, context).await?;

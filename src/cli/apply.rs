@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use camino::Utf8PathBuf;
 use clap::Args;
 use serde_json::{Map, Value, json};
+use tokio::signal::unix::{Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
@@ -71,6 +72,7 @@ impl Apply {
         let selection = self.selection(&project)?;
         let options = self.options(&project)?;
         if self.dry_run {
+            let options = Options { offline: true, ..options };
             let nodes = selection.nodes.as_ref();
             return super::plan::show(&project, &self.manifest, options, nodes, self.json);
         }
@@ -89,7 +91,9 @@ impl Apply {
             && self.manifest.limit.is_none()
             && !project.manifest.overridden;
         let finished = block_on(async {
-            let interrupt = tokio::spawn(on_interrupt(context.stop.clone()));
+            // Listening before anything starts: an early Ctrl-C counts as well.
+            let signal = tokio::signal::unix::signal(SignalKind::interrupt());
+            let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
             let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
             let finished = run.await;
             interrupt.abort();
@@ -136,6 +140,7 @@ impl Apply {
         };
         let reports = graph.nodes().iter().filter(|node| node.kind == "report").count();
         Ok(Options {
+            offline: false,
             reports,
             afresh: afresh.map(|(_, node)| node.name.clone()).collect(),
             frozen: self.frozen,
@@ -184,13 +189,14 @@ fn emitter(
 }
 
 /// The first Ctrl-C stops admission, the second ends the process at once.
-async fn on_interrupt(stop: CancellationToken) {
-    if tokio::signal::ctrl_c().await.is_ok() {
+async fn on_interrupt(signal: std::io::Result<Signal>, stop: CancellationToken) {
+    let Ok(mut signal) = signal else { return };
+    if signal.recv().await.is_some() {
         say(
             "interrupted: waiting for requests under way; once more to stop at once (nothing answered is lost)",
         );
         stop.cancel();
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if signal.recv().await.is_some() {
             std::process::exit(i32::from(INTERRUPTED));
         }
     }
@@ -259,7 +265,7 @@ fn done_line(finished: &Finished) -> Value {
             "stage": name,
             "samples": summary.samples,
             "outcomes": summary.outcomes,
-            "metrics": summary.metrics,
+            "metrics": metrics(summary),
             "accuracy_ci": summary.accuracy_ci,
         })
     };
@@ -283,6 +289,16 @@ fn done_line(finished: &Finished) -> Value {
         "files": finished.files,
         "timing": time,
     })
+}
+
+/// The metrics of a workflow; the usual ones are there even if no scorer gave them.
+fn metrics(summary: &crate::record::TallySummary) -> Value {
+    let mut metrics =
+        json!({ "accuracy": null, "exact_match": null, "includes": null, "f1": null });
+    for (name, value) in &summary.metrics {
+        metrics[name] = json!(value);
+    }
+    metrics
 }
 
 /// What a person wants to know at the end.

@@ -42,7 +42,7 @@ impl Explain {
                 names.join(", ")
             )));
         }
-        let options = Options { limit: self.manifest.limit, ..Options::default() };
+        let options = Options { limit: self.manifest.limit, offline: true, ..Options::default() };
         let context = project.context(project.store(&self.manifest)?, options, Arc::new(|_| {}));
         let mut explanations = Vec::new();
         for node in nodes {

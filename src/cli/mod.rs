@@ -162,7 +162,9 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Init(args) => args.run(),
         Command::Completions { shell } => {
             let mut command = Cli::command();
-            clap_complete::generate(shell, &mut command, "forge", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "forge", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
     }
@@ -190,10 +192,10 @@ fn colors() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Talk goes to stderr.
-#[expect(clippy::print_stderr, reason = "this is where talk is printed")]
+/// Talk goes to stderr. Nobody listening is no reason to end a run.
 fn say(text: &str) {
-    eprintln!("{text}");
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Data goes to stdout. A reader that has gone away (`| head`) is no error.

@@ -22,7 +22,7 @@ pub(super) struct PlanArgs {
 impl PlanArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let project = Project::open(&self.manifest)?;
-        let options = Options { limit: self.manifest.limit, ..Options::default() };
+        let options = Options { limit: self.manifest.limit, offline: true, ..Options::default() };
         show(&project, &self.manifest, options, None, self.json)
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, ManifestArgs, USER};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
+use crate::plan::LastRun;
 use crate::record::Event;
 use crate::stage::{Context, Options, RunFacts, kinds};
 use crate::store::Store;
@@ -67,7 +68,6 @@ impl Project {
         system.refresh_memory();
         Context {
             root: self.root.clone(),
-            store,
             pipeline: self.manifest.name.clone(),
             run: RunFacts {
                 id: ulid::Ulid::new().to_string(),
@@ -81,6 +81,8 @@ impl Project {
                 cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 memory: system.total_memory(),
             },
+            views: LastRun::read(&store, &self.manifest.name).views,
+            store,
             emit,
             stop: CancellationToken::new(),
             options,

@@ -66,9 +66,6 @@ pub enum Failure {
     /// The run was interrupted before the engine was asked.
     #[error("interrupted before the request was sent")]
     Cancelled,
-    /// A template reads what is not there: the user can fix it.
-    #[error("{0}")]
-    Template(String),
     /// The answer could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -179,7 +176,7 @@ impl Client {
     }
 
     fn recall(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
-        if self.mode == Mode::Afresh {
+        if self.mode == Mode::Afresh && !self.engine.is_renewed(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
@@ -219,8 +216,11 @@ impl Client {
             permit = self.engine.permits.acquire() => permit,
         };
         let _permit = permit.expect("BUG: the permits of an engine are never closed");
-        let engine =
-            self.engine.engine().await.map_err(|detail| Failure::Engine { detail, attempts: 0 })?;
+        let engine = tokio::select! {
+            engine = self.engine.engine() => engine,
+            () = self.stop.cancelled() => return Err(Failure::Cancelled),
+        };
+        let engine = engine.map_err(|detail| Failure::Engine { detail, attempts: 0 })?;
         if self.stop.is_cancelled() {
             return Err(Failure::Cancelled);
         }
@@ -278,6 +278,9 @@ impl Client {
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
         let record =
             self.store.put(Record { recipe, outcome, witness }, self.mode == Mode::Afresh)?;
+        if self.mode == Mode::Afresh {
+            self.engine.renew(key);
+        }
         let remembered = self.keep(key, &record).ok_or_else(|| Failure::Engine {
             detail: "the store holds something else under the key of this request".to_owned(),
             attempts,

@@ -3,7 +3,7 @@
 //! An engine is a resource, not a value: its identity is known without loading it. It is loaded once per
 //! identity, at the first miss; a run of hits never loads it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -85,18 +85,16 @@ pub struct Resource {
     /// How to get it.
     pub backend: Box<dyn Backend>,
     permits: Semaphore,
-    loaded: OnceCell<Loaded>,
+    loaded: OnceCell<Result<Box<dyn Engine>, String>>,
     /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
     /// and then finds it answered.
     flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    /// Requests asked although they were remembered, in this run: their new answers count.
+    renewed: Mutex<HashSet<Key>>,
     on_load: Mutex<Vec<OnLoad>>,
 }
 
 type OnLoad = Box<dyn FnOnce(f64) + Send>;
-
-struct Loaded {
-    engine: Box<dyn Engine>,
-}
 
 impl Resource {
     /// An engine that is not loaded yet.
@@ -111,6 +109,7 @@ impl Resource {
             permits: Semaphore::new(width),
             loaded: OnceCell::new(),
             flights: Mutex::default(),
+            renewed: Mutex::default(),
             on_load: Mutex::new(Vec::new()),
         }
     }
@@ -130,6 +129,15 @@ impl Resource {
             .clone()
     }
 
+    /// Whether this run has asked for a request anew already.
+    fn is_renewed(&self, key: Key) -> bool {
+        self.renewed.lock().expect("BUG: the renewal lock is poisoned").contains(&key)
+    }
+
+    fn renew(&self, key: Key) {
+        self.renewed.lock().expect("BUG: the renewal lock is poisoned").insert(key);
+    }
+
     /// Gives a lock back.
     fn landed(&self, key: Key, flight: &Arc<tokio::sync::Mutex<()>>) {
         let mut flights = self.flights.lock().expect("BUG: the flight lock is poisoned");
@@ -139,21 +147,20 @@ impl Resource {
         }
     }
 
-    /// The engine, loaded by the first who asks.
+    /// The engine, loaded by the first who asks. One that cannot be loaded is not tried again in this run.
     async fn engine(&self) -> Result<&dyn Engine, String> {
-        let loaded = self
-            .loaded
-            .get_or_try_init(|| async {
-                let start = Instant::now();
-                let engine = self.backend.load().await?;
-                let init_ms = start.elapsed().as_secs_f64() * 1000.0;
-                let waiting = std::mem::take(&mut *self.on_load.lock().expect("BUG: poisoned"));
-                for then in waiting {
-                    then(init_ms);
-                }
-                Ok::<_, String>(Loaded { engine })
-            })
-            .await?;
-        Ok(loaded.engine.as_ref())
+        let load = || async {
+            let start = Instant::now();
+            let engine = self.backend.load().await?;
+            let init_ms = start.elapsed().as_secs_f64() * 1000.0;
+            let waiting =
+                std::mem::take(&mut *self.on_load.lock().expect("BUG: the load lock is poisoned"));
+            waiting.into_iter().for_each(|then| then(init_ms));
+            Ok(engine)
+        };
+        match self.loaded.get_or_init(load).await {
+            Ok(engine) => Ok(engine.as_ref()),
+            Err(error) => Err(error.clone()),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -43,7 +44,7 @@ pub struct Finished {
     /// Samples of each workflow that has a result.
     pub samples: BTreeMap<String, TallySummary>,
     /// Files that the run put into the work tree, or found there as they should be.
-    pub files: Vec<camino::Utf8PathBuf>,
+    pub files: Vec<Utf8PathBuf>,
 }
 
 /// What is known of a stage while the run goes on.
@@ -63,7 +64,7 @@ struct Run {
     halted: Mutex<bool>,
     user_error: Mutex<bool>,
     bug: Mutex<bool>,
-    files: Mutex<Vec<camino::Utf8PathBuf>>,
+    files: Mutex<BTreeMap<Utf8PathBuf, Digest>>,
     keys: Mutex<BTreeMap<String, LastStage>>,
 }
 
@@ -124,8 +125,7 @@ pub async fn apply(
     let record = record.lock().expect("BUG: the record lock is poisoned").clone();
     let summary =
         |stage: &crate::record::StageRun| Some((stage.name.clone(), stage.summary.clone()?));
-    let mut files = std::mem::take(&mut *run.files.lock().expect("BUG: the file lock is poisoned"));
-    files.sort();
+    let files = run.files.lock().expect("BUG: the file lock is poisoned").keys().cloned().collect();
     Finished {
         samples: record.stages.iter().filter_map(summary).collect(),
         user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
@@ -143,7 +143,7 @@ impl Run {
         };
         if record.stages.iter().any(bad) {
             RunStatus::Failed
-        } else if self.context.stop.is_cancelled() {
+        } else if record.stages.iter().any(|stage| stage.state == Some(StageState::Skipped)) {
             RunStatus::Cancelled
         } else {
             RunStatus::Completed
@@ -155,7 +155,9 @@ impl Run {
         let mut last = LastRun::read(&self.context.store, &self.context.pipeline);
         let before = last.clone();
         last.stages.append(&mut self.keys.lock().expect("BUG: the key lock is poisoned"));
-        if last.stages != before.stages {
+        let files = self.files.lock().expect("BUG: the file lock is poisoned");
+        last.views.extend(files.iter().map(|(path, digest)| (path.clone(), *digest)));
+        if last != before {
             last.run_id.clone_from(&self.context.run.id);
             let text = serde_json::to_string(&last).expect("BUG: keys are plain data");
             let name = format!("{}.json", self.context.pipeline);
@@ -260,7 +262,7 @@ impl Run {
         if !(growing && node.stage.streams()) {
             let assessed = plan::assess(node, inputs, context).await?;
             if let Some(artifact) = assessed.artifact {
-                self.restore_views(node, &artifact, true)?;
+                self.restore_views(node, &artifact)?;
                 return self.ended(node, StageState::Fresh, &assessed.recipe, artifact, None);
             }
             // An engine is remembered as known, though it has to be made each time.
@@ -315,7 +317,7 @@ impl Run {
             }
         }
         let state = if before.is_some() { StageState::Fresh } else { StageState::Ran };
-        self.restore_views(node, &artifact, state == StageState::Fresh)?;
+        self.restore_views(node, &artifact)?;
         self.ended(node, state, &recipe, artifact, failure)
     }
 
@@ -335,20 +337,22 @@ impl Run {
         Ok(Outcome { state, key: Some(key), recipe: Some(digest), artifact: Some(artifact), error })
     }
 
-    fn restore_views(
-        &self,
-        node: &Node,
-        artifact: &Artifact,
-        fresh: bool,
-    ) -> Result<(), StageError> {
+    fn restore_views(&self, node: &Node, artifact: &Artifact) -> Result<(), StageError> {
         for view in node.stage.views(artifact, &self.context) {
-            view.restore(&node.name, fresh, &self.context)?;
-            self.files.lock().expect("BUG: the file lock is poisoned").push(view.path);
+            view.restore(&node.name, &self.context)?;
+            let mut files = self.files.lock().expect("BUG: the file lock is poisoned");
+            files.insert(view.path, view.digest);
         }
         Ok(())
     }
 
     fn frozen(&self, node: &Node, recipe: &Recipe) -> StageError {
+        if !plan::may_reuse(node, &self.context) {
+            return StageError::Missing(format!(
+                "`{}` asks for a new result (`cache = false`), and the run is frozen",
+                node.name
+            ));
+        }
         let store = &self.context.store;
         let before = LastRun::read(store, &self.context.pipeline).recipe(store, &node.name);
         let why = match before {

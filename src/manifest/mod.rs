@@ -181,10 +181,9 @@ impl Loader<'_> {
                 None => {
                     into.insert(name, entry);
                 }
-                Some(Entry { key, node: Node { item: Item::Table(mine), .. } })
+                Some(Entry { node: Node { item: Item::Table(mine), .. }, .. })
                     if matches!(entry.node.item, Item::Table(_)) && path.is_empty() =>
                 {
-                    let _ = key;
                     let Item::Table(theirs) = entry.node.item else { continue };
                     path.push(name);
                     self.merge(mine, theirs, path);

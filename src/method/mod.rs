@@ -1,5 +1,5 @@
 //! Ways to reason. A method decides and does not do: it says what to ask next and reads what came back.
-//! The loop that calls engine, store and tools is in `stage/workflow.rs`, and so a new method is timed,
+//! The loop that calls engine, store and tools is in `stage/workflow/sample.rs`, and so a new method is timed,
 //! memoized and limited without knowing it.
 
 use crate::digest::{Recipe, Replica};

@@ -24,6 +24,8 @@ use crate::store::{Outcome, Port, Record, replace_file};
 const REV: u32 = 1;
 /// Time where the manifest is silent.
 const TIMEOUT: Duration = Duration::from_secs(3600);
+/// The port that says which outputs are programs.
+const EXECUTABLE: &str = "(executable)";
 /// Bytes of its talk that an error shows.
 const TALK_MAX: usize = 2000;
 
@@ -96,7 +98,7 @@ impl Command {
             match &input.artifact {
                 Artifact::Files(files) => {
                     for (path, digest) in &files.files {
-                        layout.add(path.clone(), *digest, false)?;
+                        layout.add(path.clone(), *digest, files.executable.contains(path))?;
                     }
                 }
                 Artifact::Samples(samples) => {
@@ -186,6 +188,8 @@ impl Stage for Command {
             context.store.blob(digest)?;
             files.files.insert(path.value.to_string(), digest);
         }
+        let names = record.inline(EXECUTABLE)?.as_array()?.iter();
+        files.executable = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
         Some(Artifact::Files(files))
     }
 
@@ -239,8 +243,13 @@ impl Stage for Command {
                 })?;
                 let digest = context.store.put_blob(&bytes)?;
                 files.files.insert(path.value.to_string(), digest);
+                if is_executable(&folder.join(&path.value)) {
+                    files.executable.insert(path.value.to_string());
+                }
                 ports.insert(path.value.to_string(), Port::Blob(digest));
             }
+            let executable = files.executable.iter().map(String::as_str).collect();
+            ports.insert(EXECUTABLE.to_owned(), Port::Inline(executable));
             Ok(Done {
                 artifact: Artifact::Files(files),
                 recipe,
@@ -254,8 +263,16 @@ impl Stage for Command {
 
     fn views(&self, artifact: &Artifact, _: &Context) -> Vec<View> {
         let Artifact::Files(files) = artifact else { return Vec::new() };
-        let view = |(path, digest): (&String, &Digest)| View { path: path.into(), digest: *digest };
+        let view = |(path, digest): (&String, &Digest)| View {
+            path: path.into(),
+            digest: *digest,
+            executable: files.executable.contains(path),
+        };
         files.files.iter().map(view).collect()
+    }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        self.files.clone()
     }
 
     fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
@@ -335,9 +352,9 @@ struct Group(Option<u32>);
 impl Drop for Group {
     fn drop(&mut self) {
         let Some(group) = self.0 else { return };
-        // Through the program `kill`: the call itself would need unsafe code.
-        let _ = std::process::Command::new("kill")
-            .args(["-KILL", "--", &format!("-{group}")])
+        // Through the shell: the call itself would need unsafe code.
+        let _ = std::process::Command::new("sh")
+            .args(["-c", &format!("kill -KILL -{group}")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

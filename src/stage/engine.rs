@@ -153,7 +153,9 @@ impl EngineStage {
                 (weights, path.to_string())
             }
             Model::Hub { id, revision } => {
-                let folder = fetch(&self.name, id, revision, context).await?;
+                let folder =
+                    fetch(id, revision, !context.options.frozen && !context.options.offline)
+                        .await?;
                 (Weights::Folder(folder), format!("{id} at {revision}"))
             }
         };
@@ -204,28 +206,14 @@ impl Found {
     }
 }
 
-#[cfg(feature = "mistralrs")]
-async fn fetch(
-    stage: &str,
-    id: &str,
-    revision: &str,
-    context: &Context,
-) -> Result<Utf8PathBuf, StageError> {
-    let _ = (stage, context);
+async fn fetch(id: &str, revision: &str, may_fetch: bool) -> Result<Utf8PathBuf, StageError> {
     let (id, revision) = (id.to_owned(), revision.to_owned());
     let work = tokio::task::spawn_blocking(move || {
-        crate::engine::mistralrs::hub::snapshot(&id, &revision)
+        crate::engine::mistralrs::hub::snapshot(&id, &revision, may_fetch)
     });
     work.await
         .unwrap_or_else(|error| Err(format!("fetching panicked: {error}")))
         .map_err(StageError::Failed)
-}
-
-#[cfg(not(feature = "mistralrs"))]
-async fn fetch(stage: &str, id: &str, _: &str, _: &Context) -> Result<Utf8PathBuf, StageError> {
-    Err(StageError::User(format!(
-        "`{stage}` wants `{id}` from the hub, and this forge was built without the feature `mistralrs`"
-    )))
 }
 
 fn read_rules(file: &Utf8PathBuf, context: &Context) -> Result<Vec<Rule>, StageError> {
@@ -297,5 +285,15 @@ impl Stage for EngineStage {
 
     fn runs_in_plan(&self) -> bool {
         true
+    }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        match &self.backend {
+            Settings::Scripted { file, .. } => file.iter().cloned().collect(),
+            Settings::MistralRs(settings) => match &settings.model {
+                Model::Local(path) => vec![path.clone()],
+                Model::Hub { .. } => Vec::new(),
+            },
+        }
     }
 }

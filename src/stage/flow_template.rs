@@ -306,6 +306,10 @@ impl Stage for FlowTemplateStage {
     fn runs_in_plan(&self) -> bool {
         true
     }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        vec![self.file.clone()]
+    }
 }
 
 #[cfg(test)]

@@ -95,6 +95,13 @@ impl FlowReader {
     /// The next flow; waits for one that is still to be written. `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Flow>, StageError> {
         loop {
+            // Of an expansion that failed, nothing more is worth asking.
+            if let Some(Err(error)) = &self.growth.borrow().end {
+                return Err(match error {
+                    StageError::Cancelled => StageError::Cancelled,
+                    _ => StageError::Upstream("the expansion".to_owned()),
+                });
+            }
             if let Some(length) = self.buffer[self.start..].iter().position(|c| *c == b'\n') {
                 let line = &self.buffer[self.start..self.start + length];
                 let flow = serde_json::from_slice(line).map_err(|error| {
@@ -107,18 +114,12 @@ impl FlowReader {
             let more = |growth: &Growth| growth.bytes > read || growth.end.is_some();
             let (bytes, end) = match self.growth.wait_for(more).await {
                 Ok(growth) => (growth.bytes, growth.end.clone()),
-                Err(_) => {
-                    return Err(StageError::Failed("the expansion ended without a word".into()));
-                }
+                Err(_) => return Err(StageError::Upstream("the expansion".to_owned())),
             };
             if bytes > self.read {
                 self.fill((bytes - self.read).min(CHUNK as u64) as usize)?;
-            } else if let Some(end) = end {
-                // The expansion has said itself what went wrong.
-                return end.map(|_| None).map_err(|error| match error {
-                    StageError::Cancelled => error,
-                    _ => StageError::Upstream("the expansion".to_owned()),
-                });
+            } else if matches!(end, Some(Ok(_))) {
+                return Ok(None);
             }
         }
     }

@@ -93,6 +93,8 @@ pub struct Samples {
 pub struct Files {
     /// Path relative to the project's root, and content.
     pub files: BTreeMap<String, Digest>,
+    /// Those of them that are programs.
+    pub executable: BTreeSet<String>,
 }
 
 impl Artifact {
@@ -103,7 +105,7 @@ impl Artifact {
             Artifact::Flows(flows) => flows.digest().await?,
             Artifact::Engine(engine) => engine.identity,
             Artifact::Samples(samples) => samples.table,
-            Artifact::Files(files) => Digest::of_json(&files.files),
+            Artifact::Files(files) => Digest::of_json(&(&files.files, &files.executable)),
         })
     }
 }
@@ -205,6 +207,11 @@ pub trait Stage: Send + Sync {
         None
     }
 
+    /// What it reads of the project: no stage may write there.
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        Vec::new()
+    }
+
     /// Where it writes, if the manifest says; two stages must not share a path.
     fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
         Vec::new()
@@ -272,6 +279,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// Settings of the command line.
     pub options: Options,
+    /// What earlier runs put into the work tree: anything else there is somebody's work.
+    pub views: BTreeMap<Utf8PathBuf, Digest>,
     /// Engines by identity: two stages of one identity share one.
     pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
     /// A variable of the environment: stages see only those that the manifest names.
@@ -308,6 +317,8 @@ pub struct Options {
     pub afresh: BTreeSet<String>,
     /// Nothing may be worked out.
     pub frozen: bool,
+    /// Nothing may be fetched: plans and explanations only look.
+    pub offline: bool,
     /// Only the first flows of every expansion.
     pub limit: Option<u64>,
     /// Bound on the concurrency of every workflow.

@@ -191,12 +191,19 @@ impl Stage for ReportStage {
             Some(out) => out.clone(),
             None => self.out.value.clone(),
         };
-        let view =
-            |(name, digest): (&String, &Digest)| View { path: folder.join(name), digest: *digest };
+        let view = |(name, digest): (&String, &Digest)| View {
+            path: folder.join(name),
+            digest: *digest,
+            executable: false,
+        };
         files.files.iter().map(view).collect()
     }
 
     fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
-        vec![self.out.clone()]
+        let file = |format: &String| Spanned {
+            value: self.out.value.join(file_name(format)),
+            span: self.out.span,
+        };
+        self.formats.iter().map(file).collect()
     }
 }

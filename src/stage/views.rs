@@ -1,6 +1,8 @@
 //! Outputs in the work tree are views of the store: compared by digest, restored without running
 //! anything. Knows nothing of what is in them.
 
+use std::os::unix::fs::PermissionsExt;
+
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Context, StageError};
@@ -14,49 +16,42 @@ pub struct View {
     pub path: Utf8PathBuf,
     /// What it should hold.
     pub digest: Digest,
+    /// Whether it is a program.
+    pub executable: bool,
 }
 
 impl View {
-    /// Makes the file hold what it should. Content that did not come from the store is kept there before
-    /// it is replaced, and that is said.
-    pub fn restore(
-        &self,
-        stage: &str,
-        was_fresh: bool,
-        context: &Context,
-    ) -> Result<(), StageError> {
+    /// Makes the file hold what it should. Content that no run has put there is kept in the store before it
+    /// is replaced, and that is said.
+    pub fn restore(&self, stage: &str, context: &Context) -> Result<(), StageError> {
         let path = context.root.join(&self.path);
         if self.path.is_relative() {
             stays_inside(&path, context)?;
         }
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let found = Digest::of(&bytes);
-                if found == self.digest {
-                    return Ok(());
-                }
-                if was_fresh || !context.store.has_blob(found) {
-                    context.store.put_blob(&bytes)?;
-                    let kept = context.store.blob_path(found);
-                    let message = format!(
-                        "`{}` was edited; restored it from the store (the edited one is kept in `{kept}`)",
-                        self.path
-                    );
-                    context.notice(stage, message);
-                }
+        if let Ok(bytes) = std::fs::read(&path) {
+            let found = Digest::of(&bytes);
+            if found == self.digest {
+                return Ok(());
             }
-            Err(_) if was_fresh => {
-                context.notice(
-                    stage,
-                    format!("`{}` was missing; restored it from the store", self.path),
+            if context.views.get(&self.path) != Some(&found) {
+                context.store.put_blob(&bytes)?;
+                let message = format!(
+                    "`{}` was edited; replaced it from the store (the edited one is kept in `{}`)",
+                    self.path,
+                    context.store.blob_path(found)
                 );
+                context.notice(stage, message);
             }
-            Err(_) => {}
         }
         let bytes = context.store.blob(self.digest).ok_or_else(|| {
             StageError::Failed(format!("the content of `{}` is gone from the store", self.path))
         })?;
-        Ok(replace_file(&path, &bytes)?)
+        replace_file(&path, &bytes)?;
+        if self.executable {
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).map_err(crate::store::at("write", &path))?;
+        }
+        Ok(())
     }
 }
 

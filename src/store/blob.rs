@@ -4,12 +4,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{StoreError, at};
 use crate::digest::{Digest, DigestStream};
 
+/// How the names of unfinished files begin.
+const TEMPORARY: &str = ".tmp-";
+/// An unfinished file this old belongs to nobody.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// Bytes read at once when hashing a file.
 const CHUNK: usize = 1 << 20;
 
@@ -20,6 +25,18 @@ pub(super) struct Blobs {
 impl Blobs {
     pub(super) fn new(root: Utf8PathBuf) -> Self {
         Blobs { root }
+    }
+
+    /// Removes what killed processes left half written, once no living one can be at it.
+    pub(super) fn sweep(&self) {
+        let Ok(entries) = self.root.read_dir_utf8() else { return };
+        for entry in entries.flatten().filter(|entry| entry.file_name().starts_with(TEMPORARY)) {
+            let changed = entry.metadata().and_then(|meta| meta.modified());
+            let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+            if age.is_some_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     pub(super) fn path(&self, digest: Digest) -> Utf8PathBuf {
@@ -52,7 +69,7 @@ impl Blobs {
     pub(super) fn writer(&self) -> Result<BlobWriter, StoreError> {
         fs::create_dir_all(&self.root).map_err(at("create", &self.root))?;
         let file = tempfile::Builder::new()
-            .prefix(".tmp-")
+            .prefix(TEMPORARY)
             .tempfile_in(&self.root)
             .map_err(at("create a file in", &self.root))?;
         Ok(BlobWriter { root: self.root.clone(), file, digest: DigestStream::default() })
@@ -104,7 +121,7 @@ pub(super) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
     let folder = path.parent().filter(|folder| !folder.as_str().is_empty());
     let folder = folder.unwrap_or(Utf8Path::new("."));
     let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(TEMPORARY)
         .tempfile_in(folder)
         .map_err(at("create a file in", folder))?;
     file.write_all(bytes).map_err(at("write", path))?;

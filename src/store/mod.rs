@@ -184,9 +184,11 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(root, &marker)?,
             Err(error) => return Err(at("read", &marker)(error)),
         }
+        let blobs = blob::Blobs::new(root.join("cas"));
+        blobs.sweep();
         Ok(Store {
             root: root.to_owned(),
-            blobs: blob::Blobs::new(root.join("cas")),
+            blobs,
             index: RwLock::new(Index::open(&root.join("journal"))?),
             journal: Mutex::new(None),
             stat: stat::StatCache::open(root.join("stat")),

@@ -6,7 +6,7 @@
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
+use num_traits::{Pow, Signed, ToPrimitive, Zero};
 
 use super::{Observation, Tool};
 use crate::digest::Recipe;
@@ -217,7 +217,6 @@ fn print(value: &BigRational) -> String {
         return format!("{sign}{whole}");
     }
     let fraction = format!("{:0>width$}", fraction.to_string(), width = DECIMALS_MAX as usize);
-    debug_assert!(!scale.is_one());
     format!("{sign}{whole}.{}", fraction.trim_end_matches('0'))
 }
 

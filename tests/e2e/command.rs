@@ -99,3 +99,61 @@ fn a_failed_stage_stops_what_needs_it_and_no_more_with_keep_going() {
     assert_eq!((ran.code, &*states["bad"], &*states["after"]), (1, "failed", "skipped"));
     assert_eq!(states["report"], "ran");
 }
+
+#[test]
+fn nothing_that_is_read_or_kept_can_be_an_output() {
+    for output in [
+        "fixtures/rows.jsonl",
+        ".git/config",
+        ".forge/store.toml",
+        "pipelines/bench.toml",
+        "templates",
+    ] {
+        let stage = format!(
+            "\n[stage.bad]\nkind = \"command\"\ncommand = [\"true\"]\noutputs = [\"{output}\"]\n"
+        );
+        let ran = with_command(&stage).apply(&[]);
+        assert_eq!(ran.code, 2, "{output}");
+        assert!(ran.stderr.contains("`bad` would write"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_program_made_by_one_stage_runs_in_another() {
+    let project = with_command(
+        "\n[stage.make]\nkind = \"command\"\nshell = true\noutputs = [\"run.sh\"]\n\
+         command = \"printf '#!/bin/sh\\\\necho made > made.txt\\\\n' > run.sh; chmod +x run.sh\"\n\
+         [stage.use]\nkind = \"command\"\ninputs = [\"make\"]\ncommand = [\"./run.sh\"]\noutputs = [\"made.txt\"]\n",
+    );
+    project.ok(&[]);
+    assert_eq!(project.read("made.txt"), "made\n");
+    std::fs::remove_file(project.path("run.sh")).unwrap();
+    project.ok(&[]);
+    let run =
+        std::process::Command::new(project.path("run.sh")).current_dir(project.root()).status();
+    assert!(run.unwrap().success());
+}
+
+#[test]
+fn what_a_program_starts_ends_with_it() {
+    // A duration that nothing else on this machine sleeps for.
+    let sleep = format!("sleep 9{}", std::process::id());
+    let project = with_command(&format!(
+        "\n[stage.slow]\nkind = \"command\"\nshell = true\ntimeout = \"300ms\"\noutputs = [\"x\"]\n\
+         command = \"{sleep} & wait\"\n",
+    ));
+    let ran = project.apply(&["--until", "slow"]);
+    assert!(ran.stderr.contains("did not end within 300ms"), "{}", ran.stderr);
+    let running = || {
+        let pattern = format!("ps ax | grep -v grep | grep -q '{sleep}'");
+        std::process::Command::new("sh").args(["-c", &pattern]).status().unwrap().success()
+    };
+    // The kernel may take a moment to clear up.
+    for _ in 0..100 {
+        if !running() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("its child is still running");
+}

@@ -83,13 +83,18 @@ fn a_missing_output_is_restored_and_an_edited_one_with_a_warning() {
     let whole = project.read(report);
     std::fs::remove_file(project.path(report)).unwrap();
     let ran = project.ok(&[]);
+    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
     assert_eq!((ran.live(), project.read(report) == whole), (0, true));
     assert_eq!(ran.states()["report"], "fresh");
     project.write(report, "edited");
     let ran = project.ok(&[]);
     assert_eq!(project.read(report), whole);
     assert!(ran.stderr.contains("`out/bench/report/report.html` was edited"), "{}", ran.stderr);
-    assert!(!project.ok(&[]).stderr.contains("edited"));
+    // Other reports of its own are nobody's edits.
+    for args in [&[][..], &["--limit", "3"], &[]] {
+        let ran = project.ok(args);
+        assert!(!ran.stderr.contains("edited"), "{args:?}: {}", ran.stderr);
+    }
 }
 
 #[test]
@@ -115,6 +120,35 @@ fn every_semantic_setting_asks_again() {
     }
     project.manifest("", &REPLIES.replace("reply = \"0\"", "reply = \"9\""));
     assert_eq!(project.ok(&[]).live(), 10, "another script is another engine");
+}
+
+#[test]
+fn settings_of_agents_and_of_templates_ask_again() {
+    let replies = "replies = [{ reply = \"Final Answer: 0\" }]";
+    let agent = |settings: &str| format!("method = \"react\"\n{settings}");
+    let project = Project::with(&agent(""), replies);
+    project.write("fixtures/kb.jsonl", "{\"key\": \"a\", \"value\": \"b\"}\n");
+    project.ok(&[]);
+    let lookup = "lookup = \"fixtures/kb.jsonl\"";
+    project.manifest(&agent(lookup), replies);
+    assert_eq!(project.ok(&[]).live(), 10, "another tool is another prompt");
+    // The same prompts: the samples are made again, and no request is asked.
+    project.manifest(&agent(&format!("{lookup}\nmax_iterations = 3")), replies);
+    let ran = project.ok(&[]);
+    assert_eq!((ran.live(), ran.disk()), (0, 10));
+    project.write("fixtures/kb.jsonl", "{\"key\": \"a\", \"value\": \"c\"}\n");
+    let ran = project.ok(&[]);
+    assert_eq!((ran.live(), ran.disk()), (0, 10));
+    for line in [
+        "max_tokens = 7",
+        "stop = [\"#\"]",
+        "system = \"Be kind.\"",
+        "[[step.shot]]\nuser = \"1\"\nanswer = \"2\"",
+    ] {
+        let template = project.read("templates/qa.toml") + line + "\n";
+        project.write("templates/qa.toml", &template);
+        assert_eq!(project.ok(&[]).live(), 10, "{line}");
+    }
 }
 
 #[test]

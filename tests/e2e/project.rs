@@ -129,6 +129,22 @@ impl Project {
         Ran::of(self.command(args).output().unwrap())
     }
 
+    /// Waits until the logs of all runs tell of that many finished samples.
+    pub fn wait_for_samples(&self, samples: usize) {
+        let start = std::time::Instant::now();
+        while self.logged("\"sample_finished\"") < samples {
+            assert!(start.elapsed().as_secs() < 60, "the run does not get on");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// How often something stands in the logs of all runs.
+    pub fn logged(&self, text: &str) -> usize {
+        let Ok(runs) = fs::read_dir(self.path(".forge/runs")) else { return 0 };
+        let log = |run: fs::DirEntry| fs::read_to_string(run.path().join("events.log"));
+        runs.flatten().map(|run| log(run).unwrap_or_default().matches(text).count()).sum()
+    }
+
     pub fn apply(&self, args: &[&str]) -> Ran {
         let mut all = vec!["apply", "pipelines/bench.toml", "--json"];
         all.extend(args);

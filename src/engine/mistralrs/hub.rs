@@ -7,14 +7,18 @@
 use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
-use hf_hub::api::sync::ApiBuilder;
-use hf_hub::{Repo, RepoType};
-
-/// The folder of a model at a revision: from the cache if it is there whole, else fetched.
-pub fn snapshot(id: &str, revision: &str) -> Result<Utf8PathBuf, String> {
+/// The folder of a model at a revision: from the cache if it is there whole, else fetched, if that is
+/// allowed.
+pub fn snapshot(id: &str, revision: &str, may_fetch: bool) -> Result<Utf8PathBuf, String> {
     let cache = cache_folder()?;
     if let Some(folder) = cached(&cache, id, revision) {
         return Ok(folder);
+    }
+    if !may_fetch {
+        return Err(format!(
+            "`{id}` at `{revision}` is not in the hub's cache `{}`; `forge apply` fetches it",
+            cache.display()
+        ));
     }
     fetch(&cache, id, revision)
         .map_err(|error| format!("cannot fetch `{id}` at `{revision}` from the hub: {error}"))
@@ -30,13 +34,14 @@ fn cache_folder() -> Result<PathBuf, String> {
         .ok_or_else(|| "no folder for the hub's cache: set HF_HOME".to_owned())
 }
 
-fn repo(id: &str, revision: &str) -> Repo {
-    Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
+/// The folder of a model in the cache, by the hub's own convention.
+fn folder_name(id: &str) -> String {
+    format!("models--{}", id.replace('/', "--"))
 }
 
 /// The snapshot in the cache, if all its files are there.
 fn cached(cache: &std::path::Path, id: &str, revision: &str) -> Option<Utf8PathBuf> {
-    let root = cache.join(repo(id, revision).folder_name());
+    let root = cache.join(folder_name(id));
     let commit = std::fs::read_to_string(root.join("refs").join(revision))
         .map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
     let folder = Utf8PathBuf::from_path_buf(root.join("snapshots").join(commit)).ok()?;
@@ -57,11 +62,23 @@ fn is_whole(folder: &camino::Utf8Path) -> bool {
     shards.is_some_and(|shards| shards.values().all(|name| name.as_str().is_some_and(&has)))
 }
 
+#[cfg(not(feature = "mistralrs"))]
+fn fetch(_: &std::path::Path, _: &str, _: &str) -> Result<Utf8PathBuf, &'static str> {
+    Err("this forge was built without the feature `mistralrs`")
+}
+
+#[cfg(feature = "mistralrs")]
 fn fetch(
     cache: &std::path::Path,
     id: &str,
     revision: &str,
 ) -> Result<Utf8PathBuf, hf_hub::api::sync::ApiError> {
+    use hf_hub::api::sync::ApiBuilder;
+    use hf_hub::{Repo, RepoType};
+
+    let repo = |id: &str, revision: &str| {
+        Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
+    };
     let api = ApiBuilder::from_env()
         .with_cache_dir(cache.to_path_buf())
         .with_token(std::env::var("HF_TOKEN").ok())
@@ -75,7 +92,7 @@ fn fetch(
             pinned.get(&file.rfilename)?;
         }
     }
-    let folder = cache.join(repo(id, &commit).folder_name()).join("snapshots").join(&commit);
+    let folder = cache.join(folder_name(id)).join("snapshots").join(&commit);
     Ok(Utf8PathBuf::from_path_buf(folder).expect("BUG: the cache folder is UTF-8"))
 }
 

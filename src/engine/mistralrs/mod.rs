@@ -37,7 +37,6 @@ use crate::store::{Store, StoreError};
 
 #[cfg(feature = "mistralrs")]
 mod gumbel;
-#[cfg(feature = "mistralrs")]
 pub mod hub;
 #[cfg(feature = "mistralrs")]
 mod native;

@@ -1,6 +1,6 @@
 //! Loaded instances of a model, each with one request at a time. Knows nothing of the memo.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use either::Either;
@@ -14,7 +14,7 @@ use mistralrs::{
     Request as EngineRequest, RequestBuilder, RequestLike, Response, SamplingParams,
     SchedulerConfig, StopTokens, TextMessageRole, TextMessages, TextModelBuilder, TokenSource,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::gumbel::Gumbel;
 use super::{GGUF_ARCHITECTURES, MistralRs, Weights, gguf};
@@ -32,7 +32,11 @@ const CACHE_BLOCK: usize = 512;
 /// All instances of one model.
 pub(super) struct Pool {
     settings: MistralRs,
-    instances: Vec<Arc<Mutex<Option<Instance>>>>,
+    /// Instances that nobody uses; `None` is one that has to be loaded again.
+    idle: Arc<Mutex<Vec<Option<Instance>>>>,
+    /// One for each instance, held until its engine has let go of the request: longer than the caller may
+    /// wait for the reply.
+    permits: Arc<Semaphore>,
 }
 
 struct Instance {
@@ -44,37 +48,53 @@ struct Instance {
 impl Pool {
     /// Loads all instances, one after another: they share the disk cache of the weights.
     pub(super) async fn load(settings: &MistralRs) -> Result<Pool, String> {
-        let mut instances = Vec::new();
+        let mut idle = Vec::new();
         for _ in 0..settings.instances {
-            let instance = Instance::load(settings.clone()).await?;
-            instances.push(Arc::new(Mutex::new(Some(instance))));
+            idle.push(Some(Instance::load(settings.clone()).await?));
         }
-        Ok(Pool { settings: settings.clone(), instances })
+        Ok(Pool {
+            settings: settings.clone(),
+            permits: Arc::new(Semaphore::new(idle.len())),
+            idle: Arc::new(Mutex::new(idle)),
+        })
     }
 
     async fn answer(&self, request: &Request) -> Result<Completion, EngineError> {
-        let free = self.instances.iter().find_map(|slot| slot.clone().try_lock_owned().ok());
-        let mut slot = free.expect("BUG: more requests were admitted than there are instances");
-        let settings = self.settings.clone();
-        let request = request.clone();
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.expect("BUG: the permits of the instances are never closed");
+        let (idle, settings, request) = (self.idle.clone(), self.settings.clone(), request.clone());
         // On a task of its own: a caller that gives up must not leave a sequence running in the engine,
         // where it would share a step with the next request.
         let work = tokio::spawn(async move {
-            if slot.is_none() {
-                *slot = Some(Instance::load(settings).await.map_err(EngineError::Broken)?);
-            }
-            let instance = slot.as_ref().expect("BUG: it was loaded above");
-            let reply = instance.ask(&request).await;
-            if let Err(EngineError::Passing(_)) = reply {
-                // After a panic of its thread every later request fails too: make a new one.
-                *slot = None;
-            }
+            let _permit = permit;
+            let taken = idle.lock().expect("BUG: the pool lock is poisoned").pop();
+            let mut instance = taken.expect("BUG: a permit without an instance");
+            let reply = ask_instance(&mut instance, settings, &request).await;
+            idle.lock().expect("BUG: the pool lock is poisoned").push(instance);
             reply
         });
         work.await.unwrap_or_else(|error| {
-            Err(EngineError::Passing(format!("the engine panicked: {error}")))
+            Err(EngineError::Broken(format!("the engine panicked: {error}")))
         })
     }
+}
+
+/// Asks an instance, loading it again after it broke.
+async fn ask_instance(
+    slot: &mut Option<Instance>,
+    settings: MistralRs,
+    request: &Request,
+) -> Result<Completion, EngineError> {
+    let instance = match slot.take() {
+        Some(instance) => instance,
+        None => Instance::load(settings).await.map_err(EngineError::Broken)?,
+    };
+    let reply = instance.ask(request).await;
+    // After a panic of its thread every later request fails too, so a failed one is not put back.
+    if !matches!(reply, Err(EngineError::Passing(_))) {
+        *slot = Some(instance);
+    }
+    reply
 }
 
 impl Engine for Pool {

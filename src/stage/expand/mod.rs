@@ -1,6 +1,6 @@
 //! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -212,9 +212,9 @@ impl Stage for Expand {
                 tell.send_modify(|growth| growth.end = Some(end));
                 written
             });
-            let (digest, count) = written.await.map_err(|error| {
-                StageError::Failed(format!("the expansion panicked: {error}"))
-            })??;
+            let (digest, count) = written
+                .await
+                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
             if let Some(wanted) =
                 self.count.filter(|wanted| count < *wanted && context.options.limit.is_none())
             {
@@ -241,6 +241,10 @@ impl Stage for Expand {
     fn runs_in_plan(&self) -> bool {
         true
     }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        self.fixtures.iter().map(|(path, _)| path.clone()).collect()
+    }
 }
 
 /// What one expansion needs, away from the async world.
@@ -264,7 +268,7 @@ impl Work {
     ) -> Result<(Digest, u64), StageError> {
         let maker = Maker::new(&self.template)?;
         let mut seen: HashMap<Digest, u32> = HashMap::new();
-        let mut names: HashSet<String> = HashSet::new();
+        let mut names: HashMap<String, u32> = HashMap::new();
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let emit = |flows| (self.emit)(Event::FlowsExpanded { stage: self.stage.clone(), flows });
         for row in Rows::open(&self.fixtures, self.shuffle_seed, &self.store)? {
@@ -289,12 +293,7 @@ impl Work {
             let occurrence = seen.entry(flow.steps_digest()).or_default();
             flow.occurrence = *occurrence;
             *occurrence += 1;
-            let mut copies = 1;
-            let name = flow.id.clone();
-            while !names.insert(flow.id.clone()) {
-                copies += 1;
-                flow.id = format!("{name}#{copies}");
-            }
+            flow.id = unique(&flow.id, &mut names);
             let mut line = serde_json::to_vec(&flow).expect("BUG: a flow is plain data");
             line.push(b'\n');
             writer
@@ -315,6 +314,21 @@ impl Work {
             ));
         }
         Ok((writer.finish()?, count))
+    }
+}
+
+/// The name itself for the first flow that bears it, then `name#2`, `name#3`, …
+fn unique(name: &str, used: &mut HashMap<String, u32>) -> String {
+    let mut copies = used.get(name).copied().unwrap_or(0);
+    loop {
+        copies += 1;
+        let id = if copies == 1 { name.to_owned() } else { format!("{name}#{copies}") };
+        // A row may bear such a name itself.
+        if copies == 1 || !used.contains_key(&id) {
+            used.insert(name.to_owned(), copies);
+            used.entry(id.clone()).or_insert(1);
+            return id;
+        }
     }
 }
 
@@ -373,12 +387,17 @@ impl<'a> Maker<'a> {
             let mut text = |name: &str, source: &String| -> Result<Text, String> {
                 let name = format!("{}.{name}", step.id);
                 let text = self.templates.render(&name, &trial);
-                let text = text.map_err(|error| self.explain(&name, &error, context))?;
                 if StepTemplate::waits(source) {
+                    // What an empty output does to a filter says nothing about a real one.
+                    if let Err(error) = text.as_ref()
+                        && error.undefined
+                    {
+                        return Err(self.explain(&name, error, context));
+                    }
                     waits = true;
                     return Ok(Text::Later(source.clone()));
                 }
-                Ok(Text::Ready(text))
+                Ok(Text::Ready(text.map_err(|error| self.explain(&name, &error, context))?))
             };
             let system = step.system.as_ref().map(|source| text("system", source)).transpose()?;
             steps.push(Step {
@@ -440,5 +459,17 @@ fn targets(value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::Array(items) => items.into_iter().map(one).collect(),
         value => Ok(vec![one(value)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_never_share_a_name() {
+        let mut used = HashMap::new();
+        let names = ["a", "a", "a#2", "a", "b"].map(|name| unique(name, &mut used));
+        assert_eq!(names, ["a", "a#2", "a#2#2", "a#3", "b"]);
     }
 }

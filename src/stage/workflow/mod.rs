@@ -9,6 +9,7 @@ use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
@@ -152,7 +153,8 @@ pub(super) fn read(
     }))
 }
 
-/// Tools belong to methods that can call them, and are refused elsewhere.
+/// Tools count for methods that can call them. Beside other methods they may stand all the same: a matrix
+/// over methods has one table for all of them.
 fn read_tools(
     fields: &Fields<'_>,
     setting: &Setting<'_>,
@@ -164,7 +166,6 @@ fn read_tools(
     let lookup = fields.path("lookup").filter(|path| setting.check_exists(fields, path));
     let Some(method) = method else { return (1, Vec::new(), None) };
     if !method.uses_tools() {
-        // Shared through [defaults], these may stand beside any method; they have no effect on this one.
         return (1, Vec::new(), None);
     }
     let tools = tools.unwrap_or_else(|| {
@@ -250,7 +251,13 @@ impl Workflow {
     }
 
     /// What runs one sample.
-    pub fn job(&self, inputs: &Inputs, context: &Context, mode: Mode) -> Result<Job, StageError> {
+    pub fn job(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        mode: Mode,
+        stop: CancellationToken,
+    ) -> Result<Job, StageError> {
         let (_, engine) = self.sources(inputs);
         let client = Client::new(
             engine.clone(),
@@ -259,7 +266,7 @@ impl Workflow {
             mode,
             self.limits.clone(),
             self.cache_max_size as usize,
-            context.stop.clone(),
+            stop,
         );
         Ok(Job {
             settings: self.semantics(context)?,
@@ -401,6 +408,10 @@ impl Stage for Workflow {
 
     fn streams(&self) -> bool {
         true
+    }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        self.lookup.iter().cloned().collect()
     }
 
     fn as_workflow(&self) -> Option<&Workflow> {

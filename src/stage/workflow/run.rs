@@ -34,7 +34,8 @@ pub(super) async fn run_all(
     let start = Instant::now();
     let (flows, engine) = workflow.sources(inputs);
     // Read once: what is used is what the key is made of, even if a file changes meanwhile.
-    let job = Arc::new(workflow.job(inputs, context, workflow.mode(context))?);
+    let halt = context.stop.child_token();
+    let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
     let mut window = Window::new(workflow, context)?;
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
@@ -45,6 +46,10 @@ pub(super) async fn run_all(
     let mut running: JoinSet<Finished> = JoinSet::new();
     let (mut index, mut ended, mut error) = (0, false, None);
     loop {
+        if error.is_some() {
+            // Requests at the engine are paid for and waited for; those before it are not sent any more.
+            halt.cancel();
+        }
         if !counted && total().is_some() {
             counted = true;
             (context.emit)(started());
@@ -167,7 +172,6 @@ impl<'a> Window<'a> {
         let (sample, observed) = match result {
             Ok(finished) => finished,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
-            Err(Failure::Template(message)) => return Some(StageError::User(message)),
             Err(missing @ Failure::Missing(_)) => {
                 return Some(StageError::Missing(missing.to_string()));
             }
@@ -219,7 +223,7 @@ impl<'a> Window<'a> {
         let ended = match self.workflow.fail_on_error {
             FailOnError::First => true,
             FailOnError::Count(count) => self.failed >= count,
-            // Of a share, only the end tells.
+            // Of a share, the end tells, where all flows are counted.
             FailOnError::Never | FailOnError::Share(_) => false,
         };
         ended.then(|| self.failure())

@@ -216,10 +216,10 @@ impl Run<'_> {
         let building = Instant::now();
         let (system, user) = match self.texts(step) {
             Ok(texts) => texts,
-            // A mistake in the template says nothing about the model, and is not remembered.
+            // Columns were checked when the flow was made, so it is an earlier answer that does not fit.
             Err(error) => {
-                let message = format!("flow `{}`, step `{}`: {error}", self.flow.id, step.id);
-                return Err(Failure::Template(message));
+                let detail = format!("the text of step `{}` cannot be made: {error}", step.id);
+                return Ok((Outcome::Unparsable, Some(detail)));
             }
         };
         let before = match self.steps.last() {

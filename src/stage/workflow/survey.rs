@@ -25,7 +25,7 @@ pub struct Survey {
 impl Workflow {
     /// Walks all samples against the store alone.
     pub async fn survey(&self, inputs: &Inputs, context: &Context) -> Result<Survey, StageError> {
-        let job = self.job(inputs, context, Mode::Frozen)?;
+        let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
         let (flows, _) = self.sources(inputs);
         let mut reader = flows.reader();
         let mut survey = Survey::default();
