@@ -113,8 +113,12 @@ fn git(root: &Utf8Path) -> Option<(String, bool)> {
         return None;
     }
     let run = |args: &[&str]| {
-        let output =
-            std::process::Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        let output = std::process::Command::new("git")
+            .args(["--no-optional-locks", "-C"])
+            .arg(root)
+            .args(args)
+            .output()
+            .ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let revision = run(&["rev-parse", "HEAD"])?;

@@ -200,7 +200,7 @@ impl Index {
         log.file.read_exact_at(&mut bytes, start)?;
         let mut offset = 0;
         // A last line without its end is torn, or still being written: it is read when it is whole.
-        while let Some(end) = bytes[offset..].iter().position(|c| *c == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', &bytes[offset..]) {
             let line = &bytes[offset..offset + end];
             if let Some((key, supersede)) = parse_head(line) {
                 let place = Place {
