@@ -157,18 +157,21 @@ fn resolve(
 ) -> Vec<usize> {
     let (name, span) = (&need.stage.value, need.stage.span);
     let fits = |kind: ArtifactKind| need.kinds.is_empty() || need.kinds.contains(&kind);
-    let wanted = need.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
-    let suitable: BTreeSet<&str> =
-        nodes.iter().filter(|n| fits(n.stage.gives())).map(|n| n.base.as_str()).collect();
-    let known = match suitable.len() {
-        0 => format!("no stage gives {wanted}"),
-        _ => format!(
-            "stages that give {wanted}: {}",
-            suitable.iter().copied().collect::<Vec<_>>().join(", ")
-        ),
+    // Only an error looks at all stages: with ten thousand of them that counts.
+    let suitable = || -> BTreeSet<&str> {
+        nodes.iter().filter(|n| fits(n.stage.gives())).map(|n| n.base.as_str()).collect()
     };
+    let wanted = || need.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
     let Some(found) = by_name.get(name) else {
         if !declared.contains(name.as_str()) {
+            let suitable = suitable();
+            let known = match suitable.len() {
+                0 => format!("no stage gives {}", wanted()),
+                _ => {
+                    let list: Vec<_> = suitable.iter().copied().collect();
+                    format!("stages that give {}: {}", wanted(), list.join(", "))
+                }
+            };
             let message = format!("unknown stage `{name}` ({known})");
             let names = if suitable.is_empty() { declared.clone() } else { suitable };
             sink.push(Diagnostic::at(span, message).did_you_mean(name, names));
@@ -178,7 +181,8 @@ fn resolve(
     let gives = nodes[found[0]].stage.gives();
     if !fits(gives) {
         let message =
-            format!("`{}` takes {wanted}, and `{name}` gives {}", need.port, gives.name());
+            format!("`{}` takes {}, and `{name}` gives {}", need.port, wanted(), gives.name());
+        let suitable = suitable();
         let mut diagnostic = Diagnostic::at(span, message).also(
             nodes[found[0]].span,
             format!("the stage `{name}` of kind {}", nodes[found[0]].kind),
@@ -227,8 +231,11 @@ fn check_outputs(nodes: &[Node], manifest: &Manifest, sink: &Sink) {
     for node in nodes {
         for output in node.stage.outputs() {
             let path = &output.value;
-            let taken =
-                read.iter().find(|(read, _)| path.starts_with(read) || read.starts_with(path));
+            // It or a folder above it, else something below it: the first after it in order.
+            let above = path.ancestors().find_map(|above| read.get_key_value(above));
+            let below =
+                || read.range(path.clone()..).next().filter(|(read, _)| read.starts_with(path));
+            let taken = above.or_else(below);
             if let Some((read, why)) = taken {
                 let message =
                     format!("`{}` would write `{path}`, and `{read}` is {why}", node.name);
