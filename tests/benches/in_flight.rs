@@ -2,6 +2,8 @@
 //! go wrong, then forge, whose admission must keep them right.
 //! `cargo bench --bench in_flight` (a few minutes on two cores).
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
