@@ -188,13 +188,8 @@ fn main() {
     }
     println!("forge, all 400 questions with cot");
     println!(
-        "{:>9} {:>17} {:>10} {:>9} {:>10}   {}",
-        "instances",
-        "samples in flight",
-        "accuracy",
-        "answers/s",
-        "tokens/s",
-        "digest of all transcripts"
+        "{:>9} {:>17} {:>10} {:>9} {:>10}   digest of all transcripts",
+        "instances", "samples in flight", "accuracy", "answers/s", "tokens/s",
     );
     for (instances, concurrency) in [(1, 1), (1, 8), (2, 8)] {
         forge(instances, concurrency);
