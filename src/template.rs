@@ -92,15 +92,7 @@ impl Templates {
 
     /// The value of an expression such as `row.answers`, as JSON.
     pub fn evaluate(&self, source: &str, context: impl Serialize) -> Result<Value, TemplateError> {
-        let fail = |error: minijinja::Error| TemplateError::new(&error, source);
-        let value =
-            self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
-        if value.is_undefined() {
-            return Err(TemplateError {
-                message: format!("`{source}` is undefined"),
-                undefined: true,
-            });
-        }
+        let value = self.value_of(source, context)?;
         serde_json::to_value(&value).map_err(|error| TemplateError {
             message: format!("`{source}` does not give plain data: {error}"),
             undefined: false,
@@ -109,16 +101,22 @@ impl Templates {
 
     /// Whether an expression holds, by the template language's idea of truth.
     pub fn is_true(&self, source: &str, context: impl Serialize) -> Result<bool, TemplateError> {
+        Ok(self.value_of(source, context)?.is_true())
+    }
+
+    fn value_of(
+        &self,
+        source: &str,
+        context: impl Serialize,
+    ) -> Result<minijinja::Value, TemplateError> {
         let fail = |error: minijinja::Error| TemplateError::new(&error, source);
         let value =
             self.env.compile_expression(source).map_err(fail)?.eval(context).map_err(fail)?;
         if value.is_undefined() {
-            return Err(TemplateError {
-                message: format!("`{source}` is undefined"),
-                undefined: true,
-            });
+            let message = format!("`{source}` is undefined");
+            return Err(TemplateError { message, undefined: true });
         }
-        Ok(value.is_true())
+        Ok(value)
     }
 }
 

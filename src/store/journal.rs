@@ -128,10 +128,6 @@ impl Index {
         Ok(index)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
-    }
-
     /// Whether there is a line of this key, whole or not.
     pub(super) fn knows(&self, key: Key) -> bool {
         self.places.contains_key(&key)

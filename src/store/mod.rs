@@ -143,18 +143,6 @@ impl Record {
             Outcome::Rejected { .. } => None,
         }
     }
-
-    /// Every blob it names.
-    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
-        let ports = match &self.outcome {
-            Outcome::Value(ports) => Some(ports),
-            Outcome::Rejected { .. } => None,
-        };
-        ports.into_iter().flat_map(BTreeMap::values).filter_map(|port| match port {
-            Port::Blob(digest) => Some(*digest),
-            Port::Inline(_) => None,
-        })
-    }
 }
 
 /// A journal line: the record itself, or where it is.
@@ -198,16 +186,6 @@ impl Store {
     /// Its folder.
     pub fn root(&self) -> &Utf8Path {
         &self.root
-    }
-
-    /// How many keys it knows.
-    pub fn len(&self) -> usize {
-        self.index.read().expect("BUG: the index lock is poisoned").len()
-    }
-
-    /// Whether it knows none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The record of a key. A line that is torn or corrupt, or a blob that is gone, is a miss.

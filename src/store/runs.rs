@@ -37,9 +37,4 @@ impl RunFolder {
         let text = serde_json::to_vec_pretty(record).expect("BUG: a record is plain data");
         blob::replace(&self.root.join("run.json"), &text)
     }
-
-    /// Where it is.
-    pub fn path(&self) -> &Utf8Path {
-        &self.root
-    }
 }
