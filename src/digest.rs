@@ -53,6 +53,11 @@ macro_rules! hash_type {
                 &self.0
             }
 
+            /// From its 32 bytes.
+            pub fn from_bytes(bytes: [u8; 32]) -> Self {
+                $name(bytes)
+            }
+
             /// The first 12 hex digits: enough for people, never used to look things up.
             pub fn short(&self) -> String {
                 self.to_string()[..12].to_owned()

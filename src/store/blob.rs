@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -12,9 +12,11 @@ use super::{StoreError, at};
 use crate::digest::{Digest, DigestStream};
 
 /// How the names of unfinished files begin.
-const TEMPORARY: &str = ".tmp-";
+pub(super) const TEMPORARY: &str = ".tmp-";
 /// An unfinished file this old belongs to nobody.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// A blob younger than this needs no new time when it is used again.
+const FRESH: Duration = Duration::from_secs(600);
 /// Bytes read at once when hashing a file.
 const CHUNK: usize = 1 << 20;
 
@@ -44,6 +46,29 @@ impl Blobs {
         self.root.join(&name[..2]).join(&name[2..])
     }
 
+    /// Calls `visit` with every blob, by its name.
+    pub(super) fn each(
+        &self,
+        mut visit: impl FnMut(Digest, &fs::Metadata),
+    ) -> Result<(), StoreError> {
+        let read = |folder: &Utf8Path| match fs::read_dir(folder) {
+            Ok(entries) => Ok(Some(entries)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at("read", folder)(error)),
+        };
+        for number in 0..=255_u8 {
+            let start = format!("{number:02x}");
+            let folder = self.root.join(&start);
+            for entry in read(&folder)?.into_iter().flatten().flatten() {
+                let name = format!("{start}{}", entry.file_name().to_string_lossy());
+                if let (Ok(digest), Ok(meta)) = (name.parse(), entry.metadata()) {
+                    visit(digest, &meta);
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn has(&self, digest: Digest) -> bool {
         self.path(digest).exists()
     }
@@ -58,12 +83,25 @@ impl Blobs {
         // A blob of the same length that holds other bytes is damage, and is written again.
         let same_length =
             fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == bytes.len() as u64);
-        if same_length && self.get(digest).is_some() {
+        if same_length && self.get(digest).is_some() && self.freshen(digest) {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
         writer.write_all(bytes).map_err(at("write", &self.root))?;
         writer.finish()
+    }
+
+    /// Makes a blob that is used again young again, so that no collector takes it for garbage before a record
+    /// names it; `false` where one has just done so.
+    fn freshen(&self, digest: Digest) -> bool {
+        let Ok(file) = File::open(self.path(digest)) else { return false };
+        let changed = file.metadata().and_then(|meta| meta.modified());
+        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+        if age.is_some_and(|age| age > FRESH) {
+            // In a store that belongs to somebody else, they collect.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        self.has(digest)
     }
 
     pub(super) fn writer(&self) -> Result<BlobWriter, StoreError> {
@@ -133,17 +171,17 @@ pub(super) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 /// Temporary files are private; what replaces a file of the work tree is as readable as any other.
 #[cfg(unix)]
-fn set_plain_mode(file: &File) -> io::Result<()> {
+pub(super) fn set_plain_mode(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(not(unix))]
-fn set_plain_mode(_: &File) -> io::Result<()> {
+pub(super) fn set_plain_mode(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_folder(folder: &Utf8Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(folder: &Utf8Path) -> Result<(), StoreError> {
     if cfg!(unix) {
         File::open(folder).and_then(|file| file.sync_all()).map_err(at("sync", folder))?;
     }

@@ -1,34 +1,45 @@
 //! Key to record, digest to bytes, on disk. Knows nothing of what records mean.
 //!
-//! Only three kinds of file exist: immutable ones named by their hash (`cas/`), append-only ones with a
-//! single writer (`journal/`), and small pointers replaced by rename (`store.toml`, `stat`, `last/`). So
-//! no lock is on the hot path, several processes share a store, and whatever is missing or corrupt is a
-//! miss: its producer runs again.
+//! Only three kinds of file exist: immutable ones named by their hash (`cas/`, `packs/`), append-only ones with
+//! a single writer (`journal/`), and small pointers replaced by rename (`store.toml`, `stat`, `last/`). So
+//! nobody waits for a lock, several processes share a store, and whatever is missing or corrupt is a miss: its
+//! producer runs again.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use crate::digest::{Digest, Key, Recipe};
-use crate::record::PhasesMs;
-use crate::sample::Usage;
+use crate::digest::{Digest, Key};
 
 mod blob;
+mod gc;
+mod index;
 mod journal;
+mod line;
+mod pack;
+mod record;
+mod roots;
 mod runs;
+mod seal;
 mod stat;
 
 pub use blob::BlobWriter;
+pub use gc::{GcOptions, GcReport, RootTexts};
+pub use record::{Outcome, Port, Record, Witness};
 pub use runs::RunFolder;
 
-use journal::{Index, Journal};
+use index::Index;
+use journal::Journal;
+use line::Head;
+use record::Kept;
+use seal::Folders;
+
+const INDEX: &str = "BUG: the index lock is poisoned";
 
 /// Version of the layout. An older program must not write into a newer store.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Records longer than this go to the blobs, and the journal keeps their digest.
 const INLINE_MAX: usize = 4096;
@@ -54,6 +65,11 @@ pub enum StoreError {
         /// Its format.
         found: String,
     },
+    /// Two collectors would take what the other has counted on.
+    #[error(
+        "another `forge store` command is collecting or repairing in this store; try again later"
+    )]
+    Busy,
 }
 
 /// Attaches a path to an I/O error.
@@ -62,95 +78,22 @@ pub(crate) fn at(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error
     move |source| StoreError::Io { action, path, source }
 }
 
-/// What a recipe gave. Passing failures (429, time-outs, crashes) are never recorded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// A value by port.
-    Value(BTreeMap<String, Port>),
-    /// A refusal that asking again would not change.
-    Rejected {
-        /// Short name, such as `overflow`.
-        code: String,
-        /// The provider's words.
-        detail: String,
-    },
+/// When the store tidies up after itself. The defaults suit everybody; tests and benches choose others.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// A process starts another journal when its own has this many bytes: what it knows of its own journal
+    /// is in memory.
+    pub journal_bytes: u64,
+    /// Journals without a writer are sealed once there are this many,
+    pub journals_max: usize,
+    /// or once they have this many bytes together.
+    pub seal_bytes: u64,
 }
 
-/// A part of a value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Port {
-    /// Small: the value itself.
-    Inline(Value),
-    /// Large: where its bytes are.
-    Blob(Digest),
-}
-
-/// How a record came to be. Stored, never hashed.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Witness {
-    /// ULID of the run.
-    pub run: String,
-    /// Version of this program.
-    pub tool: String,
-    /// Milliseconds since 1970.
-    pub started_unix_ms: u64,
-    /// Where the time went.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub phases_ms: PhasesMs,
-    /// Tokens.
-    #[serde(default)]
-    pub usage: Usage,
-    /// How often it was tried.
-    #[serde(default)]
-    pub attempts: u32,
-    /// Whatever else was observed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub observed: Option<Value>,
-}
-
-/// A remembered result, with the recipe that made it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// What it depends on: explains a miss, and proves the key.
-    pub recipe: Recipe,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// How.
-    pub witness: Witness,
-}
-
-impl Record {
-    /// A port's inline value.
-    pub fn inline(&self, port: &str) -> Option<&Value> {
-        match &self.outcome {
-            Outcome::Value(ports) => match ports.get(port)? {
-                Port::Inline(value) => Some(value),
-                Port::Blob(_) => None,
-            },
-            Outcome::Rejected { .. } => None,
-        }
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning { journal_bytes: 128 << 20, journals_max: 16, seal_bytes: 8 << 20 }
     }
-
-    /// A port's blob.
-    pub fn blob(&self, port: &str) -> Option<Digest> {
-        match &self.outcome {
-            Outcome::Value(ports) => match ports.get(port)? {
-                Port::Blob(digest) => Some(*digest),
-                Port::Inline(_) => None,
-            },
-            Outcome::Rejected { .. } => None,
-        }
-    }
-}
-
-/// A journal line: the record itself, or where it is.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Line {
-    Record(Box<Record>),
-    Blob(Digest),
 }
 
 /// An open store. Cheap to share behind an `Arc`.
@@ -161,11 +104,20 @@ pub struct Store {
     /// Created at the first write, so that a run that only reads leaves no file.
     journal: Mutex<Option<Journal>>,
     stat: stat::StatCache,
+    tuning: Tuning,
+    hold: roots::Hold,
+    /// Seals and merges beside the work.
+    tidying: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Store {
     /// Opens the store in `root`, making it if need be.
     pub fn open(root: &Utf8Path) -> Result<Store, StoreError> {
+        Store::open_with(root, Tuning::default())
+    }
+
+    /// The same, with other bounds.
+    pub fn open_with(root: &Utf8Path, tuning: Tuning) -> Result<Store, StoreError> {
         let marker = root.join("store.toml");
         match std::fs::read_to_string(&marker) {
             Ok(text) => check_format(root, &text)?,
@@ -174,12 +126,17 @@ impl Store {
         }
         let blobs = blob::Blobs::new(root.join("cas"));
         blobs.sweep();
+        let folders = folders(root);
+        let index = Index::open(&folders.journals, &folders.packs);
         Ok(Store {
             root: root.to_owned(),
             blobs,
-            index: RwLock::new(Index::open(&root.join("journal"))?),
+            index: RwLock::new(index.map_err(at("read", root))?),
             journal: Mutex::new(None),
             stat: stat::StatCache::open(root.join("stat")),
+            tuning,
+            hold: roots::Hold::new(root),
+            tidying: Mutex::new(None),
         })
     }
 
@@ -190,12 +147,15 @@ impl Store {
 
     /// The record of a key. A line that is torn or corrupt, or a blob that is gone, is a miss.
     pub fn get(&self, key: Key) -> Option<Record> {
-        let line = self.index.read().expect("BUG: the index lock is poisoned").read(key)?;
-        let record = match serde_json::from_slice(&line).ok()? {
-            Line::Record(record) => *record,
-            Line::Blob(digest) => serde_json::from_slice(&self.blob(digest)?).ok()?,
-        };
-        Some(record)
+        let (line, json) = self.index.read().expect(INDEX).read(key)?;
+        self.parse(&line[json..])
+    }
+
+    fn parse(&self, json: &[u8]) -> Option<Record> {
+        match serde_json::from_slice(json).ok()? {
+            Kept::Record(record) => Some(*record),
+            Kept::Blob(digest) => serde_json::from_slice(&self.blob(digest)?).ok(),
+        }
     }
 
     /// Remembers a record, and gives back the one that counts: the first published of a key wins, so
@@ -205,38 +165,105 @@ impl Store {
     /// 200 ms.
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
         let key = record.recipe.key();
-        let mut supersede = supersede;
-        if !supersede {
-            self.refresh();
-            if let Some(first) = self.get(key) {
-                return Ok(first);
-            }
-            // Known and yet not there: what is published is damaged, and this one takes its place.
-            supersede = self.index.read().expect("BUG: the index lock is poisoned").knows(key);
+        self.refresh();
+        if !supersede && let Some(first) = self.get(key) {
+            return Ok(first);
         }
-        let json = |line: &Line| serde_json::to_vec(line).expect("BUG: a record is plain data");
-        let line = Line::Record(Box::new(record));
-        let mut bytes = json(&line);
-        let Line::Record(record) = line else { unreachable!("BUG: it was made a record above") };
+        // Known and yet not there: what is published is damaged, and this one takes its place.
+        let known = self.index.read().expect(INDEX).generation(key);
+        let generation = known.map_or(0, |generation| generation.saturating_add(1));
+        let kept = Kept::Record(Box::new(record));
+        let mut bytes = to_json(&kept);
+        let Kept::Record(record) = kept else { unreachable!("BUG: it was made a record above") };
         if bytes.len() > INLINE_MAX {
-            let text = serde_json::to_vec(&record).expect("BUG: a record is plain data");
-            bytes = json(&Line::Blob(self.put_blob(&text)?));
+            bytes = to_json(&Kept::Blob(self.put_blob(&to_json(&record))?));
         }
-        let mut journal = self.journal.lock().expect("BUG: the journal lock is poisoned");
-        let journal = match &mut *journal {
-            Some(journal) => journal,
-            empty => empty.insert(Journal::create(&self.root.join("journal"))?),
-        };
-        let place = journal.append(key, supersede, &bytes)?;
-        self.index.write().expect("BUG: the index lock is poisoned").insert(key, place, supersede);
+        self.append(key, generation, &bytes)?;
         Ok(*record)
+    }
+
+    fn append(&self, key: Key, generation: u32, json: &[u8]) -> Result<(), StoreError> {
+        let line = line::encode(key, generation, json);
+        let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
+        let journal = match &mut *slot {
+            Some(journal) => journal,
+            empty => {
+                // What killed processes left is seen to beside the work.
+                self.tidy_beside();
+                empty.insert(Journal::create(&folders(&self.root).journals)?)
+            }
+        };
+        let offset = journal.append(&line)?;
+        let head = Head { key, generation, json: line.len() - 1 - json.len() };
+        let length = (line.len() - 1) as u32;
+        self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
+        if journal.length >= self.tuning.journal_bytes {
+            journal.sync()?;
+            *slot = None;
+            self.tidy_beside();
+        }
+        Ok(())
+    }
+
+    /// Seals and merges in a thread of its own, if none is at it.
+    fn tidy_beside(&self) {
+        let mut thread = self.tidying.lock().expect("BUG: the tidying lock is poisoned");
+        if thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished) {
+            let (folders, tuning) = (folders(&self.root), self.tuning.clone());
+            // What cannot be tidied now (a full disk) stays as it is, whole.
+            *thread = Some(std::thread::spawn(move || drop(folders.tidy(&tuning, false))));
+        }
+    }
+
+    /// Seals every journal without a writer and merges all packs into one.
+    pub fn pack(&self) -> Result<(), StoreError> {
+        folders(&self.root).tidy(&self.tuning, true)?;
+        self.index.write().expect(INDEX).refresh();
+        Ok(())
+    }
+
+    /// Calls `visit` with every record that counts, in the order of keys.
+    fn each(&self, mut visit: impl FnMut(Scanned)) {
+        self.refresh();
+        for key in self.keys() {
+            let Some((line, json)) = self.index.read().expect(INDEX).read(key) else { continue };
+            let kept_in = match serde_json::from_slice(&line[json..]) {
+                Ok(Kept::Blob(digest)) => Some(digest),
+                _ => None,
+            };
+            if let Some(record) = self.parse(&line[json..]) {
+                visit(Scanned { key, bytes: line.len() as u64 + 1, kept_in, record });
+            }
+        }
+    }
+
+    /// Every key there is, sorted.
+    fn keys(&self) -> Vec<Key> {
+        self.index.read().expect(INDEX).keys()
+    }
+
+    /// Begins to hold what the run makes and asks for, so that no collector takes it away meanwhile.
+    pub fn hold_run(&self, run: &str) -> Result<(), StoreError> {
+        self.hold.begin(run)
+    }
+
+    /// Holds a result before it is looked for.
+    pub fn hold(&self, key: Key) {
+        self.hold.add(key);
+    }
+
+    /// ULIDs of all runs, oldest first.
+    pub fn runs(&self) -> Vec<String> {
+        let mut runs = journal::names(&self.root.join("runs"), "").unwrap_or_default();
+        runs.retain(|name| ulid::Ulid::from_string(name).is_ok());
+        runs
     }
 
     /// Reads what other processes have published since.
     fn refresh(&self) {
-        let stale = self.index.read().expect("BUG: the index lock is poisoned").is_stale();
+        let stale = self.index.read().expect(INDEX).is_stale();
         if stale {
-            self.index.write().expect("BUG: the index lock is poisoned").refresh();
+            self.index.write().expect(INDEX).refresh();
         }
     }
 
@@ -341,11 +368,37 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Everything acknowledged is already with the operating system; this is for loss of power.
         let _ = self.flush();
+        let wrote = self.journal.lock().is_ok_and(|mut journal| journal.take().is_some());
+        let thread = self.tidying.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+        if wrote {
+            let _ = folders(&self.root).tidy(&self.tuning, false);
+        }
     }
 }
 
+/// A record as it lies in the store.
+struct Scanned {
+    key: Key,
+    /// Of its line.
+    bytes: u64,
+    /// The blob that holds it, where it is too large for a line.
+    kept_in: Option<Digest>,
+    record: Record,
+}
+
+fn folders(root: &Utf8Path) -> Folders {
+    Folders { journals: root.join("journal"), packs: root.join("packs") }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("BUG: a record is plain data")
+}
+
 fn create(root: &Utf8Path, marker: &Utf8Path) -> Result<(), StoreError> {
-    for folder in ["cas", "journal", "runs"] {
+    for folder in ["cas", "journal", "packs", "runs"] {
         let folder = root.join(folder);
         std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
     }
@@ -353,13 +406,19 @@ fn create(root: &Utf8Path, marker: &Utf8Path) -> Result<(), StoreError> {
     let signature =
         "Signature: 8a477f597d28d172789f06886806bc55\n# Results of forge; made again at need.\n";
     std::fs::write(&tag, signature).map_err(at("write", &tag))?;
+    write_marker(marker)
+}
+
+fn write_marker(marker: &Utf8Path) -> Result<(), StoreError> {
     blob::replace(marker, format!("format = {FORMAT}\nhash = \"sha256\"\n").as_bytes())
 }
 
 fn check_format(root: &Utf8Path, text: &str) -> Result<(), StoreError> {
-    let wanted = format!("format = {FORMAT}");
+    let format = |format: u32| format!("format = {format}");
     match text.lines().find(|line| line.starts_with("format")) {
-        Some(line) if line.trim() == wanted => Ok(()),
+        Some(line) if line.trim() == format(FORMAT) => Ok(()),
+        // Everything of format 1 means the same in format 2, which has packs as well.
+        Some(line) if line.trim() == format(1) => write_marker(&root.join("store.toml")),
         other => Err(StoreError::Format {
             path: root.to_owned(),
             found: other
@@ -378,146 +437,4 @@ pub fn replace_file(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(Utf8Path::from_path(dir.path()).unwrap()).unwrap();
-        (dir, store)
-    }
-
-    fn reopen(dir: &tempfile::TempDir) -> Store {
-        Store::open(Utf8Path::from_path(dir.path()).unwrap()).unwrap()
-    }
-
-    fn record(name: &str, value: &str) -> Record {
-        Record {
-            recipe: Recipe::new("request", 1).field("name", name),
-            outcome: Outcome::Value([("text".to_owned(), Port::Inline(value.into()))].into()),
-            witness: Witness::default(),
-        }
-    }
-
-    fn text(record: &Record) -> &str {
-        record.inline("text").unwrap().as_str().unwrap()
-    }
-
-    #[test]
-    fn what_is_put_is_there_after_opening_again() {
-        let (dir, store) = store();
-        let key = record("a", "1").recipe.key();
-        store.put(record("a", "1"), false).unwrap();
-        assert_eq!(text(&store.get(key).unwrap()), "1");
-        drop(store);
-        assert_eq!(text(&reopen(&dir).get(key).unwrap()), "1");
-    }
-
-    #[test]
-    fn the_first_published_wins_even_between_processes() {
-        let (dir, store) = store();
-        let other = reopen(&dir);
-        store.put(record("a", "first"), false).unwrap();
-        let kept = other.put(record("a", "second"), false).unwrap();
-        assert_eq!(text(&kept), "first");
-    }
-
-    #[test]
-    fn a_superseding_record_replaces_the_first_also_later() {
-        let (dir, store) = store();
-        store.put(record("a", "old"), false).unwrap();
-        store.put(record("a", "new"), true).unwrap();
-        let key = record("a", "").recipe.key();
-        assert_eq!(text(&store.get(key).unwrap()), "new");
-        drop(store);
-        assert_eq!(text(&reopen(&dir).get(key).unwrap()), "new");
-    }
-
-    #[test]
-    fn a_long_record_goes_to_the_blobs() {
-        let (dir, store) = store();
-        let long = "x".repeat(2 * INLINE_MAX);
-        let key = store.put(record("a", &long), false).unwrap().recipe.key();
-        drop(store);
-        assert_eq!(text(&reopen(&dir).get(key).unwrap()), long);
-        std::fs::remove_dir_all(dir.path().join("cas")).unwrap();
-        assert!(reopen(&dir).get(key).is_none(), "a missing blob is a miss");
-    }
-
-    #[test]
-    fn a_torn_or_flipped_line_is_a_miss_and_its_neighbours_stay() {
-        let (dir, store) = store();
-        for name in ["a", "b", "c"] {
-            store.put(record(name, name), false).unwrap();
-        }
-        drop(store);
-        let journal =
-            std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
-        let whole = std::fs::read(journal.path()).unwrap();
-        let keys: Vec<_> = ["a", "b", "c"].iter().map(|n| record(n, n).recipe.key()).collect();
-        for cut in 0..whole.len() {
-            std::fs::write(journal.path(), &whole[..cut]).unwrap();
-            let store = reopen(&dir);
-            let complete = whole[..cut].iter().filter(|c| **c == b'\n').count();
-            let found = keys.iter().filter(|key| store.get(**key).is_some()).count();
-            assert_eq!(found, complete, "cut at {cut}");
-        }
-        for flip in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[flip] ^= 0x20;
-            std::fs::write(journal.path(), &bytes).unwrap();
-            let store = reopen(&dir);
-            for (name, key) in ["a", "b", "c"].iter().zip(&keys) {
-                if let Some(found) = store.get(*key) {
-                    assert_eq!(text(&found), *name, "flip at {flip} served something corrupt");
-                }
-            }
-            assert!(keys.iter().filter(|key| store.get(**key).is_some()).count() >= 1);
-        }
-    }
-
-    #[test]
-    fn a_damaged_record_is_replaced_for_good() {
-        let (dir, store) = store();
-        let long = "x".repeat(2 * INLINE_MAX);
-        let keys = [("a", "1"), ("b", &long)]
-            .map(|(name, value)| store.put(record(name, value), false).unwrap().recipe.key());
-        drop(store);
-        let journal =
-            std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
-        let mut bytes = std::fs::read(journal.path()).unwrap();
-        bytes[100] ^= 1;
-        std::fs::write(journal.path(), &bytes).unwrap();
-        std::fs::remove_dir_all(dir.path().join("cas")).unwrap();
-        let store = reopen(&dir);
-        assert!(keys.iter().all(|key| store.get(*key).is_none()));
-        store.put(record("a", "1"), false).unwrap();
-        store.put(record("b", &long), false).unwrap();
-        assert!(keys.iter().all(|key| store.get(*key).is_some()));
-        drop(store);
-        let store = reopen(&dir);
-        assert!(
-            keys.iter().all(|key| store.get(*key).is_some()),
-            "still there after opening again"
-        );
-    }
-
-    #[test]
-    fn a_corrupt_blob_is_a_miss() {
-        let (_dir, store) = store();
-        let digest = store.put_blob(b"hello").unwrap();
-        std::fs::write(store.blob_path(digest), b"hellO").unwrap();
-        assert_eq!(store.blob(digest), None);
-        assert_eq!(store.put_blob(b"hello").unwrap(), digest);
-        assert_eq!(store.blob(digest).as_deref(), Some(&b"hello"[..]), "put heals it");
-    }
-
-    #[test]
-    fn a_newer_store_is_refused() {
-        let (dir, store) = store();
-        drop(store);
-        std::fs::write(dir.path().join("store.toml"), "format = 2\n").unwrap();
-        let error = Store::open(Utf8Path::from_path(dir.path()).unwrap()).err().unwrap();
-        assert!(error.to_string().ends_with("has format 2, and this program knows format 1"));
-    }
-}
+mod tests;

@@ -1,0 +1,258 @@
+//! Where the line of each key is, over all journals and packs. Knows nothing of who writes them.
+//!
+//! Journals are short and read whole into a table; packs are searched on disk. Whoever seals a journal or
+//! merges packs publishes the new file before the old one goes, and the journals are listed before the packs,
+//! so that a reader meets every line at least once.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::journal::{self, ENDING};
+use super::line::{self, Head};
+use super::pack::{self, Pack};
+use crate::digest::Key;
+
+/// How often a writer looks for what other processes have published.
+const REFRESH_TIME: Duration = Duration::from_millis(100);
+/// Bytes of a journal read at once.
+const CHUNK: usize = 1 << 20;
+/// A folder that changes at every reading is read this often.
+const READINGS_MAX: u32 = 16;
+
+/// Where a line is in a journal.
+#[derive(Clone, Copy)]
+struct Place {
+    log: u32,
+    length: u32,
+    offset: u64,
+    generation: u32,
+}
+
+/// A journal as far as it was read.
+struct Log {
+    name: String,
+    file: File,
+    read_to: u64,
+}
+
+/// Where the line of each key is.
+pub(super) struct Index {
+    journals: Utf8PathBuf,
+    packs_folder: Utf8PathBuf,
+    /// By number; a journal that was sealed leaves a gap.
+    logs: Vec<Option<Log>>,
+    places: HashMap<Key, Place>,
+    /// The largest first: most keys are there.
+    packs: Vec<Pack>,
+    scanned_at: Option<Instant>,
+}
+
+impl Index {
+    pub(super) fn open(journals: &Utf8Path, packs: &Utf8Path) -> io::Result<Index> {
+        let mut index = Index {
+            journals: journals.to_owned(),
+            packs_folder: packs.to_owned(),
+            logs: Vec::new(),
+            places: HashMap::new(),
+            packs: Vec::new(),
+            scanned_at: None,
+        };
+        index.scan()?;
+        Ok(index)
+    }
+
+    /// Whether another process has written since the last look. Looked at now and then only: a duplicate
+    /// published in between is harmless.
+    pub(super) fn is_stale(&self) -> bool {
+        if self.scanned_at.is_some_and(|at| at.elapsed() < REFRESH_TIME) {
+            return false;
+        }
+        let grown = |log: &Log| log.file.metadata().is_ok_and(|meta| meta.len() > log.read_to);
+        let known = |names: Vec<String>| {
+            let mut known: Vec<_> = self.logs.iter().flatten().map(|log| &log.name).collect();
+            known.sort();
+            known == names.iter().collect::<Vec<_>>()
+        };
+        self.logs.iter().flatten().any(grown)
+            || !journal::names(&self.journals, ENDING).is_ok_and(known)
+    }
+
+    /// Reads what is new; what cannot be read now stays a miss.
+    pub(super) fn refresh(&mut self) {
+        let _ = self.scan();
+        self.scanned_at = Some(Instant::now());
+    }
+
+    fn scan(&mut self) -> io::Result<()> {
+        for _ in 0..READINGS_MAX {
+            let logs = journal::names(&self.journals, ENDING)?;
+            let mut vanished = false;
+            for name in &logs {
+                match self.log(name) {
+                    Ok(number) => self.read_log(number)?,
+                    Err(error) if error.kind() == ErrorKind::NotFound => vanished = true,
+                    Err(error) => return Err(error),
+                }
+            }
+            let names = pack::list(&self.packs_folder)?;
+            vanished |= !self.open_packs(&names)?;
+            if vanished {
+                continue;
+            }
+            self.packs.retain(|pack| names.binary_search(&pack.name).is_ok());
+            self.forget_sealed(&logs);
+            break;
+        }
+        Ok(())
+    }
+
+    /// Opens those that are new; `false` where one is gone already.
+    fn open_packs(&mut self, names: &[String]) -> io::Result<bool> {
+        let mut all = true;
+        for name in names {
+            if self.packs.iter().any(|pack| pack.name == *name) {
+                continue;
+            }
+            match Pack::open(&self.packs_folder, name) {
+                Ok(pack) => self.packs.push(pack),
+                Err(error) if error.kind() == ErrorKind::NotFound => all = false,
+                Err(error) => return Err(error),
+            }
+        }
+        self.packs.sort_by_key(|pack| (std::cmp::Reverse(pack.bytes), pack.name.clone()));
+        Ok(all)
+    }
+
+    /// Lets go of journals that are packs now.
+    fn forget_sealed(&mut self, names: &[String]) {
+        let mut gone = false;
+        for log in &mut self.logs {
+            if log.as_ref().is_some_and(|log| names.binary_search(&log.name).is_err()) {
+                (*log, gone) = (None, true);
+            }
+        }
+        if gone {
+            let logs = &self.logs;
+            self.places.retain(|_, place| logs[place.log as usize].is_some());
+            self.places.shrink_to_fit();
+        }
+    }
+
+    fn log(&mut self, name: &str) -> io::Result<usize> {
+        let known = |log: &Option<Log>| log.as_ref().is_some_and(|log| log.name == name);
+        if let Some(number) = self.logs.iter().position(known) {
+            return Ok(number);
+        }
+        let file = File::open(self.journals.join(name))?;
+        self.logs.push(Some(Log { name: name.to_owned(), file, read_to: 0 }));
+        Ok(self.logs.len() - 1)
+    }
+
+    fn read_log(&mut self, number: usize) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let log = self.logs[number].as_ref().expect("BUG: a log that is there");
+            let start = log.read_to + buffer.len() as u64;
+            let length = log.file.metadata()?.len();
+            if length <= start {
+                return Ok(());
+            }
+            let more = usize::try_from(length - start).unwrap_or(usize::MAX).min(CHUNK);
+            let old = buffer.len();
+            buffer.resize(old + more, 0);
+            log.file.read_exact_at(&mut buffer[old..], start)?;
+            let begin = log.read_to;
+            let places = &mut self.places;
+            let done = line::each(&buffer, |at, line, head| {
+                let offset = begin + at as u64;
+                let length = line.len() as u32;
+                let generation = head.generation;
+                place(places, head.key, Place { log: number as u32, length, offset, generation });
+            });
+            buffer.drain(..done);
+            self.logs[number].as_mut().expect("BUG: a log that is there").read_to += done as u64;
+        }
+    }
+
+    /// Adds a line that this process has just written.
+    pub(super) fn insert(&mut self, log: &str, head: Head, offset: u64, length: u32) {
+        // A log that cannot be opened is one that the next process reads.
+        let Ok(number) = self.log(log) else { return };
+        let Some(log) = &mut self.logs[number] else { return };
+        if log.read_to == offset {
+            log.read_to = offset + u64::from(length) + 1;
+        }
+        let generation = head.generation;
+        place(&mut self.places, head.key, Place { log: number as u32, length, offset, generation });
+    }
+
+    /// The highest generation of a key's lines, whole or not; `None` of a key that has none.
+    pub(super) fn generation(&self, key: Key) -> Option<u32> {
+        let journal = self.places.get(&key).map(|place| place.generation);
+        let packs =
+            self.packs.iter().filter_map(|pack| pack.find(key)).map(|entry| entry.generation);
+        packs.chain(journal).max()
+    }
+
+    /// A key's line and where its JSON begins. Where the line that counts is damaged, the next best.
+    pub(super) fn read(&self, key: Key) -> Option<(Vec<u8>, usize)> {
+        let in_journal = self.places.get(&key);
+        if !self.packs.iter().any(Pack::supersedes) {
+            // What is found first counts.
+            let found = in_journal.and_then(|place| self.read_place(key, *place));
+            return found.or_else(|| {
+                self.packs.iter().find_map(|pack| pack.read(pack.find(key)?)).map(json)
+            });
+        }
+        let packs = self.packs.iter().filter_map(|pack| Some((pack, pack.find(key)?)));
+        let mut packs: Vec<_> = packs.collect();
+        packs.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.generation));
+        let best = packs.first().map_or(0, |(_, entry)| entry.generation);
+        let journal = || in_journal.and_then(|place| self.read_place(key, *place));
+        let first = in_journal.filter(|place| place.generation >= best).and_then(|_| journal());
+        first
+            .or_else(|| packs.iter().find_map(|(pack, entry)| pack.read(*entry)).map(json))
+            .or_else(journal)
+    }
+
+    fn read_place(&self, key: Key, place: Place) -> Option<(Vec<u8>, usize)> {
+        let mut line = vec![0; place.length as usize];
+        let log = self.logs[place.log as usize].as_ref()?;
+        log.file.read_exact_at(&mut line, place.offset).ok()?;
+        let head = line::check(&line).filter(|head| head.key == key)?;
+        Some((line, head.json))
+    }
+
+    /// Every key, sorted.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.places.keys().copied().collect();
+        self.packs.iter().for_each(|pack| keys.extend(pack.keys()));
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// What is open.
+    pub(super) fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+}
+
+fn json((line, head): (Vec<u8>, Head)) -> (Vec<u8>, usize) {
+    (line, head.json)
+}
+
+fn place(places: &mut HashMap<Key, Place>, key: Key, new: Place) {
+    match places.get_mut(&key) {
+        None => {
+            places.insert(key, new);
+        }
+        Some(old) if new.generation > old.generation => *old = new,
+        Some(_) => {}
+    }
+}

@@ -1,0 +1,521 @@
+//! Immutable files of lines sorted by key, each with an index: `packs/<name>.pack` and `.idx`. Knows nothing of
+//! what the lines say beyond their key.
+//!
+//! A pack's name is the SHA-256 of the sums and keys of its lines, so that equal content has one name wherever
+//! it was packed. The index begins with a fan-out table over the first bits of the keys; a look-up reads one
+//! bucket of about sixteen entries and then the line, wherever in a million it is. Every bucket has a sum: an
+//! index that is damaged or missing is made again from its pack.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, RwLock};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::blob::{TEMPORARY, set_plain_mode, sync_folder};
+use super::line::{self, Head};
+use super::{StoreError, at};
+use crate::digest::{DigestStream, Key};
+
+const MAGIC: &[u8; 8] = b"forgeix1";
+/// Magic, count, bytes of the pack, bits of the fan-out, superseding lines, and the sum of these and the fan-out.
+const HEADER: usize = 8 + 8 + 8 + 4 + 4 + 4;
+/// End of the bucket, counted in entries, and its sum.
+const FAN: usize = 4 + 4;
+/// Key, offset, length, generation.
+const ENTRY: usize = 32 + 8 + 4 + 4;
+/// Entries in a bucket, about.
+const BUCKET: u64 = 16;
+const BITS_MAX: u32 = 24;
+
+/// Where a line is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub key: Key,
+    pub offset: u64,
+    pub length: u32,
+    pub generation: u32,
+}
+
+impl Entry {
+    fn to_bytes(self) -> [u8; ENTRY] {
+        let mut bytes = [0; ENTRY];
+        bytes[..32].copy_from_slice(self.key.bytes());
+        bytes[32..40].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.length.to_le_bytes());
+        bytes[44..].copy_from_slice(&self.generation.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Entry {
+        Entry {
+            key: Key::from_bytes(bytes[..32].try_into().expect("BUG: 32 bytes")),
+            offset: u64_at(bytes, 32),
+            length: u32_at(bytes, 40),
+            generation: u32_at(bytes, 44),
+        }
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("BUG: 4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("BUG: 8 bytes"))
+}
+
+/// The bucket of a key.
+fn bucket(key: Key, bits: u32) -> usize {
+    let first = u32::from_be_bytes(key.bytes()[..4].try_into().expect("BUG: 4 bytes"));
+    if bits == 0 { 0 } else { (first >> (32 - bits)) as usize }
+}
+
+/// The fan-out of an index, and where its entries are.
+struct Fan {
+    bits: u32,
+    /// End of each bucket and its sum.
+    buckets: Vec<(u32, u32)>,
+    superseding: u32,
+    entries: Entries,
+}
+
+enum Entries {
+    File(File),
+    /// Of an index that had to be made again and could not be written.
+    Memory(Vec<Entry>),
+}
+
+/// A pack that is open for look-ups.
+pub(super) struct Pack {
+    pub name: String,
+    folder: Utf8PathBuf,
+    file: File,
+    pub bytes: u64,
+    fan: RwLock<Option<Arc<Fan>>>,
+}
+
+impl Pack {
+    pub(super) fn open(folder: &Utf8Path, name: &str) -> io::Result<Pack> {
+        let file = File::open(folder.join(format!("{name}.pack")))?;
+        let bytes = file.metadata()?.len();
+        Ok(Pack {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            file,
+            bytes,
+            fan: RwLock::new(None),
+        })
+    }
+
+    pub(super) fn path(&self) -> Utf8PathBuf {
+        self.folder.join(format!("{}.pack", self.name))
+    }
+
+    pub(super) fn index_path(&self) -> Utf8PathBuf {
+        self.folder.join(format!("{}.idx", self.name))
+    }
+
+    /// The file, to take a lock on it.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether any of its lines supersedes others.
+    pub(super) fn supersedes(&self) -> bool {
+        self.fan().superseding > 0
+    }
+
+    /// How many lines it has.
+    pub(super) fn count(&self) -> u64 {
+        self.fan().buckets.last().map_or(0, |(end, _)| u64::from(*end))
+    }
+
+    /// Where the line of a key is.
+    pub(super) fn find(&self, key: Key) -> Option<Entry> {
+        let fan = self.fan();
+        let number = bucket(key, fan.bits);
+        let start = if number == 0 { 0 } else { fan.buckets[number - 1].0 } as usize;
+        let (end, sum) = fan.buckets[number];
+        let end = end as usize;
+        if start >= end {
+            return None;
+        }
+        match &fan.entries {
+            Entries::Memory(_) => {
+                drop(fan);
+                self.find_in_memory(key)
+            }
+            Entries::File(file) => {
+                let mut bytes = vec![0; (end - start) * ENTRY];
+                let begin = HEADER + fan.buckets.len() * FAN + start * ENTRY;
+                let read = file.read_exact_at(&mut bytes, begin as u64);
+                if read.is_err() || crc32c::crc32c(&bytes) != sum {
+                    drop(fan);
+                    return self.find_in_rebuilt(key);
+                }
+                let found = bytes.chunks_exact(ENTRY).find(|entry| entry[..32] == key.bytes()[..]);
+                found.map(Entry::from_bytes)
+            }
+        }
+    }
+
+    /// All its keys, sorted.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let fan = self.fan();
+        if let Entries::File(_) = &fan.entries
+            && !self.index_is_whole()
+        {
+            drop(fan);
+            self.rebuild();
+            return self.keys();
+        }
+        match &fan.entries {
+            Entries::Memory(entries) => entries.iter().map(|entry| entry.key).collect(),
+            Entries::File(file) => {
+                let count = fan.buckets.last().map_or(0, |(end, _)| *end) as usize;
+                let mut bytes = vec![0; count * ENTRY];
+                let begin = HEADER + fan.buckets.len() * FAN;
+                match file.read_exact_at(&mut bytes, begin as u64) {
+                    Ok(()) => bytes.chunks_exact(ENTRY).map(|e| Entry::from_bytes(e).key).collect(),
+                    Err(_) => Vec::new(),
+                }
+            }
+        }
+    }
+
+    /// Of an index that has just been made again, a bucket that does not match is a failing disk.
+    fn find_in_rebuilt(&self, key: Key) -> Option<Entry> {
+        self.rebuild();
+        let mut lines = self.lines().ok()?;
+        while let Ok(Some((offset, line, head))) = lines.next() {
+            if head.key == key {
+                let (length, generation) = (line.len() as u32, head.generation);
+                return Some(Entry { key, offset, length, generation });
+            }
+        }
+        None
+    }
+
+    fn find_in_memory(&self, key: Key) -> Option<Entry> {
+        match &self.fan().entries {
+            Entries::Memory(entries) => {
+                entries.binary_search_by_key(&key, |entry| entry.key).ok().map(|i| entries[i])
+            }
+            Entries::File(_) => None,
+        }
+    }
+
+    /// A line, if it is whole and of that key.
+    pub(super) fn read(&self, entry: Entry) -> Option<(Vec<u8>, Head)> {
+        let mut line = vec![0; entry.length as usize];
+        self.file.read_exact_at(&mut line, entry.offset).ok()?;
+        let head = line::check(&line).filter(|head| head.key == entry.key)?;
+        Some((line, head))
+    }
+
+    /// All whole lines, in order.
+    pub(super) fn lines(&self) -> io::Result<Lines> {
+        Lines::open(&self.path())
+    }
+
+    fn fan(&self) -> Arc<Fan> {
+        if let Some(fan) = &*self.fan.read().expect("BUG: the pack lock is poisoned") {
+            return fan.clone();
+        }
+        if let Some(fan) = self.read_fan() {
+            let fan = Arc::new(fan);
+            *self.fan.write().expect("BUG: the pack lock is poisoned") = Some(fan.clone());
+            return fan;
+        }
+        self.rebuild();
+        self.fan.read().expect("BUG: the pack lock is poisoned").clone().expect("BUG: rebuilt")
+    }
+
+    fn read_fan(&self) -> Option<Fan> {
+        let file = File::open(self.index_path()).ok()?;
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let (count, bytes) = (u64_at(&header, 8), u64_at(&header, 16));
+        let (bits, superseding) = (u32_at(&header, 24), u32_at(&header, 28));
+        if &header[..8] != MAGIC || bits > BITS_MAX || bytes != self.bytes {
+            return None;
+        }
+        let mut fan = vec![0; FAN << bits];
+        let length = (HEADER + fan.len()) as u64 + count.checked_mul(ENTRY as u64)?;
+        if file.metadata().ok()?.len() != length {
+            return None;
+        }
+        file.read_exact_at(&mut fan, HEADER as u64).ok()?;
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header[..HEADER - 4]), &fan);
+        if sum != u32_at(&header, HEADER - 4) {
+            return None;
+        }
+        let buckets = fan.chunks_exact(FAN).map(|b| (u32_at(b, 0), u32_at(b, 4))).collect();
+        Some(Fan { bits, buckets, superseding, entries: Entries::File(file) })
+    }
+
+    /// Makes the index again from the pack: into memory, and for those after us onto disk.
+    fn rebuild(&self) {
+        let mut entries = Vec::new();
+        let mut superseding = 0;
+        if let Ok(mut lines) = self.lines() {
+            while let Ok(Some((offset, line, head))) = lines.next() {
+                superseding += u32::from(head.generation > 0);
+                let (length, generation) = (line.len() as u32, head.generation);
+                entries.push(Entry { key: head.key, offset, length, generation });
+            }
+        }
+        entries.sort_by_key(|entry| entry.key);
+        entries.dedup_by_key(|entry| entry.key);
+        // What cannot be written now is made again by the next process.
+        let written = self.write_index(&entries).ok().and_then(|()| self.read_fan());
+        let fan = written.unwrap_or_else(|| {
+            let buckets = vec![(entries.len() as u32, 0)];
+            Fan { bits: 0, buckets, superseding, entries: Entries::Memory(entries) }
+        });
+        *self.fan.write().expect("BUG: the pack lock is poisoned") = Some(Arc::new(fan));
+    }
+
+    fn write_index(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let mut index = IndexWriter::new(&self.folder, entries.len() as u64)?;
+        for entry in entries {
+            index.add(*entry)?;
+        }
+        index.finish(&self.index_path(), self.bytes)
+    }
+
+    /// Whether the index is whole and leads to every line; for `verify`.
+    pub(super) fn index_is_whole(&self) -> bool {
+        let Some(fan) = self.read_fan() else { return false };
+        let Entries::File(file) = &fan.entries else { return false };
+        let mut start = 0;
+        for (end, sum) in &fan.buckets {
+            let mut bytes = vec![0; end.saturating_sub(start) as usize * ENTRY];
+            let begin = HEADER + fan.buckets.len() * FAN + start as usize * ENTRY;
+            if file.read_exact_at(&mut bytes, begin as u64).is_err()
+                || crc32c::crc32c(&bytes) != *sum
+            {
+                return false;
+            }
+            start = *end;
+        }
+        true
+    }
+
+    /// Makes the index again, whatever state it is in; for `verify --repair`.
+    pub(super) fn repair_index(&self) {
+        self.rebuild();
+    }
+}
+
+/// Reads the whole lines of a pack or a journal one after another, in bounded memory.
+pub(super) struct Lines {
+    reader: BufReader<File>,
+    offset: u64,
+    line: Vec<u8>,
+    /// Lines found inside a damaged one, last first.
+    salvaged: Vec<(u64, Vec<u8>, Head)>,
+    /// Damaged lines so far.
+    pub damaged: u64,
+}
+
+impl Lines {
+    pub(super) fn open(path: &Utf8Path) -> io::Result<Lines> {
+        let reader = BufReader::with_capacity(1 << 20, File::open(path)?);
+        Ok(Lines { reader, offset: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 })
+    }
+
+    /// The next whole line: its offset, its bytes without their end, its head.
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, &[u8], Head)>> {
+        loop {
+            if let Some((offset, line, head)) = self.salvaged.pop() {
+                self.line = line;
+                return Ok(Some((offset, &self.line, head)));
+            }
+            self.line.clear();
+            let read = self.reader.read_until(b'\n', &mut self.line)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            let offset = self.offset;
+            self.offset += read as u64;
+            let ended = self.line.last() == Some(&b'\n');
+            if ended {
+                self.line.pop();
+            }
+            if self.line.is_empty() {
+                continue;
+            }
+            if let Some(head) = line::check(&self.line) {
+                return Ok(Some((offset, &self.line, head)));
+            }
+            self.damaged += 1;
+            self.line.push(b'\n');
+            let salvaged = &mut self.salvaged;
+            line::each(&self.line, |at, line, head| {
+                salvaged.push((offset + at as u64, line.to_vec(), head));
+            });
+            salvaged.reverse();
+        }
+    }
+}
+
+/// Writes an index entry by entry, sorted by key; memory is the fan-out alone.
+struct IndexWriter {
+    file: BufWriter<tempfile::NamedTempFile>,
+    bits: u32,
+    fan: Vec<(u32, u32)>,
+    at: usize,
+    count: u32,
+    superseding: u32,
+}
+
+impl IndexWriter {
+    fn new(folder: &Utf8Path, at_most: u64) -> Result<IndexWriter, StoreError> {
+        let bits = (at_most / BUCKET).max(1).next_power_of_two().ilog2().min(BITS_MAX);
+        let mut file = BufWriter::with_capacity(1 << 16, temporary(folder)?);
+        let room = vec![0; HEADER + (FAN << bits)];
+        file.write_all(&room).map_err(at("write", folder))?;
+        Ok(IndexWriter {
+            file,
+            bits,
+            fan: vec![(0, 0); 1 << bits],
+            at: 0,
+            count: 0,
+            superseding: 0,
+        })
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<(), StoreError> {
+        let number = bucket(entry.key, self.bits);
+        while self.at < number {
+            self.fan[self.at].0 = self.count;
+            self.at += 1;
+        }
+        let bytes = entry.to_bytes();
+        self.fan[number].1 = crc32c::crc32c_append(self.fan[number].1, &bytes);
+        self.count += 1;
+        self.superseding += u32::from(entry.generation > 0);
+        self.file.write_all(&bytes).map_err(at("write", Utf8Path::new("an index")))
+    }
+
+    fn finish(mut self, path: &Utf8Path, pack_bytes: u64) -> Result<(), StoreError> {
+        for bucket in &mut self.fan[self.at..] {
+            bucket.0 = self.count;
+        }
+        let mut head = Vec::with_capacity(HEADER + self.fan.len() * FAN);
+        head.extend_from_slice(MAGIC);
+        head.extend_from_slice(&u64::from(self.count).to_le_bytes());
+        head.extend_from_slice(&pack_bytes.to_le_bytes());
+        head.extend_from_slice(&self.bits.to_le_bytes());
+        head.extend_from_slice(&self.superseding.to_le_bytes());
+        let mut fan = Vec::with_capacity(self.fan.len() * FAN);
+        for (end, sum) in &self.fan {
+            fan.extend_from_slice(&end.to_le_bytes());
+            fan.extend_from_slice(&sum.to_le_bytes());
+        }
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&head), &fan);
+        head.extend_from_slice(&sum.to_le_bytes());
+        head.extend_from_slice(&fan);
+        let write = |file: &mut BufWriter<tempfile::NamedTempFile>| {
+            file.flush()?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&head)?;
+            file.flush()
+        };
+        write(&mut self.file).map_err(at("write", path))?;
+        let file = self.file.into_inner().map_err(|error| at("write", path)(error.into_error()))?;
+        publish(file, path)
+    }
+}
+
+/// Writes a pack line by line, sorted by key.
+pub(super) struct PackWriter {
+    folder: Utf8PathBuf,
+    lines: BufWriter<tempfile::NamedTempFile>,
+    index: IndexWriter,
+    name: DigestStream,
+    bytes: u64,
+    last: Option<Key>,
+}
+
+impl PackWriter {
+    /// A pack of `at_most` lines in `folder`.
+    pub(super) fn new(folder: &Utf8Path, at_most: u64) -> Result<PackWriter, StoreError> {
+        fs::create_dir_all(folder).map_err(at("create", folder))?;
+        Ok(PackWriter {
+            folder: folder.to_owned(),
+            lines: BufWriter::with_capacity(1 << 18, temporary(folder)?),
+            index: IndexWriter::new(folder, at_most)?,
+            name: DigestStream::default(),
+            bytes: 0,
+            last: None,
+        })
+    }
+
+    /// Adds a line without its end.
+    pub(super) fn add(&mut self, line: &[u8], head: Head) -> Result<(), StoreError> {
+        assert!(self.last < Some(head.key), "BUG: a pack is not sorted");
+        self.last = Some(head.key);
+        self.name.update(&line[..line::NAMING]);
+        let write =
+            |file: &mut BufWriter<_>| file.write_all(line).and_then(|()| file.write_all(b"\n"));
+        write(&mut self.lines).map_err(at("write a pack in", &self.folder))?;
+        let length = u32::try_from(line.len()).expect("BUG: a record of 4 GB");
+        let (offset, generation) = (self.bytes, head.generation);
+        self.index.add(Entry { key: head.key, offset, length, generation })?;
+        self.bytes += u64::from(length) + 1;
+        Ok(())
+    }
+
+    /// Gives the pack its name; `None` where it has no lines.
+    pub(super) fn finish(self) -> Result<Option<String>, StoreError> {
+        if self.last.is_none() {
+            return Ok(None);
+        }
+        let name = self.name.finish().to_string();
+        let file =
+            self.lines.into_inner().map_err(|e| at("write", &self.folder)(e.into_error()))?;
+        // The index first: a pack is found by the name of the pack alone.
+        self.index.finish(&self.folder.join(format!("{name}.idx")), self.bytes)?;
+        publish(file, &self.folder.join(format!("{name}.pack")))?;
+        sync_folder(&self.folder)?;
+        Ok(Some(name))
+    }
+}
+
+fn temporary(folder: &Utf8Path) -> Result<tempfile::NamedTempFile, StoreError> {
+    let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder);
+    file.map_err(at("create a file in", folder))
+}
+
+fn publish(file: tempfile::NamedTempFile, path: &Utf8Path) -> Result<(), StoreError> {
+    set_plain_mode(file.as_file()).map_err(at("write", path))?;
+    file.as_file().sync_all().map_err(at("sync", path))?;
+    file.persist(path).map_err(|error| at("rename to", path)(error.error))?;
+    Ok(())
+}
+
+/// The names of all packs in a folder, read until two readings agree: one reading can miss both a pack that
+/// has just been merged away and the one that took its place.
+pub(super) fn list(folder: &Utf8Path) -> io::Result<Vec<String>> {
+    let mut last: Option<Vec<String>> = None;
+    loop {
+        let mut names = super::journal::names(folder, ".pack")?;
+        for name in &mut names {
+            name.truncate(name.len() - ".pack".len());
+        }
+        if last.as_ref() == Some(&names) {
+            return Ok(names);
+        }
+        last = Some(names);
+    }
+}
+
+/// Removes a pack whose lines are all in another.
+pub(super) fn remove(folder: &Utf8Path, name: &str) {
+    let _ = fs::remove_file(folder.join(format!("{name}.pack")));
+    let _ = fs::remove_file(folder.join(format!("{name}.idx")));
+}

@@ -1,0 +1,237 @@
+//! The store as its users see it, and what damage does to it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::digest::Recipe;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Utf8Path::from_path(dir.path()).unwrap()).unwrap();
+    (dir, store)
+}
+
+fn reopen(dir: &tempfile::TempDir) -> Store {
+    Store::open(Utf8Path::from_path(dir.path()).unwrap()).unwrap()
+}
+
+fn record(name: &str, value: &str) -> Record {
+    Record {
+        recipe: Recipe::new("request", 1).field("name", name),
+        outcome: Outcome::Value([("text".to_owned(), Port::Inline(value.into()))].into()),
+        witness: Witness::default(),
+    }
+}
+
+fn text(record: &Record) -> &str {
+    record.inline("text").unwrap().as_str().unwrap()
+}
+
+#[test]
+fn what_is_put_is_there_after_opening_again() {
+    let (dir, store) = store();
+    let key = record("a", "1").recipe.key();
+    store.put(record("a", "1"), false).unwrap();
+    assert_eq!(text(&store.get(key).unwrap()), "1");
+    drop(store);
+    assert_eq!(text(&reopen(&dir).get(key).unwrap()), "1");
+}
+
+#[test]
+fn the_first_published_wins_even_between_processes() {
+    let (dir, store) = store();
+    let other = reopen(&dir);
+    store.put(record("a", "first"), false).unwrap();
+    let kept = other.put(record("a", "second"), false).unwrap();
+    assert_eq!(text(&kept), "first");
+}
+
+#[test]
+fn a_superseding_record_replaces_the_first_also_later() {
+    let (dir, store) = store();
+    store.put(record("a", "old"), false).unwrap();
+    store.put(record("a", "new"), true).unwrap();
+    let key = record("a", "").recipe.key();
+    assert_eq!(text(&store.get(key).unwrap()), "new");
+    drop(store);
+    assert_eq!(text(&reopen(&dir).get(key).unwrap()), "new");
+}
+
+#[test]
+fn a_long_record_goes_to_the_blobs() {
+    let (dir, store) = store();
+    let long = "x".repeat(2 * INLINE_MAX);
+    let key = store.put(record("a", &long), false).unwrap().recipe.key();
+    drop(store);
+    assert_eq!(text(&reopen(&dir).get(key).unwrap()), long);
+    std::fs::remove_dir_all(dir.path().join("cas")).unwrap();
+    assert!(reopen(&dir).get(key).is_none(), "a missing blob is a miss");
+}
+
+/// Every file of a store, by path.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+fn read_files(root: &Path, folder: &Path, files: &mut Files) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        match entry.path() {
+            path if path.is_dir() => read_files(root, &path, files),
+            path => {
+                let name = path.strip_prefix(root).unwrap().to_owned();
+                files.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+}
+
+fn write_files(files: &Files) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+const NAMES: [&str; 7] = ["a", "b", "long", "d", "e", "f", "g"];
+
+fn value(name: &str) -> String {
+    if name == "long" { "x".repeat(INLINE_MAX) } else { name.repeat(3) }
+}
+
+/// A store with a pack, its index, a journal and a blob.
+fn small() -> Files {
+    let (dir, store) = store();
+    for (i, name) in NAMES.iter().enumerate() {
+        if i == 4 {
+            drop(store.journal.lock().unwrap().take());
+            store.pack().unwrap();
+        }
+        store.put(record(name, &value(name)), false).unwrap();
+        if *name == "b" {
+            store.put(record(name, "superseded"), true).unwrap();
+            store.put(record(name, &value(name)), true).unwrap();
+        }
+    }
+    drop(store);
+    let mut files = Files::new();
+    read_files(dir.path(), dir.path(), &mut files);
+    for folder in ["journal", "packs", "cas"] {
+        assert!(files.keys().any(|name| name.starts_with(folder)), "{folder}");
+    }
+    files
+}
+
+/// Which names a store has, after a check that it serves nothing wrong.
+fn served(store: &Store) -> Vec<&'static str> {
+    let found = NAMES.iter().filter(|name| {
+        let found = store.get(record(name, "").recipe.key());
+        found.is_none_or(|found| {
+            // An older line of `b` may be all that is left of it.
+            let is_older = **name == "b" && ["superseded", "bbb"].contains(&text(&found));
+            assert!(is_older || text(&found) == value(name), "{name} is {}", text(&found));
+            true
+        }) && store.get(record(name, "").recipe.key()).is_some()
+    });
+    found.copied().collect()
+}
+
+/// The names whose lines in `bytes` reach beyond `from` and begin before `to`.
+fn lines_at(bytes: &[u8], from: usize, to: usize) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    line::each(bytes, |at, line, head| {
+        if at < to && at + line.len() > from {
+            names.extend(NAMES.iter().filter(|name| record(name, "").recipe.key() == head.key));
+        }
+    });
+    names
+}
+
+#[test]
+fn damage_at_any_offset_costs_what_it_hit_and_nothing_else() {
+    let files = small();
+    let (mut truncated, mut flipped, mut healed) = (0, 0, 0);
+    for (name, bytes) in &files {
+        let folder = name.iter().next().unwrap().to_str().unwrap();
+        if !["journal", "packs", "cas"].contains(&folder) {
+            continue;
+        }
+        let is_lines = matches!(name.extension().and_then(|e| e.to_str()), Some("log" | "pack"));
+        let may_lose = |from, to| match (is_lines, folder) {
+            (true, _) => lines_at(bytes, from, to),
+            (false, "cas") => vec!["long"],
+            _ => Vec::new(),
+        };
+        for at in 0..bytes.len() {
+            let mut flip = bytes.clone();
+            flip[at] ^= 1 << (at % 8);
+            let cut = bytes[..at].to_vec();
+            for (damaged, lost) in [(flip, may_lose(at, at + 1)), (cut, may_lose(at, usize::MAX))] {
+                let mut files = files.clone();
+                *(if damaged.len() == bytes.len() { &mut flipped } else { &mut truncated }) += 1;
+                files.insert(name.clone(), damaged);
+                let dir = write_files(&files);
+                let store = reopen(&dir);
+                let found = served(&store);
+                for name in NAMES.iter().filter(|name| !found.contains(name)) {
+                    assert!(lost.contains(name), "lost {name} by damage at {at} of {folder}");
+                }
+                if at % 16 == 0 {
+                    NAMES.iter().for_each(|name| {
+                        store.put(record(name, &value(name)), false).unwrap();
+                    });
+                    assert_eq!(served(&store), NAMES);
+                    drop(store);
+                    assert_eq!(served(&reopen(&dir)), NAMES, "after opening again");
+                    healed += 1;
+                }
+            }
+        }
+    }
+    println!(
+        "{truncated} truncations, {flipped} flipped bytes; {healed} stores healed by writing again"
+    );
+    assert!(truncated > 2000 && flipped == truncated);
+}
+
+#[test]
+fn a_damaged_record_is_replaced_for_good() {
+    let (dir, store) = store();
+    let long = "x".repeat(2 * INLINE_MAX);
+    let keys = [("a", "1"), ("b", &long)]
+        .map(|(name, value)| store.put(record(name, value), false).unwrap().recipe.key());
+    drop(store);
+    let journal = std::fs::read_dir(dir.path().join("journal")).unwrap().next().unwrap().unwrap();
+    let mut bytes = std::fs::read(journal.path()).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(journal.path(), &bytes).unwrap();
+    std::fs::remove_dir_all(dir.path().join("cas")).unwrap();
+    let store = reopen(&dir);
+    assert!(keys.iter().all(|key| store.get(*key).is_none()));
+    store.put(record("a", "1"), false).unwrap();
+    store.put(record("b", &long), false).unwrap();
+    assert!(keys.iter().all(|key| store.get(*key).is_some()));
+    drop(store);
+    let store = reopen(&dir);
+    assert!(keys.iter().all(|key| store.get(*key).is_some()), "still there after opening again");
+}
+
+#[test]
+fn a_corrupt_blob_is_a_miss() {
+    let (_dir, store) = store();
+    let digest = store.put_blob(b"hello").unwrap();
+    std::fs::write(store.blob_path(digest), b"hellO").unwrap();
+    assert_eq!(store.blob(digest), None);
+    assert_eq!(store.put_blob(b"hello").unwrap(), digest);
+    assert_eq!(store.blob(digest).as_deref(), Some(&b"hello"[..]), "put heals it");
+}
+
+#[test]
+fn a_newer_store_is_refused() {
+    let (dir, store) = store();
+    drop(store);
+    std::fs::write(dir.path().join("store.toml"), "format = 3\n").unwrap();
+    let error = Store::open(Utf8Path::from_path(dir.path()).unwrap()).err().unwrap();
+    assert!(error.to_string().ends_with("has format 3, and this program knows format 2"));
+}
