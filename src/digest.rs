@@ -27,22 +27,29 @@ pub struct Key([u8; 32]);
 #[error("`{0}` is not a digest (64 lower-case hex digits)")]
 pub struct BadDigest(String);
 
-fn parse_hex(text: &str) -> Result<[u8; 32], BadDigest> {
-    let bad = || BadDigest(text.chars().take(80).collect());
-    let bytes = text.as_bytes();
-    if bytes.len() != 64 {
-        return Err(bad());
+/// The value of every byte as a hex digit, 255 of those that are none.
+const HEX_VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
     }
-    let digit = |c: u8| match c {
-        b'0'..=b'9' => Ok(c - b'0'),
-        b'a'..=b'f' => Ok(c - b'a' + 10),
-        _ => Err(bad()),
-    };
+    values
+};
+
+fn parse_hex(text: &[u8]) -> Option<[u8; 32]> {
+    if text.len() != 64 {
+        return None;
+    }
     let mut out = [0; 32];
-    for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    let mut bad = 0;
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        let (high, low) = (HEX_VALUES[usize::from(pair[0])], HEX_VALUES[usize::from(pair[1])]);
+        bad |= high | low;
+        *byte = high << 4 | (low & 15);
     }
-    Ok(out)
+    (bad < 16).then_some(out)
 }
 
 macro_rules! hash_type {
@@ -53,9 +60,24 @@ macro_rules! hash_type {
                 &self.0
             }
 
+            /// From 64 lower-case hex digits.
+            pub fn from_hex(digits: &[u8]) -> Option<Self> {
+                parse_hex(digits).map($name)
+            }
+
             /// From its 32 bytes.
             pub fn from_bytes(bytes: [u8; 32]) -> Self {
                 $name(bytes)
+            }
+
+            /// Its 64 hex digits, written into `digits`.
+            pub fn write_hex<'a>(&self, digits: &'a mut [u8; 64]) -> &'a str {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+                    pair[0] = HEX[usize::from(byte >> 4)];
+                    pair[1] = HEX[usize::from(byte & 15)];
+                }
+                std::str::from_utf8(digits).expect("BUG: hex is ASCII")
             }
 
             /// The first 12 hex digits: enough for people, never used to look things up.
@@ -66,13 +88,7 @@ macro_rules! hash_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                let mut text = [0; 64];
-                for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-                    pair[0] = HEX[usize::from(byte >> 4)];
-                    pair[1] = HEX[usize::from(byte & 15)];
-                }
-                f.write_str(std::str::from_utf8(&text).expect("BUG: hex is ASCII"))
+                f.write_str(self.write_hex(&mut [0; 64]))
             }
         }
 
@@ -86,13 +102,15 @@ macro_rules! hash_type {
             type Err = BadDigest;
 
             fn from_str(text: &str) -> Result<Self, BadDigest> {
-                parse_hex(text).map($name)
+                let bad = || BadDigest(text.chars().take(80).collect());
+                Self::from_hex(text.as_bytes()).ok_or_else(bad)
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                let mut digits = [0; 64];
+                serializer.serialize_str(self.write_hex(&mut digits))
             }
         }
 
@@ -125,7 +143,7 @@ impl Digest {
 }
 
 /// Hashes content that arrives in pieces.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct DigestStream(Sha256);
 
 impl DigestStream {

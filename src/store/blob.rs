@@ -128,6 +128,16 @@ impl BlobWriter {
         File::open(path).map_err(at("read", path))
     }
 
+    /// Gives the blob its name, if that is `digest`; else nothing is kept.
+    pub fn finish_as(self, digest: Digest) -> Result<bool, StoreError> {
+        let found = self.digest.clone().finish();
+        if found != digest {
+            return Ok(false);
+        }
+        self.finish()?;
+        Ok(true)
+    }
+
     /// Gives the blob its name.
     pub fn finish(self) -> Result<Digest, StoreError> {
         let digest = self.digest.finish();

@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -23,6 +25,25 @@ const REFRESH_TIME: Duration = Duration::from_millis(100);
 const CHUNK: usize = 1 << 20;
 /// A folder that changes at every reading is read this often.
 const READINGS_MAX: u32 = 16;
+
+/// A key is a hash already: its first bytes are as good as any of them.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // The length comes first, then the key.
+        if let Ok(first) = bytes[..bytes.len().min(8)].try_into() {
+            self.0 = u64::from_le_bytes(first);
+        }
+    }
+}
+
+type Places = HashMap<Key, Place, BuildHasherDefault<KeyHasher>>;
 
 /// Where a line is in a journal.
 #[derive(Clone, Copy)]
@@ -46,10 +67,12 @@ pub(super) struct Index {
     packs_folder: Utf8PathBuf,
     /// By number; a journal that was sealed leaves a gap.
     logs: Vec<Option<Log>>,
-    places: HashMap<Key, Place>,
+    places: Places,
     /// The largest first: most keys are there.
     packs: Vec<Pack>,
-    scanned_at: Option<Instant>,
+    opened: Instant,
+    /// When it was last looked for what others have published, in milliseconds since it was opened.
+    looked_ms: AtomicU64,
 }
 
 impl Index {
@@ -58,9 +81,10 @@ impl Index {
             journals: journals.to_owned(),
             packs_folder: packs.to_owned(),
             logs: Vec::new(),
-            places: HashMap::new(),
+            places: Places::default(),
             packs: Vec::new(),
-            scanned_at: None,
+            opened: Instant::now(),
+            looked_ms: AtomicU64::new(0),
         };
         index.scan()?;
         Ok(index)
@@ -69,9 +93,11 @@ impl Index {
     /// Whether another process has written since the last look. Looked at now and then only: a duplicate
     /// published in between is harmless.
     pub(super) fn is_stale(&self) -> bool {
-        if self.scanned_at.is_some_and(|at| at.elapsed() < REFRESH_TIME) {
+        let now = self.opened.elapsed().as_millis() as u64;
+        if now < self.looked_ms.load(Relaxed) + REFRESH_TIME.as_millis() as u64 {
             return false;
         }
+        self.looked_ms.store(now, Relaxed);
         let grown = |log: &Log| log.file.metadata().is_ok_and(|meta| meta.len() > log.read_to);
         let known = |names: Vec<String>| {
             let mut known: Vec<_> = self.logs.iter().flatten().map(|log| &log.name).collect();
@@ -85,7 +111,6 @@ impl Index {
     /// Reads what is new; what cannot be read now stays a miss.
     pub(super) fn refresh(&mut self) {
         let _ = self.scan();
-        self.scanned_at = Some(Instant::now());
     }
 
     fn scan(&mut self) -> io::Result<()> {
@@ -236,18 +261,13 @@ impl Index {
         keys.dedup();
         keys
     }
-
-    /// What is open.
-    pub(super) fn packs(&self) -> &[Pack] {
-        &self.packs
-    }
 }
 
 fn json((line, head): (Vec<u8>, Head)) -> (Vec<u8>, usize) {
     (line, head.json)
 }
 
-fn place(places: &mut HashMap<Key, Place>, key: Key, new: Place) {
+fn place(places: &mut Places, key: Key, new: Place) {
     match places.get_mut(&key) {
         None => {
             places.insert(key, new);

@@ -4,8 +4,6 @@
 //! key the higher generation counts, and of equal ones the first published. The sum is over all that follows
 //! it, so that a line proves itself wherever it is found.
 
-use std::io::Write;
-
 use crate::digest::Key;
 
 /// `crc32c` in hex, the mark, the key, and the space behind it.
@@ -24,20 +22,26 @@ pub(super) struct Head {
     pub json: usize,
 }
 
-/// A line with its end.
-pub(super) fn encode(key: Key, generation: u32, json: &[u8]) -> Vec<u8> {
-    let mut line = Vec::with_capacity(PREFIX + 12 + json.len() + 1);
-    let mark = if generation == 0 { ' ' } else { '!' };
-    line.extend_from_slice(&[b'0'; 8]);
-    write!(line, "{mark}{key} ").expect("BUG: writing to memory");
+/// A line with its end, and its head. `json` is written where it belongs, without a copy.
+pub(super) fn encode(
+    key: Key,
+    generation: u32,
+    json: impl FnOnce(&mut Vec<u8>),
+) -> (Vec<u8>, Head) {
+    let mut line = Vec::with_capacity(2048);
+    line.extend_from_slice(b"00000000");
+    line.push(if generation == 0 { b' ' } else { b'!' });
+    line.extend_from_slice(key.write_hex(&mut [0; 64]).as_bytes());
+    line.push(b' ');
     if generation > 0 {
-        write!(line, "{generation} ").expect("BUG: writing to memory");
+        line.extend_from_slice(format!("{generation} ").as_bytes());
     }
-    line.extend_from_slice(json);
+    let head = Head { key, generation, json: line.len() };
+    json(&mut line);
     let sum = format!("{:08x}", crc32c::crc32c(&line[8..]));
     line[..8].copy_from_slice(sum.as_bytes());
     line.push(b'\n');
-    line
+    (line, head)
 }
 
 /// The head of a whole line; `None` for one that is torn or damaged.
@@ -57,7 +61,7 @@ fn head(line: &[u8]) -> Option<Head> {
         b' ' => false,
         _ => return None,
     };
-    let key = std::str::from_utf8(&line[9..PREFIX - 1]).ok()?.parse().ok()?;
+    let key = Key::from_hex(&line[9..PREFIX - 1])?;
     if !supersedes {
         return Some(Head { key, generation: 0, json: PREFIX });
     }
@@ -96,7 +100,7 @@ fn unended(line: &[u8]) -> Option<(&[u8], Head)> {
 }
 
 /// Whole lines inside a damaged one: where the damage is the end of a line, its neighbour must not be lost.
-fn salvage(line: &[u8], mut found: impl FnMut(usize, &[u8], Head)) {
+pub(super) fn salvage(line: &[u8], mut found: impl FnMut(usize, &[u8], Head)) {
     let mut start = 0;
     for at in 1..line.len().saturating_sub(PREFIX) {
         if !matches!(line[at + 8], b' ' | b'!') || head(&line[at..]).is_none() {
@@ -121,6 +125,10 @@ mod tests {
         Recipe::new("x", 1).field("name", name).key()
     }
 
+    fn written(name: &str, generation: u32) -> Vec<u8> {
+        encode(key(name), generation, |line| line.extend_from_slice(b"{\"x\":1}")).0
+    }
+
     fn found(bytes: &[u8]) -> Vec<(Key, u32)> {
         let mut keys = Vec::new();
         each(bytes, |_, _, head| keys.push((head.key, head.generation)));
@@ -130,7 +138,7 @@ mod tests {
     #[test]
     fn a_flipped_byte_costs_its_own_line_and_no_other() {
         let lines = [("a", 0), ("b", 3), ("c", 0)];
-        let lines = lines.map(|(name, generation)| encode(key(name), generation, b"{\"x\":1}"));
+        let lines = lines.map(|(name, generation)| written(name, generation));
         let bytes = lines.concat();
         let all = [(key("a"), 0), (key("b"), 3), (key("c"), 0)];
         assert_eq!(found(&bytes), all);
@@ -147,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_torn_end_is_left_for_later() {
-        let bytes = [encode(key("a"), 0, b"{}"), encode(key("b"), 0, b"{}")].concat();
+        let bytes = [written("a", 0), written("b", 0)].concat();
         let first = bytes.len() / 2;
         for cut in first..bytes.len() - 1 {
             let mut keys = Vec::new();

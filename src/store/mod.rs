@@ -24,11 +24,17 @@ mod roots;
 mod runs;
 mod seal;
 mod stat;
+mod transfer;
+mod usage;
+mod verify;
 
 pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness};
 pub use runs::RunFolder;
+pub use transfer::Transferred;
+pub use usage::{Amount, StoreStat, StoreUsage};
+pub use verify::{Damage, Verified};
 
 use index::Index;
 use journal::Journal;
@@ -92,7 +98,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { journal_bytes: 128 << 20, journals_max: 16, seal_bytes: 8 << 20 }
+        Tuning { journal_bytes: 64 << 20, journals_max: 16, seal_bytes: 8 << 20 }
     }
 }
 
@@ -147,14 +153,18 @@ impl Store {
 
     /// The record of a key. A line that is torn or corrupt, or a blob that is gone, is a miss.
     pub fn get(&self, key: Key) -> Option<Record> {
-        let (line, json) = self.index.read().expect(INDEX).read(key)?;
-        self.parse(&line[json..])
+        Some(self.look(key)?.record)
     }
 
-    fn parse(&self, json: &[u8]) -> Option<Record> {
-        match serde_json::from_slice(json).ok()? {
-            Kept::Record(record) => Some(*record),
-            Kept::Blob(digest) => serde_json::from_slice(&self.blob(digest)?).ok(),
+    fn look(&self, key: Key) -> Option<Scanned> {
+        let (line, json) = self.index.read().expect(INDEX).read(key)?;
+        let bytes = line.len() as u64 + 1;
+        match serde_json::from_slice(&line[json..]).ok()? {
+            Kept::Record(record) => Some(Scanned { key, bytes, kept_in: None, record: *record }),
+            Kept::Blob(digest) => {
+                let record = serde_json::from_slice(&self.blob(digest)?).ok()?;
+                Some(Scanned { key, bytes, kept_in: Some(digest), record })
+            }
         }
     }
 
@@ -166,24 +176,29 @@ impl Store {
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
         let key = record.recipe.key();
         self.refresh();
-        if !supersede && let Some(first) = self.get(key) {
+        let known = self.index.read().expect(INDEX).generation(key);
+        if known.is_some()
+            && !supersede
+            && let Some(first) = self.get(key)
+        {
             return Ok(first);
         }
         // Known and yet not there: what is published is damaged, and this one takes its place.
-        let known = self.index.read().expect(INDEX).generation(key);
         let generation = known.map_or(0, |generation| generation.saturating_add(1));
         let kept = Kept::Record(Box::new(record));
-        let mut bytes = to_json(&kept);
+        let (mut line, mut head) = line::encode(key, generation, write_json(&kept));
         let Kept::Record(record) = kept else { unreachable!("BUG: it was made a record above") };
-        if bytes.len() > INLINE_MAX {
-            bytes = to_json(&Kept::Blob(self.put_blob(&to_json(&record))?));
+        if line.len() - head.json > INLINE_MAX {
+            let mut whole = Vec::new();
+            write_json(&record)(&mut whole);
+            let kept = Kept::Blob(self.put_blob(&whole)?);
+            (line, head) = line::encode(key, generation, write_json(&kept));
         }
-        self.append(key, generation, &bytes)?;
+        self.append(&line, head)?;
         Ok(*record)
     }
 
-    fn append(&self, key: Key, generation: u32, json: &[u8]) -> Result<(), StoreError> {
-        let line = line::encode(key, generation, json);
+    fn append(&self, line: &[u8], head: Head) -> Result<(), StoreError> {
         let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
         let journal = match &mut *slot {
             Some(journal) => journal,
@@ -193,8 +208,7 @@ impl Store {
                 empty.insert(Journal::create(&folders(&self.root).journals)?)
             }
         };
-        let offset = journal.append(&line)?;
-        let head = Head { key, generation, json: line.len() - 1 - json.len() };
+        let offset = journal.append(line)?;
         let length = (line.len() - 1) as u32;
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
         if journal.length >= self.tuning.journal_bytes {
@@ -226,13 +240,8 @@ impl Store {
     fn each(&self, mut visit: impl FnMut(Scanned)) {
         self.refresh();
         for key in self.keys() {
-            let Some((line, json)) = self.index.read().expect(INDEX).read(key) else { continue };
-            let kept_in = match serde_json::from_slice(&line[json..]) {
-                Ok(Kept::Blob(digest)) => Some(digest),
-                _ => None,
-            };
-            if let Some(record) = self.parse(&line[json..]) {
-                visit(Scanned { key, bytes: line.len() as u64 + 1, kept_in, record });
+            if let Some(scanned) = self.look(key) {
+                visit(scanned);
             }
         }
     }
@@ -250,6 +259,30 @@ impl Store {
     /// Holds a result before it is looked for.
     pub fn hold(&self, key: Key) {
         self.hold.add(key);
+    }
+
+    /// Keeps what `text` names, and all that this needs, from being collected. Text of the same name is
+    /// replaced.
+    pub fn pin(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        roots::pin(&self.root, name, text)
+    }
+
+    /// Takes a pin away; `false` where there is none of that name.
+    pub fn unpin(&self, name: &str) -> Result<bool, StoreError> {
+        roots::unpin(&self.root, name)
+    }
+
+    /// Names and texts of all pins.
+    pub fn pins(&self) -> Vec<(String, Vec<u8>)> {
+        roots::pins(&self.root)
+    }
+
+    /// What a run left in its folder, or `None` of one that is not there.
+    pub fn run_texts(&self, run: &str) -> Option<Vec<u8>> {
+        let folder = self.root.join("runs").join(run);
+        let log = std::fs::read(folder.join("events.log")).ok()?;
+        let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
+        Some([log, record].concat())
     }
 
     /// ULIDs of all runs, oldest first.
@@ -393,8 +426,8 @@ fn folders(root: &Utf8Path) -> Folders {
     Folders { journals: root.join("journal"), packs: root.join("packs") }
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("BUG: a record is plain data")
+fn write_json(value: &impl Serialize) -> impl FnOnce(&mut Vec<u8>) {
+    move |out| serde_json::to_writer(out, value).expect("BUG: a record is plain data")
 }
 
 fn create(root: &Utf8Path, marker: &Utf8Path) -> Result<(), StoreError> {

@@ -189,10 +189,9 @@ impl Pack {
     fn find_in_rebuilt(&self, key: Key) -> Option<Entry> {
         self.rebuild();
         let mut lines = self.lines().ok()?;
-        while let Ok(Some((offset, line, head))) = lines.next() {
+        while let Ok(Some(head)) = lines.advance() {
             if head.key == key {
-                let (length, generation) = (line.len() as u32, head.generation);
-                return Some(Entry { key, offset, length, generation });
+                return Some(lines.entry(head));
             }
         }
         None
@@ -261,10 +260,9 @@ impl Pack {
         let mut entries = Vec::new();
         let mut superseding = 0;
         if let Ok(mut lines) = self.lines() {
-            while let Ok(Some((offset, line, head))) = lines.next() {
+            while let Ok(Some(head)) = lines.advance() {
                 superseding += u32::from(head.generation > 0);
-                let (length, generation) = (line.len() as u32, head.generation);
-                entries.push(Entry { key: head.key, offset, length, generation });
+                entries.push(lines.entry(head));
             }
         }
         entries.sort_by_key(|entry| entry.key);
@@ -313,7 +311,8 @@ impl Pack {
 /// Reads the whole lines of a pack or a journal one after another, in bounded memory.
 pub(super) struct Lines {
     reader: BufReader<File>,
-    offset: u64,
+    at: u64,
+    next: u64,
     line: Vec<u8>,
     /// Lines found inside a damaged one, last first.
     salvaged: Vec<(u64, Vec<u8>, Head)>,
@@ -324,38 +323,47 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn open(path: &Utf8Path) -> io::Result<Lines> {
         let reader = BufReader::with_capacity(1 << 20, File::open(path)?);
-        Ok(Lines { reader, offset: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 })
+        Ok(Lines { reader, at: 0, next: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 })
     }
 
-    /// The next whole line: its offset, its bytes without their end, its head.
-    pub(super) fn next(&mut self) -> io::Result<Option<(u64, &[u8], Head)>> {
+    /// Where the line is that was read last.
+    fn entry(&self, head: Head) -> Entry {
+        let (length, generation) = (self.line.len() as u32, head.generation);
+        Entry { key: head.key, offset: self.at, length, generation }
+    }
+
+    /// The line that was read last, without its end.
+    pub(super) fn line(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// Reads the next whole line, and gives its head.
+    pub(super) fn advance(&mut self) -> io::Result<Option<Head>> {
         loop {
-            if let Some((offset, line, head)) = self.salvaged.pop() {
-                self.line = line;
-                return Ok(Some((offset, &self.line, head)));
+            if let Some((at, line, head)) = self.salvaged.pop() {
+                (self.at, self.line) = (at, line);
+                return Ok(Some(head));
             }
             self.line.clear();
             let read = self.reader.read_until(b'\n', &mut self.line)?;
             if read == 0 {
                 return Ok(None);
             }
-            let offset = self.offset;
-            self.offset += read as u64;
-            let ended = self.line.last() == Some(&b'\n');
-            if ended {
+            self.at = self.next;
+            self.next += read as u64;
+            if self.line.last() == Some(&b'\n') {
                 self.line.pop();
             }
             if self.line.is_empty() {
                 continue;
             }
             if let Some(head) = line::check(&self.line) {
-                return Ok(Some((offset, &self.line, head)));
+                return Ok(Some(head));
             }
             self.damaged += 1;
-            self.line.push(b'\n');
-            let salvaged = &mut self.salvaged;
-            line::each(&self.line, |at, line, head| {
-                salvaged.push((offset + at as u64, line.to_vec(), head));
+            let (at, salvaged) = (self.at, &mut self.salvaged);
+            line::salvage(&self.line, |offset, line, head| {
+                salvaged.push((at + offset as u64, line.to_vec(), head));
             });
             salvaged.reverse();
         }

@@ -7,15 +7,14 @@
 //! synced before the old ones go, so that a kill at any point leaves every line in one place at least.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::blob::sync_folder;
 use super::journal::{self, ENDING};
-use super::line;
+use super::line::{self, Head};
 use super::pack::{self, Lines, Pack, PackWriter};
 use super::{StoreError, Tuning, at};
 use crate::digest::Key;
@@ -24,6 +23,9 @@ use crate::digest::Key;
 const GEOMETRY: u64 = 3;
 /// Packs beyond this are large enough.
 const PACK_MAX: u64 = 4 << 30;
+
+/// Bytes of journals that are sealed together, in memory.
+const GROUP: u64 = 96 << 20;
 
 /// Where journals and packs are.
 pub(super) struct Folders {
@@ -45,8 +47,16 @@ impl Folders {
         let bytes = |file: &File| file.metadata().map_or(0, |meta| meta.len());
         let total: u64 = abandoned.iter().map(|(_, file)| bytes(file)).sum();
         if all || abandoned.len() >= tuning.journals_max || total >= tuning.seal_bytes {
-            seal(&abandoned, &self.packs)?;
-            drop(abandoned);
+            let mut group = Vec::new();
+            for journal in abandoned {
+                if group.iter().chain([&journal]).map(|(_, file)| bytes(file)).sum::<u64>() > GROUP
+                {
+                    seal(&std::mem::take(&mut group), &self.packs)?;
+                }
+                group.push(journal);
+            }
+            seal(&group, &self.packs)?;
+            drop(group);
             self.merge(all)?;
         }
         Ok(())
@@ -85,38 +95,21 @@ fn out_of_proportion(packs: &[Pack]) -> usize {
 
 /// Writes the lines of journals into one pack, and removes the journals.
 fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreError> {
-    struct Line {
-        journal: usize,
-        offset: u64,
-        length: u32,
-        generation: u32,
+    // Whole in memory: a process begins another journal before its own gets large.
+    let read = |(path, _): &(Utf8PathBuf, File)| fs::read(path).map_err(at("read", path));
+    let contents = journals.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let mut lines: Vec<(Head, &[u8])> = Vec::new();
+    for content in &contents {
+        line::each(content, |offset, line, head| {
+            lines.push((head, &content[offset..offset + line.len()]));
+        });
     }
-    let mut lines: HashMap<Key, Line> = HashMap::new();
-    for (number, (path, _)) in journals.iter().enumerate() {
-        let mut reader = Lines::open(path).map_err(at("read", path))?;
-        while let Some((offset, line, head)) = reader.next().map_err(at("read", path))? {
-            let (length, generation) = (line.len() as u32, head.generation);
-            let new = Line { journal: number, offset, length, generation };
-            // The oldest journal comes first, so of equal generations the first published stays.
-            match lines.get_mut(&head.key) {
-                None => drop(lines.insert(head.key, new)),
-                Some(old) if new.generation > old.generation => *old = new,
-                Some(_) => {}
-            }
-        }
-    }
-    let mut sorted: Vec<_> = lines.into_iter().collect();
-    sorted.sort_unstable_by_key(|(key, _)| *key);
-    let mut writer = PackWriter::new(packs, sorted.len() as u64)?;
-    let mut bytes = Vec::new();
-    for (_, place) in &sorted {
-        let (path, file) = &journals[place.journal];
-        bytes.resize(place.length as usize, 0);
-        file.read_exact_at(&mut bytes, place.offset).map_err(at("read", path))?;
-        // Checked again: what goes bad between two readings must not end up under the name of a pack.
-        if let Some(head) = line::check(&bytes) {
-            writer.add(&bytes, head)?;
-        }
+    // Stable, and the oldest journal comes first: of equal generations the first published stays.
+    lines.sort_by_key(|(head, _)| (head.key, Reverse(head.generation)));
+    lines.dedup_by_key(|(head, _)| head.key);
+    let mut writer = PackWriter::new(packs, lines.len() as u64)?;
+    for (head, line) in lines {
+        writer.add(line, head)?;
     }
     writer.finish()?;
     for (path, _) in journals {
@@ -135,27 +128,19 @@ pub(super) fn rewrite(
     let mut inputs = packs.iter().map(open).collect::<Result<Vec<Lines>, _>>()?;
     let mut writer = PackWriter::new(folder, packs.iter().map(Pack::count).sum())?;
     let mut heads: BinaryHeap<Reverse<(Key, Reverse<u32>, usize)>> = BinaryHeap::new();
-    let mut current: Vec<Vec<u8>> = vec![Vec::new(); inputs.len()];
-    let mut advance = |i: usize, heads: &mut BinaryHeap<_>, current: &mut Vec<Vec<u8>>| {
-        if let Some((_, line, head)) = inputs[i].next().map_err(at("read", &packs[i].path()))? {
-            current[i].clear();
-            current[i].extend_from_slice(line);
-            heads.push(Reverse((head.key, Reverse(head.generation), i)));
-        }
-        Ok::<(), StoreError>(())
-    };
-    for i in 0..packs.len() {
-        advance(i, &mut heads, &mut current)?;
+    for (i, input) in inputs.iter_mut().enumerate() {
+        let head = input.advance().map_err(at("read", &packs[i].path()))?;
+        heads.extend(head.map(|head| Reverse((head.key, Reverse(head.generation), i))));
     }
     let mut last = None;
-    while let Some(Reverse((key, _, i))) = heads.pop() {
-        // A damaged index can leave a pack unsorted only where it was written so: that is a bug, not damage.
+    while let Some(Reverse((key, Reverse(generation), i))) = heads.pop() {
+        // Out of order are only lines found inside a damaged one.
         if last < Some(key) && keep(key) {
-            let head = line::check(&current[i]).expect("BUG: a whole line is no longer whole");
-            writer.add(&current[i], head)?;
+            writer.add(inputs[i].line(), Head { key, generation, json: 0 })?;
         }
         last = last.max(Some(key));
-        advance(i, &mut heads, &mut current)?;
+        let head = inputs[i].advance().map_err(at("read", &packs[i].path()))?;
+        heads.extend(head.map(|head| Reverse((head.key, Reverse(head.generation), i))));
     }
     let name = writer.finish()?;
     for pack in packs.iter().filter(|pack| name.as_ref() != Some(&pack.name)) {

@@ -1,0 +1,236 @@
+//! Reads everything and says what is wrong. Knows nothing of why.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+
+use camino::Utf8PathBuf;
+use serde::Serialize;
+
+use super::journal::{self, ENDING};
+use super::pack::{self, Lines, Pack};
+use super::record::Kept;
+use super::{INDEX, Scanned, Store, StoreError, at, blob, folders, seal};
+use crate::digest::{Digest, DigestStream};
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Damage {
+    /// The file, relative to the store.
+    pub file: Utf8PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+    /// What that costs, and what heals it.
+    pub consequence: String,
+    /// Whether it was mended.
+    pub repaired: bool,
+}
+
+/// What was read, and what is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Verified {
+    /// Whole lines of journals and packs.
+    pub lines: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// In the order of files.
+    pub damage: Vec<Damage>,
+}
+
+impl Verified {
+    /// Damage that is still there.
+    pub fn unrepaired(&self) -> usize {
+        self.damage.iter().filter(|damage| !damage.repaired).count()
+    }
+}
+
+impl Store {
+    /// Reads every line, index and blob. With `repair`, damaged packs are rewritten without their damaged
+    /// lines, indexes made again and corrupt blobs removed, so that nothing stands in the way of what works
+    /// them out again. `progress` gets the bytes read so far.
+    pub fn verify(
+        &self,
+        repair: bool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Verified, StoreError> {
+        let marker = self.root.join("store.toml");
+        let lock = File::open(&marker).map_err(at("read", &marker))?;
+        if repair && lock.try_lock().is_err() {
+            return Err(StoreError::Busy);
+        }
+        let mut verified = Verified::default();
+        self.verify_journals(&mut verified, progress)?;
+        self.verify_packs(repair, &mut verified, progress)?;
+        self.verify_blobs(repair, &mut verified, progress)?;
+        if repair {
+            // Abandoned journals are sealed without their damaged lines.
+            let damaged = verified.damage.iter().any(|d| d.file.starts_with("journal"));
+            if damaged {
+                folders(&self.root).tidy(&self.tuning, true)?;
+            }
+            for damage in verified.damage.iter_mut().filter(|d| d.file.starts_with("journal")) {
+                damage.repaired = !self.root.join(&damage.file).exists();
+            }
+            self.index.write().expect(INDEX).refresh();
+        }
+        self.verify_references(&mut verified);
+        Ok(verified)
+    }
+
+    fn verify_journals(
+        &self,
+        verified: &mut Verified,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let folder = folders(&self.root).journals;
+        for name in journal::names(&folder, ENDING).map_err(at("read", &folder))? {
+            let path = folder.join(&name);
+            let living = journal::claim(&path).is_none();
+            // Sealed meanwhile: it is read as part of its pack.
+            let Ok(mut lines) = Lines::open(&path) else { continue };
+            let damaged = read_lines(&mut lines, verified, progress).map_err(at("read", &path))?;
+            // The last line of a living process may be half written.
+            if damaged > u64::from(living) {
+                verified.damage.push(Damage {
+                    file: Utf8PathBuf::from("journal").join(&name),
+                    what: count_of(damaged, "damaged line"),
+                    consequence: "what they held is worked out again when it is asked for".into(),
+                    repaired: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_packs(
+        &self,
+        repair: bool,
+        verified: &mut Verified,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let folder = folders(&self.root).packs;
+        for name in pack::list(&folder).map_err(at("read", &folder))? {
+            let Ok(pack) = Pack::open(&folder, &name) else { continue };
+            let file = |ending| Utf8PathBuf::from(format!("packs/{name}.{ending}"));
+            if !pack.index_is_whole() {
+                if repair {
+                    pack.repair_index();
+                }
+                verified.damage.push(Damage {
+                    file: file("idx"),
+                    what: "the index is damaged or missing".to_owned(),
+                    consequence: "nothing is lost: it is made again from its pack".to_owned(),
+                    repaired: repair && pack.index_is_whole(),
+                });
+            }
+            let mut lines = pack.lines().map_err(at("read", &pack.path()))?;
+            let mut naming = DigestStream::default();
+            let mut damaged = 0;
+            while lines.advance().map_err(at("read", &pack.path()))?.is_some() {
+                naming.update(&lines.line()[..super::line::NAMING]);
+                note_line(lines.line(), verified, progress);
+            }
+            damaged += lines.damaged;
+            let is_named = naming.finish().to_string() == name;
+            if damaged == 0 && is_named {
+                continue;
+            }
+            let repaired = repair && seal::rewrite(&folder, &[pack], |_| true).is_ok();
+            verified.damage.push(Damage {
+                file: file("pack"),
+                what: match damaged {
+                    0 => "lines are missing".to_owned(),
+                    n => count_of(n, "damaged line"),
+                },
+                consequence: "what they held is worked out again when it is asked for".into(),
+                repaired,
+            });
+        }
+        Ok(())
+    }
+
+    fn verify_blobs(
+        &self,
+        repair: bool,
+        verified: &mut Verified,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let mut all: BTreeMap<Digest, u64> = BTreeMap::new();
+        self.blobs.each(|digest, meta| {
+            all.insert(digest, meta.len());
+        })?;
+        for (digest, bytes) in all {
+            let path = self.blobs.path(digest);
+            verified.blobs += 1;
+            verified.bytes += bytes;
+            progress(verified.bytes);
+            let what = match blob::digest_of_file(&path) {
+                Ok(found) if found == digest => continue,
+                Ok(_) => "its content is not what its name says".to_owned(),
+                // Collected meanwhile.
+                Err(_) if !path.exists() => continue,
+                Err(error) => error.to_string(),
+            };
+            let repaired = repair && fs::remove_file(&path).is_ok();
+            verified.damage.push(Damage {
+                file: path.strip_prefix(&self.root).unwrap_or(&path).to_owned(),
+                what,
+                consequence: "its producer runs again when it is asked for".to_owned(),
+                repaired,
+            });
+        }
+        Ok(())
+    }
+
+    /// Results whose blobs are not there. Nothing mends that but their producer.
+    fn verify_references(&self, verified: &mut Verified) {
+        self.each_line(|key, line| {
+            if let Ok(Kept::Blob(digest)) = serde_json::from_slice(line)
+                && !self.has_blob(digest)
+            {
+                verified.damage.push(missing(digest, &format!("the record {}", key.short())));
+            }
+        });
+        self.each(|Scanned { key, record, .. }| {
+            for digest in record.blobs().filter(|digest| !self.has_blob(*digest)) {
+                let whose = format!("the {} {}", record.recipe.kind, key.short());
+                verified.damage.push(missing(digest, &whose));
+            }
+        });
+    }
+}
+
+fn missing(digest: Digest, whose: &str) -> Damage {
+    let name = digest.to_string();
+    Damage {
+        file: Utf8PathBuf::from(format!("cas/{}/{}", &name[..2], &name[2..])),
+        what: format!("it is missing, and {whose} needs it"),
+        consequence: "its producer runs again when it is asked for".to_owned(),
+        repaired: false,
+    }
+}
+
+fn read_lines(
+    lines: &mut Lines,
+    verified: &mut Verified,
+    progress: &mut dyn FnMut(u64),
+) -> std::io::Result<u64> {
+    while lines.advance()?.is_some() {
+        note_line(lines.line(), verified, progress);
+    }
+    Ok(lines.damaged)
+}
+
+fn note_line(line: &[u8], verified: &mut Verified, progress: &mut dyn FnMut(u64)) {
+    verified.lines += 1;
+    verified.bytes += line.len() as u64 + 1;
+    if verified.lines.is_multiple_of(1000) {
+        progress(verified.bytes);
+    }
+}
+
+/// `1 line`, `2 lines`.
+fn count_of(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
