@@ -98,7 +98,9 @@ impl LastRun {
 
     /// The recipe of a stage.
     pub fn recipe(&self, store: &Store, stage: &str) -> Option<Recipe> {
-        serde_json::from_slice(&store.blob(self.stages.get(stage)?.recipe)?).ok()
+        let last = self.stages.get(stage)?;
+        let kept = store.blob(last.recipe).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        kept.or_else(|| Some(store.get(last.key)?.recipe))
     }
 }
 
@@ -122,10 +124,25 @@ pub async fn assess(
 ) -> Result<Assessed, StageError> {
     let recipe = node.stage.recipe(inputs, context).await?;
     let key = recipe.key();
-    let record = may_reuse(node, context).then(|| context.store.get(key)).flatten();
+    context.store.hold(key);
+    let record = match may_reuse(node, context) {
+        true => context.store.find(key).await.map(|(record, _)| record),
+        false => None,
+    };
+    if let Some(record) = &record {
+        context.store.find_blobs(record).await;
+    }
     let artifact =
         record.as_ref().and_then(|record| node.stage.restore(record, &recipe, inputs, context));
     Ok(Assessed { recipe, key, record, artifact })
+}
+
+/// The day on which a result was removed by `forge store gc`, if it was and is not back since.
+pub fn collected_on(context: &Context, key: Key) -> Option<String> {
+    let unix_ms = context.store.collected(key)?;
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    context.store.get(key).is_none().then(|| text[..10].to_owned())
 }
 
 /// Whether a remembered result may be taken.
@@ -179,7 +196,9 @@ async fn assess_node(
     let assessed = assess(node, &inputs, context).await?;
     plan.key = Some(assessed.key);
     if let Some(workflow) = node.stage.as_workflow() {
-        plan.survey = Some(workflow.survey(&inputs, context).await?);
+        if assessed.artifact.is_none() {
+            plan.survey = Some(workflow.survey(&inputs, context).await?);
+        }
         plan.admission = Some(workflow.admission(workflow.sources(&inputs).1, context));
     }
     if assessed.artifact.is_some() {

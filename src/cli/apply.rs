@@ -15,7 +15,7 @@ use super::{BUG, FAILED, Failure, INTERRUPTED, ManifestArgs, USER, block_on, pri
 use crate::exec::{self, Finished, Lock, Selection};
 use crate::record::{Event, RunRecord, RunStatus, StageState};
 use crate::stage::{Context, Options};
-use crate::store::{StoreError, replace_file};
+use crate::store::{Shared, StoreError, replace_file};
 
 #[derive(Args)]
 pub(super) struct Apply {
@@ -82,6 +82,7 @@ impl Apply {
         let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let emit = emitter(record.clone(), progress.clone(), log.clone(), self.json);
         let context = Arc::new(project.context(store.clone(), options, emit));
+        store.hold_run(&context.run.id)?;
         *log.lock().expect("BUG: the log lock is poisoned") =
             Some(store.create_run(&context.run.id)?);
 
@@ -90,15 +91,20 @@ impl Apply {
         let whole = selection.nodes.is_none()
             && self.manifest.limit.is_none()
             && !project.manifest.overridden;
-        let finished = block_on(async {
+        let emit = context.emit.clone();
+        let tell = move |message| emit(Event::Notice { stage: None, message });
+        let (finished, shared) = block_on(async {
+            // Before anything is paid for: wrong credentials are an error, an outage a warning.
+            project.share(&self.manifest, &store, true, tell).await?;
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
             let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
             let finished = run.await;
             interrupt.abort();
-            finished
-        })?;
+            let shared = store.settle().await;
+            Ok::<_, Failure>((finished, shared))
+        })??;
         progress.finish();
         if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
             folder.finish(&finished.record)?;
@@ -107,7 +113,7 @@ impl Apply {
         if whole && finished.record.status == RunStatus::Completed {
             write_lock(&manifest_path, &finished.record)?;
         }
-        self.tell(&finished, &context);
+        self.tell(&finished, &context, shared.as_ref());
         exit(&finished)
     }
 
@@ -150,9 +156,20 @@ impl Apply {
         })
     }
 
-    fn tell(&self, finished: &Finished, context: &Context) {
+    fn tell(&self, finished: &Finished, context: &Context, shared: Option<&Shared>) {
         if self.json {
-            print(&done_line(finished).to_string());
+            let mut done = done_line(finished);
+            done["shared"] = json!(shared);
+            print(&done.to_string());
+        }
+        // Also with `--quiet`: somebody counts on these results.
+        if let Some(shared) = shared.filter(|shared| shared.unsent > 0) {
+            say(&format!(
+                "warning: {} results are in the local store only ({}); `forge store push --remote {}` sends them",
+                shared.unsent,
+                shared.error.as_deref().unwrap_or("the shared store did not answer"),
+                shared.url
+            ));
         }
         if self.quiet {
             for stage in finished.record.stages.iter().filter(|stage| stage.error.is_some()) {
@@ -162,6 +179,12 @@ impl Apply {
         }
         timing(&finished.record).iter().for_each(|line| say(line));
         say(&summary(finished, context));
+        if let Some(shared) = shared {
+            say(&format!(
+                "shared: {} read, {} written, {}",
+                shared.read, shared.written, shared.url
+            ));
+        }
     }
 }
 

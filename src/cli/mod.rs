@@ -7,17 +7,19 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::manifest::Diagnostics;
+use crate::manifest::{Diagnostics, REMOTE_MODES};
 use crate::stage::StageError;
-use crate::store::StoreError;
+use crate::store::{RemoteError, StoreError};
 
 mod apply;
 mod explain;
 mod graph;
 mod init;
+mod locks;
 mod plan;
 mod progress;
 mod project;
+mod store;
 
 /// Done.
 const DONE: u8 = 0;
@@ -58,6 +60,8 @@ enum Command {
     #[command(after_help = "Examples:\n  forge explain pipelines/bench.toml report\n  \
         forge explain pipelines/bench.toml 'ask[method=cot]/fact-009'")]
     Explain(explain::Explain),
+    /// Look after the store: what is in it, is it whole, what can go, how to share it
+    Store(store::StoreArgs),
     /// Write a small working project
     #[command(
         after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml"
@@ -84,9 +88,23 @@ struct ManifestArgs {
     /// Folder of the store [default: the manifest's, else .forge in the project]
     #[arg(long, env = "FORGE_STORE", value_name = "DIR")]
     store: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Only the first N flows of every expansion
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+}
+
+/// What commands take that use a shared store.
+#[derive(Args, Clone)]
+struct RemoteArgs {
+    /// Shared store: s3://bucket/prefix, gs://…, az://…, file:///folder; credentials come from the
+    /// environment [default: the manifest's]
+    #[arg(long, env = "FORGE_REMOTE", value_name = "URL")]
+    remote: Option<String>,
+    /// Who writes into it [default: the manifest's, else read-write]
+    #[arg(long, env = "FORGE_REMOTE_MODE", value_name = "MODE", value_parser = REMOTE_MODES.to_vec())]
+    remote_mode: Option<String>,
 }
 
 fn parse_set(text: &str) -> Result<(String, String), String> {
@@ -113,6 +131,13 @@ impl From<Diagnostics> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = if matches!(error, StoreError::Format { .. }) { USER } else { FAILED };
+        Failure::Message(error.to_string(), code)
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        let code = if matches!(error, RemoteError::User(_)) { USER } else { FAILED };
         Failure::Message(error.to_string(), code)
     }
 }
@@ -159,6 +184,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => args.run(),
         Command::Graph(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Completions { shell } => {
             let mut command = Cli::command();

@@ -12,7 +12,7 @@ use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
 use crate::record::Event;
 use crate::stage::{Context, Options, RunFacts, kinds};
-use crate::store::Store;
+use crate::store::{Access, Remote, RemoteError, Store};
 
 /// A manifest in its project.
 pub(super) struct Project {
@@ -57,6 +57,29 @@ impl Project {
         Ok(Arc::new(Store::open(&path)?))
     }
 
+    /// Puts the shared store behind the local one, where one is named. What the user can mend is an error; a
+    /// server that does not answer is said, and done without.
+    pub(super) async fn share(
+        &self,
+        args: &ManifestArgs,
+        store: &Store,
+        may_write: bool,
+        tell: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<(), Failure> {
+        let url = args.remote.remote.as_ref().or(self.manifest.remote.as_ref());
+        let Some(url) = url else { return Ok(()) };
+        let mode = args.remote.remote_mode.as_ref().or(self.manifest.remote_mode.as_ref());
+        let access = if may_write { access(mode.map(String::as_str)) } else { Access::ReadOnly };
+        let remote = open_remote(url, access, tell)?;
+        match remote.probe().await {
+            Ok(()) => {}
+            Err(error @ RemoteError::User(_)) => return Err(error.into()),
+            Err(error) => remote.pause(&error),
+        }
+        store.attach(remote);
+        Ok(())
+    }
+
     /// What stages share.
     pub(super) fn context(
         &self,
@@ -90,6 +113,39 @@ impl Project {
             env: Arc::new(env),
         }
     }
+}
+
+/// What a mode allows here.
+pub(super) fn access(mode: Option<&str>) -> Access {
+    match mode {
+        Some("read-only") => Access::ReadOnly,
+        Some("ci-writes")
+            if env("CI").is_none_or(|ci| matches!(ci.as_str(), "" | "0" | "false")) =>
+        {
+            Access::ReadOnly
+        }
+        _ => Access::ReadWrite,
+    }
+}
+
+/// Opens a shared store with the credentials of the environment.
+pub(super) fn open_remote(
+    url: &str,
+    access: Access,
+    tell: impl Fn(String) + Send + Sync + 'static,
+) -> Result<Remote, Failure> {
+    let vars: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Remote::open(url, access, &vars, tell)?)
+}
+
+/// The project of the current folder.
+pub(super) fn root_here() -> Result<Utf8PathBuf, Failure> {
+    let here = std::env::current_dir().ok().and_then(|dir| Utf8PathBuf::from_path_buf(dir).ok());
+    let here = here.ok_or_else(|| usage("the current folder is gone, or its name is not UTF-8"))?;
+    // As if a manifest lay here.
+    Ok(root_of(&here.join("manifest.toml")))
 }
 
 /// The project of a manifest: the nearest folder above it with `.git` or `.forge`; else the parent of a

@@ -143,7 +143,7 @@ impl Client {
         phases_ms.insert(Phase::PromptBuild, ms(start));
 
         let start = Instant::now();
-        let found = self.recall(key);
+        let found = self.recall(key).await;
         phases_ms.insert(Phase::CacheLookup, ms(start));
         if let Some((remembered, served_from)) = found {
             return Ok(answer(key, &remembered, served_from, phases_ms, 0));
@@ -158,7 +158,7 @@ impl Client {
         let result = {
             let _turn = flight.lock().await;
             // Another may have asked the same since the look-up.
-            match self.recall(key) {
+            match self.recall(key).await {
                 Some((remembered, served_from)) => {
                     phases_ms.insert(Phase::Queue, ms(start));
                     let served_from = if waited { ServedFrom::Coalesced } else { served_from };
@@ -175,15 +175,15 @@ impl Client {
         self.memory.lock().expect("BUG: the memory lock is poisoned").cache_get(&key).cloned()
     }
 
-    fn recall(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
+    async fn recall(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
         if self.mode == Mode::Afresh && !self.engine.is_renewed(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
             return Some((found, ServedFrom::Memory));
         }
-        let remembered = self.keep(key, &self.store.get(key)?)?;
-        Some((remembered, ServedFrom::Disk))
+        let (record, tier) = self.store.find(key).await?;
+        Some((self.keep(key, &record)?, tier.into()))
     }
 
     /// Puts a record of the store into memory; `None` if it is no answer.
@@ -276,8 +276,8 @@ impl Client {
             observed: None,
         };
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
-        let record =
-            self.store.put(Record { recipe, outcome, witness }, self.mode == Mode::Afresh)?;
+        let record = Record { recipe, outcome, witness };
+        let record = self.store.publish(record, self.mode == Mode::Afresh).await?;
         if self.mode == Mode::Afresh {
             self.engine.renew(key);
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -66,6 +67,10 @@ struct Run {
     bug: Mutex<bool>,
     files: Mutex<BTreeMap<Utf8PathBuf, Digest>>,
     keys: Mutex<BTreeMap<String, LastStage>>,
+    /// Who runs a stage again has its turn.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    /// What the run before knew.
+    last: LastRun,
 }
 
 /// How one stage ended.
@@ -102,6 +107,8 @@ pub async fn apply(
     });
     let progress = graph.nodes().iter().map(|_| watch::Sender::new(Progress::Pending)).collect();
     let run = Arc::new(Run {
+        turns: graph.nodes().iter().map(|_| tokio::sync::Mutex::default()).collect(),
+        last: LastRun::read(&context.store, &context.pipeline),
         graph,
         context,
         selection,
@@ -174,17 +181,21 @@ impl Run {
             Err(error) => Err(error),
             Ok(_) if self.is_halted() => Err(StageError::Cancelled),
             // A panic must not leave the stages that wait for this one waiting for ever.
-            Ok(inputs) => {
-                match AssertUnwindSafe(self.work(i, node, &inputs)).catch_unwind().await {
-                    Ok(outcome) => outcome,
-                    Err(_) => {
-                        *self.bug.lock().expect("BUG: the bug lock is poisoned") = true;
-                        Err(StageError::Failed("a bug of forge (see above)".to_owned()))
-                    }
+            Ok(inputs) => match AssertUnwindSafe(self.work(i, node, inputs)).catch_unwind().await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    *self.bug.lock().expect("BUG: the bug lock is poisoned") = true;
+                    Err(StageError::Failed("a bug of forge (see above)".to_owned()))
                 }
-            }
+            },
         };
         let outcome = outcome.unwrap_or_else(|error| self.failed(&error));
+        self.tell(i, outcome, start).await;
+    }
+
+    /// Tells how a stage ended, to those who watch and to the stages that wait for it.
+    async fn tell(&self, i: usize, outcome: Outcome, start: Instant) {
+        let node = &self.graph.nodes()[i];
         let summary = match &outcome.artifact {
             Some(Artifact::Samples(samples)) => Some(samples.summary.clone()),
             _ => None,
@@ -253,22 +264,29 @@ impl Run {
         Ok(inputs)
     }
 
-    async fn work(&self, i: usize, node: &Node, inputs: &Inputs) -> Result<Outcome, StageError> {
+    async fn work(&self, i: usize, node: &Node, inputs: Inputs) -> Result<Outcome, StageError> {
         let context = &*self.context;
         let growing = inputs
             .0
             .iter()
             .any(|input| matches!(&input.artifact, Artifact::Flows(flows) if !flows.is_whole()));
         if !(growing && node.stage.streams()) {
-            let assessed = plan::assess(node, inputs, context).await?;
-            if let Some(artifact) = assessed.artifact {
-                self.restore_views(node, &artifact)?;
+            let assessed = plan::assess(node, &inputs, context).await?;
+            if let Some(artifact) = assessed.artifact
+                && self.restore_views(node, &artifact)?
+            {
                 return self.ended(node, StageState::Fresh, &assessed.recipe, artifact, None);
             }
             // An engine is remembered as known, though it has to be made each time.
             let known = assessed.record.is_some() && node.stage.runs_in_plan();
             if context.options.frozen && !known {
                 return Err(self.frozen(node, &assessed.recipe));
+            }
+            if let Some(day) = plan::collected_on(context, assessed.key).filter(|_| !known) {
+                let message = format!(
+                    "its result was removed by `forge store gc` on {day}; working it out again"
+                );
+                context.notice(&node.name, message);
             }
         }
         if self.selection.only.as_ref().is_some_and(|only| !only.contains(&i))
@@ -285,11 +303,58 @@ impl Run {
         if node.stage.as_workflow().is_none() && node.kind != "engine" {
             (context.emit)(Event::StageStarted { stage: node.name.clone(), samples: None });
         }
-        let done = node.stage.run(inputs, context, &publish).await?;
-        self.done(node, inputs, done)
+        let inputs = self.whole_inputs(node, inputs).await?;
+        let done = node.stage.run(&inputs, context, &publish).await?;
+        self.done(node, &inputs, done).await
     }
 
-    fn done(&self, node: &Node, inputs: &Inputs, done: Done) -> Result<Outcome, StageError> {
+    /// The inputs of a stage that is about to use them, their content made sure of: where part of it is
+    /// missing or damaged, its producer runs again.
+    fn whole_inputs<'a>(
+        &'a self,
+        node: &'a Node,
+        mut inputs: Inputs,
+    ) -> BoxFuture<'a, Result<Inputs, StageError>> {
+        async move {
+            for (input, (_, needed)) in inputs.0.iter_mut().zip(&node.needs) {
+                if !input.artifact.is_whole(&self.context.store).await {
+                    input.artifact = self.again(*needed).await?;
+                }
+            }
+            Ok(inputs)
+        }
+        .boxed()
+    }
+
+    /// Runs a stage again whose result turned out to be damaged.
+    async fn again(&self, i: usize) -> Result<Artifact, StageError> {
+        // Several stages may find out at once.
+        let _turn = self.turns[i].lock().await;
+        let node = &self.graph.nodes()[i];
+        let known = self.progress[i].borrow().clone();
+        if let Progress::Ready(artifact) = known
+            && artifact.is_whole(&self.context.store).await
+        {
+            return Ok(artifact);
+        }
+        let what = "part of its result is missing or damaged in the store";
+        if self.context.options.frozen {
+            return Err(StageError::Missing(format!(
+                "`{}`: {what}, and the run is frozen",
+                node.name
+            )));
+        }
+        self.context.notice(&node.name, format!("{what}; working it out again"));
+        let start = Instant::now();
+        let inputs = self.whole_inputs(node, self.inputs(node).await?).await?;
+        let done = node.stage.run(&inputs, &self.context, &|_| {}).await?;
+        let outcome = self.done(node, &inputs, done).await?;
+        let artifact = outcome.artifact.clone().expect("BUG: a stage without a result");
+        self.tell(i, outcome, start).await;
+        Ok(artifact)
+    }
+
+    async fn done(&self, node: &Node, inputs: &Inputs, done: Done) -> Result<Outcome, StageError> {
         let Done { mut artifact, recipe, outcome, worked, failure } = done;
         let context = &*self.context;
         let afresh = !plan::may_reuse(node, context);
@@ -308,7 +373,8 @@ impl Run {
                     || node.kind == "engine"
             };
             let stale = context.store.get(recipe.key()).is_some_and(|record| !whole(&record));
-            let record = context.store.put(record, afresh || stale)?;
+            let record = context.store.publish(record, afresh || stale).await?;
+            context.store.find_blobs(&record).await;
             // Another process may have published first: then theirs is what counts.
             if !matches!(artifact, Artifact::Flows(_))
                 && let Some(theirs) = node.stage.restore(&record, &recipe, inputs, context)
@@ -317,7 +383,10 @@ impl Run {
             }
         }
         let state = if before.is_some() { StageState::Fresh } else { StageState::Ran };
-        self.restore_views(node, &artifact)?;
+        if !self.restore_views(node, &artifact)? {
+            let message = format!("the result of `{}` went from the store at once", node.name);
+            return Err(StageError::Failed(message));
+        }
         self.ended(node, state, &recipe, artifact, failure)
     }
 
@@ -330,20 +399,29 @@ impl Run {
         error: Option<String>,
     ) -> Result<Outcome, StageError> {
         let key = recipe.key();
-        let text = serde_json::to_vec(recipe).expect("BUG: a recipe is plain data");
-        let digest = self.context.store.put_blob(&text)?;
+        let known = self.last.stages.get(&node.name).filter(|last| last.key == key);
+        let digest = match known {
+            Some(last) => last.recipe,
+            None => {
+                let text = serde_json::to_vec(recipe).expect("BUG: a recipe is plain data");
+                self.context.store.put_blob(&text)?
+            }
+        };
         let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
         keys.insert(node.name.clone(), LastStage { key, recipe: digest });
         Ok(Outcome { state, key: Some(key), recipe: Some(digest), artifact: Some(artifact), error })
     }
 
-    fn restore_views(&self, node: &Node, artifact: &Artifact) -> Result<(), StageError> {
+    /// Puts a result into the work tree; `false` where the store has lost part of it.
+    fn restore_views(&self, node: &Node, artifact: &Artifact) -> Result<bool, StageError> {
         for view in node.stage.views(artifact, &self.context) {
-            view.restore(&node.name, &self.context)?;
+            if !view.restore(&node.name, &self.context)? {
+                return Ok(false);
+            }
             let mut files = self.files.lock().expect("BUG: the file lock is poisoned");
             files.insert(view.path, view.digest);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn frozen(&self, node: &Node, recipe: &Recipe) -> StageError {
@@ -353,14 +431,15 @@ impl Run {
                 node.name
             ));
         }
-        let store = &self.context.store;
-        let before = LastRun::read(store, &self.context.pipeline).recipe(store, &node.name);
+        let before = self.last.recipe(&self.context.store, &node.name);
         let why = match before {
             None => "the store has no result of it".to_owned(),
             Some(before) => {
                 let fields = recipe.differences_from(&before);
                 let list: Vec<_> = fields.iter().map(ToString::to_string).collect();
-                if list.is_empty() {
+                if let Some(day) = plan::collected_on(&self.context, recipe.key()) {
+                    format!("its result was removed by `forge store gc` on {day}")
+                } else if list.is_empty() {
                     "its result is gone from the store".to_owned()
                 } else {
                     list.join("; ")

@@ -36,6 +36,9 @@ pub struct Inputs<'a> {
     pub kinds: &'a [&'a str],
 }
 
+/// Who writes into a shared store: everybody, nobody, or continuous integration alone (where `CI` is set).
+pub const REMOTE_MODES: &[&str] = &["read-write", "read-only", "ci-writes"];
+
 /// A pipeline as declared.
 #[derive(Debug)]
 pub struct Manifest {
@@ -55,6 +58,10 @@ pub struct Manifest {
     pub declared: BTreeSet<String>,
     /// Folder of the store, where the manifest names one.
     pub store: Option<Utf8PathBuf>,
+    /// URL of the shared store, where the manifest names one.
+    pub remote: Option<String>,
+    /// Who writes into it, by a name of [`REMOTE_MODES`].
+    pub remote_mode: Option<String>,
     /// Digest of all files.
     pub digest: Digest,
     /// The files, for messages.
@@ -236,11 +243,13 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
     } else {
         top.table("pipeline");
     }
-    let mut store = None;
+    let (mut store, mut remote, mut remote_mode) = (None, None, None);
     if let Some(Entry { node: Node { item: Item::Table(table), span }, .. }) = root.get("store") {
         top.skip("store");
         let fields = Fields::new("[store]", *span, table, &context, sink);
         store = fields.path("path").map(|path| path.value);
+        remote = fields.text("remote").map(|url| url.value);
+        remote_mode = fields.choice("remote_mode", REMOTE_MODES).map(|mode| mode.value);
         fields.finish();
     } else {
         top.table("store");
@@ -271,6 +280,8 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
         overridden,
         stages,
         store,
+        remote,
+        remote_mode,
         declared,
         digest: digest.finish(),
         sources,

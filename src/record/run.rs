@@ -242,6 +242,9 @@ pub struct RunRecord {
     pub output_tokens: u64,
     /// What the user was told.
     pub notices: Vec<String>,
+    /// Where each stage stands in `stages`.
+    #[serde(skip)]
+    places: BTreeMap<String, usize>,
 }
 
 impl Default for RunRecord {
@@ -260,6 +263,7 @@ impl Default for RunRecord {
             samples_ms: BTreeMap::new(),
             output_tokens: 0,
             notices: Vec::new(),
+            places: BTreeMap::new(),
         }
     }
 }
@@ -288,6 +292,8 @@ impl RunRecord {
                         error: None,
                     })
                     .collect();
+                let names = stages.iter().enumerate();
+                self.places = names.map(|(i, (name, _))| (name.clone(), i)).collect();
             }
             Event::StageStarted { .. } | Event::FlowsExpanded { .. } => {}
             Event::EngineLoaded { stage, init_ms, .. } => {
@@ -303,7 +309,8 @@ impl RunRecord {
                 None => message.clone(),
             }),
             Event::StageFinished { stage, state, key, recipe, result, wall_ms, summary, error } => {
-                if let Some(run) = self.stages.iter_mut().find(|run| run.name == *stage) {
+                let place = self.places.get(stage).copied();
+                if let Some(run) = place.and_then(|place| self.stages.get_mut(place)) {
                     run.state = Some(*state);
                     run.key = *key;
                     run.recipe = *recipe;

@@ -82,7 +82,14 @@ pub(super) fn read(_: &str, fields: Fields<'_>, setting: &Setting<'_>) -> Option
 
 impl Command {
     /// What stands in the program's folder: declared files, and the results of other stages.
-    async fn layout(&self, inputs: &Inputs, context: &Context) -> Result<Layout, StageError> {
+    ///
+    /// With `whole`, the content of the files is made sure of: it is about to be used.
+    async fn layout(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        whole: bool,
+    ) -> Result<Layout, StageError> {
         let mut layout = Layout::default();
         for path in &self.files {
             let full = context.resolve(path)?;
@@ -91,7 +98,10 @@ impl Command {
                     format!("`{path}` is a folder; name the files that the command reads");
                 return Err(StageError::User(message));
             }
-            let (digest, _) = context.store.import_bytes(&full)?;
+            let digest = match whole {
+                true => context.store.import_whole(&full)?,
+                false => context.store.import(&full)?,
+            };
             layout.add(path.to_string(), digest, is_executable(&full))?;
         }
         for input in inputs.all("inputs") {
@@ -172,7 +182,7 @@ impl Stage for Command {
         inputs: &'a Inputs,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        async move { Ok(self.recipe_of(&self.layout(inputs, context).await?)) }.boxed()
+        async move { Ok(self.recipe_of(&self.layout(inputs, context, false).await?)) }.boxed()
     }
 
     fn restore(
@@ -185,7 +195,9 @@ impl Stage for Command {
         let mut files = Files::default();
         for path in &self.outputs {
             let digest = record.blob(path.value.as_str())?;
-            context.store.blob(digest)?;
+            if !context.store.has_blob(digest) {
+                return None;
+            }
             files.files.insert(path.value.to_string(), digest);
         }
         let names = record.inline(EXECUTABLE)?.as_array()?.iter();
@@ -207,7 +219,7 @@ impl Stage for Command {
             let folder = Utf8Path::from_path(dir.path()).ok_or_else(|| {
                 StageError::Failed("the temporary folder is not UTF-8".to_owned())
             })?;
-            let layout = self.layout(inputs, context).await?;
+            let layout = self.layout(inputs, context, true).await?;
             let recipe = self.recipe_of(&layout);
             layout.write(folder, context)?;
             for path in &self.outputs {

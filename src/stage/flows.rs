@@ -42,11 +42,12 @@ impl Flows {
         Flows { growth, file: Arc::new(file) }
     }
 
-    /// A whole table in the store; `None` where it is missing or corrupt.
-    pub fn stored(store: &Arc<Store>, digest: Digest, flows: u64) -> Option<Self> {
-        let bytes = store.blob(digest)?.len() as u64;
+    /// A whole table in the store; `None` where it is missing.
+    pub fn stored(store: &Store, digest: Digest, flows: u64) -> Option<Self> {
+        let file = File::open(store.blob_path(digest)).ok()?;
+        let bytes = file.metadata().ok()?.len();
         let (_, growth) = watch::channel(Growth { flows, bytes, end: Some(Ok(digest)) });
-        Some(Flows::growing(growth, File::open(store.blob_path(digest)).ok()?))
+        Some(Flows::growing(growth, file))
     }
 
     /// The digest of the whole table, once it is whole.

@@ -147,7 +147,9 @@ impl Stage for ReportStage {
         let mut files = Files::default();
         for format in &self.formats {
             let digest = record.blob(format)?;
-            context.store.blob(digest)?;
+            if !context.store.has_blob(digest) {
+                return None;
+            }
             files.files.insert(file_name(format), digest);
         }
         Some(Artifact::Files(files))

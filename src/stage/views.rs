@@ -21,18 +21,19 @@ pub struct View {
 }
 
 impl View {
-    /// Makes the file hold what it should. Content that no run has put there is kept in the store before it
-    /// is replaced, and that is said.
-    pub fn restore(&self, stage: &str, context: &Context) -> Result<(), StageError> {
+    /// Makes the file hold what it should; `false` where the store has lost the content. Content that no run
+    /// has put there is kept in the store before it is replaced, and that is said.
+    pub fn restore(&self, stage: &str, context: &Context) -> Result<bool, StageError> {
         let path = context.root.join(&self.path);
+        if context.store.digest_of_file(&path).is_ok_and(|found| found == self.digest) {
+            return Ok(true);
+        }
+        let Some(content) = context.store.blob(self.digest) else { return Ok(false) };
         if self.path.is_relative() {
             stays_inside(&path, context)?;
         }
         if let Ok(bytes) = std::fs::read(&path) {
             let found = Digest::of(&bytes);
-            if found == self.digest {
-                return Ok(());
-            }
             if context.views.get(&self.path) != Some(&found) {
                 context.store.put_blob(&bytes)?;
                 let message = format!(
@@ -43,15 +44,12 @@ impl View {
                 context.notice(stage, message);
             }
         }
-        let bytes = context.store.blob(self.digest).ok_or_else(|| {
-            StageError::Failed(format!("the content of `{}` is gone from the store", self.path))
-        })?;
-        replace_file(&path, &bytes)?;
+        replace_file(&path, &content)?;
         if self.executable {
             let mode = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(&path, mode).map_err(crate::store::at("write", &path))?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -59,9 +57,8 @@ impl View {
 fn stays_inside(path: &Utf8Path, context: &Context) -> Result<(), StageError> {
     let folder = path.ancestors().skip(1).find(|folder| folder.exists());
     let real = folder.and_then(|folder| folder.canonicalize_utf8().ok());
-    let root = context.root.canonicalize_utf8().unwrap_or_else(|_| context.root.clone());
     match real {
-        Some(real) if real.starts_with(&root) => Ok(()),
+        Some(real) if real.starts_with(&context.root) => Ok(()),
         _ => Err(StageError::User(format!("`{path}` lies behind a link that leaves the project"))),
     }
 }

@@ -74,8 +74,27 @@ impl Blobs {
     }
 
     pub(super) fn get(&self, digest: Digest) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.path(digest)).ok()?;
-        (Digest::of(&bytes) == digest).then_some(bytes)
+        let path = self.path(digest);
+        let bytes = fs::read(&path).ok()?;
+        if Digest::of(&bytes) == digest {
+            return Some(bytes);
+        }
+        // Good for nothing, and in the way of what would be written in its place.
+        let _ = fs::remove_file(path);
+        None
+    }
+
+    /// Whether a blob is there and its content is what its name says. One that is damaged goes.
+    pub(super) fn is_whole(&self, digest: Digest) -> bool {
+        let path = self.path(digest);
+        match digest_of_file(&path) {
+            Ok(found) if found == digest => true,
+            Ok(_) => {
+                let _ = fs::remove_file(path);
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {

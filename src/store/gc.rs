@@ -6,8 +6,10 @@
 //! holds a key before it looks for it, so that it either finds it or works it out again; nothing that it has
 //! found goes away under its hands.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use camino::Utf8PathBuf;
@@ -35,6 +37,8 @@ pub struct GcOptions {
     /// Bytes of all records and blobs: the oldest go until it is kept, those of kept runs too, but never
     /// what other roots need.
     pub max_size: Option<u64>,
+    /// Keep nothing but what pins and living processes need.
+    pub clear: bool,
     /// Only say what would go.
     pub dry_run: bool,
 }
@@ -45,6 +49,7 @@ impl Default for GcOptions {
             keep_runs: 10,
             max_age: Duration::from_secs(14 * 24 * 3600),
             max_size: None,
+            clear: false,
             dry_run: false,
         }
     }
@@ -127,7 +132,8 @@ impl Store {
             None => (keep(0), 0),
             Some(max) => within(max, &inventory, now, keep),
         };
-        let cutoff_blobs = now.saturating_sub(millis(options.max_age.max(YOUNG)));
+        let young = if options.clear { Duration::ZERO } else { options.max_age.max(YOUNG) };
+        let cutoff_blobs = now.saturating_sub(millis(young));
         let mut report =
             GcReport { dry_run: options.dry_run, bytes_over: over, ..Default::default() };
         let dead = inventory.dead(&marked, cutoff_blobs, self.held_since(), &mut report);
@@ -150,9 +156,21 @@ impl Store {
         let folder = self.root.join("gone");
         let wanted = &key.bytes()[..GONE_KEY];
         journal::names(&folder, ".keys").ok()?.iter().rev().find_map(|name| {
-            let bytes = fs::read(folder.join(name)).ok()?;
-            let keys: Vec<_> = bytes.chunks_exact(GONE_KEY).collect();
-            keys.binary_search(&wanted).ok()?;
+            let file = File::open(folder.join(name)).ok()?;
+            let (mut low, mut high) = (0, file.metadata().ok()?.len() / GONE_KEY as u64);
+            let mut key = [0; GONE_KEY];
+            while low < high {
+                let middle = u64::midpoint(low, high);
+                file.read_exact_at(&mut key, middle * GONE_KEY as u64).ok()?;
+                match key.as_slice().cmp(wanted) {
+                    Ordering::Less => low = middle + 1,
+                    Ordering::Equal => break,
+                    Ordering::Greater => high = middle,
+                }
+            }
+            if low == high {
+                return None;
+            }
             let ulid = name.strip_suffix(".keys").and_then(|n| ulid::Ulid::from_string(n).ok())?;
             Some(ulid.timestamp_ms())
         })
@@ -191,10 +209,14 @@ impl Store {
 
     /// Texts in which what must stay is named.
     fn roots(&self, options: &GcOptions, texts: &RootTexts) -> Vec<[u8; 32]> {
-        let mut roots: Vec<[u8; 32]> = texts.iter().flat_map(|text| digests_in(text)).collect();
+        let mut roots = Held::read(&self.root).digests;
         for (_, text) in pins(&self.root) {
             roots.extend(digests_in(&text));
         }
+        if options.clear {
+            return roots;
+        }
+        roots.extend(texts.iter().flat_map(|text| digests_in(text)));
         let last = self.root.join("last");
         for name in journal::names(&last, ".json").unwrap_or_default() {
             roots.extend(digests_in(&fs::read(last.join(name)).unwrap_or_default()));
@@ -206,7 +228,6 @@ impl Store {
                 roots.extend(digests_in(&fs::read(path).unwrap_or_default()));
             }
         }
-        roots.extend(Held::read(&self.root).digests);
         roots
     }
 

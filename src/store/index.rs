@@ -71,8 +71,8 @@ pub(super) struct Index {
     /// The largest first: most keys are there.
     packs: Vec<Pack>,
     opened: Instant,
-    /// When it was last looked for what others have published, in milliseconds since it was opened.
-    looked_ms: AtomicU64,
+    /// When to look again for what others have published, in milliseconds since it was opened.
+    look_at_ms: AtomicU64,
 }
 
 impl Index {
@@ -84,7 +84,7 @@ impl Index {
             places: Places::default(),
             packs: Vec::new(),
             opened: Instant::now(),
-            looked_ms: AtomicU64::new(0),
+            look_at_ms: AtomicU64::new(0),
         };
         index.scan()?;
         Ok(index)
@@ -94,10 +94,10 @@ impl Index {
     /// published in between is harmless.
     pub(super) fn is_stale(&self) -> bool {
         let now = self.opened.elapsed().as_millis() as u64;
-        if now < self.looked_ms.load(Relaxed) + REFRESH_TIME.as_millis() as u64 {
+        if now < self.look_at_ms.load(Relaxed) {
             return false;
         }
-        self.looked_ms.store(now, Relaxed);
+        self.look_at_ms.store(now + REFRESH_TIME.as_millis() as u64, Relaxed);
         let grown = |log: &Log| log.file.metadata().is_ok_and(|meta| meta.len() > log.read_to);
         let known = |names: Vec<String>| {
             let mut known: Vec<_> = self.logs.iter().flatten().map(|log| &log.name).collect();

@@ -5,6 +5,7 @@
 //! nobody waits for a lock, several processes share a store, and whatever is missing or corrupt is a miss: its
 //! producer runs again.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, RwLock};
 
@@ -20,9 +21,11 @@ mod journal;
 mod line;
 mod pack;
 mod record;
+mod remote;
 mod roots;
 mod runs;
 mod seal;
+mod share;
 mod stat;
 mod transfer;
 mod usage;
@@ -31,7 +34,9 @@ mod verify;
 pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness};
+pub use remote::{Access, Remote, RemoteError};
 pub use runs::RunFolder;
+pub use share::{Shared, Tier};
 pub use transfer::Transferred;
 pub use usage::{Amount, StoreStat, StoreUsage};
 pub use verify::{Damage, Verified};
@@ -112,6 +117,9 @@ pub struct Store {
     stat: stat::StatCache,
     tuning: Tuning,
     hold: roots::Hold,
+    sharing: Mutex<share::Sharing>,
+    /// Blobs whose content was found good.
+    whole: Mutex<HashSet<Digest>>,
     /// Seals and merges beside the work.
     tidying: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -142,6 +150,8 @@ impl Store {
             stat: stat::StatCache::open(root.join("stat")),
             tuning,
             hold: roots::Hold::new(root),
+            sharing: Mutex::default(),
+            whole: Mutex::default(),
             tidying: Mutex::new(None),
         })
     }
@@ -329,6 +339,19 @@ impl Store {
         self.blobs.has(digest)
     }
 
+    /// Whether the content of a blob is what its name says. Read once in a process.
+    pub fn is_whole(&self, digest: Digest) -> bool {
+        let known = || self.whole.lock().expect("BUG: the blob lock is poisoned");
+        if known().contains(&digest) {
+            return self.has_blob(digest);
+        }
+        let is_whole = self.blobs.is_whole(digest);
+        if is_whole {
+            known().insert(digest);
+        }
+        is_whole
+    }
+
     /// Where the bytes of a blob are.
     pub fn blob_path(&self, digest: Digest) -> Utf8PathBuf {
         self.blobs.path(digest)
@@ -362,9 +385,9 @@ impl Store {
     /// Like [`Store::import`], for content that will be read as a stream: its blob is known to be whole.
     pub fn import_whole(&self, path: &Utf8Path) -> Result<Digest, StoreError> {
         let digest = self.import(path)?;
-        match blob::digest_of_file(&self.blob_path(digest)) {
-            Ok(found) if found == digest => Ok(digest),
-            _ => Ok(self.import_bytes(path)?.0),
+        match self.is_whole(digest) {
+            true => Ok(digest),
+            false => Ok(self.import_bytes(path)?.0),
         }
     }
 

@@ -389,8 +389,8 @@ impl Stage for Workflow {
             summary: serde_json::from_value(record.inline("summary")?.clone()).ok()?,
         };
         let blobs = [samples.table, samples.observed, samples.info];
-        let whole = blobs.iter().all(|digest| context.store.blob(*digest).is_some());
-        whole.then(|| Artifact::Samples(samples.into()))
+        let present = blobs.iter().all(|digest| context.store.has_blob(*digest));
+        present.then(|| Artifact::Samples(samples.into()))
     }
 
     fn run<'a>(

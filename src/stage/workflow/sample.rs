@@ -86,22 +86,22 @@ pub fn recipe(settings: &Semantics, engine: Digest, flow: &Flow, epoch: u32) -> 
 }
 
 /// A sample of the store, if it is there.
-pub fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, Observed)> {
+async fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, Observed)> {
     let start = Instant::now();
-    let record = store.get(recipe.key())?;
+    let (record, tier) = store.find(recipe.key()).await?;
     let mut sample: Sample = serde_json::from_value(record.inline("sample")?.clone()).ok()?;
     let observed: Observed = serde_json::from_value(record.witness.observed?).ok()?;
     // Labels are in no key, and may have changed.
     sample.flow.clone_from(&flow.id);
     sample.tags.clone_from(&flow.tags);
-    Some((sample, observed.replayed(ServedFrom::Disk, ms(start))))
+    Some((sample, observed.replayed(tier.into(), ms(start))))
 }
 
 /// Runs one sample, or recalls it.
 pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, Observed), Failure> {
     let recipe = recipe(&job.settings, job.engine, flow, epoch);
     if job.mode != Mode::Afresh
-        && let Some(found) = recall(&job.store, &recipe, flow)
+        && let Some(found) = recall(&job.store, &recipe, flow).await
     {
         return Ok(found);
     }
@@ -146,12 +146,12 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
         tags: flow.tags.clone(),
     };
     if outcome.is_final() && job.mode != Mode::Frozen {
-        remember(job, recipe, &sample, &observed)?;
+        remember(job, recipe, &sample, &observed).await?;
     }
     Ok((sample, observed))
 }
 
-fn remember(
+async fn remember(
     job: &Job,
     recipe: Recipe,
     sample: &Sample,
@@ -169,7 +169,7 @@ fn remember(
         ..Witness::default()
     };
     let record = Record { recipe, outcome: store::Outcome::Value(ports.into()), witness };
-    job.store.put(record, job.mode == Mode::Afresh)?;
+    job.store.publish(record, job.mode == Mode::Afresh).await?;
     Ok(())
 }
 

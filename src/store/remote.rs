@@ -1,0 +1,405 @@
+//! A shared store behind an URL: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage, a network
+//! folder. Knows nothing of records beyond their keys, nor of the local store.
+//!
+//! Objects have the names that files have in a store (`cas/ab/cdef…`), and every record is an object of its own
+//! (`records/ab/cdef…`), so that two runs share results while they run. An object is written if there is none
+//! yet, and who comes second takes what the first has written. Where a server ignores that condition the last
+//! one stays, which costs an answer asked twice and nothing else: a name says all that its content depends on.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    ClientOptions, Error, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions,
+    RetryConfig,
+};
+use url::Url;
+
+use super::transfer::blob_name;
+use crate::digest::{Digest, Key};
+
+/// Failures in a row after which a shared store is left alone for a while.
+const FAILURES_MAX: u32 = 3;
+/// How long it is left alone.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Longest time of one request, with what the client tries again by itself.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The client's own further attempts; what outlasts them is an outage.
+const RETRIES: usize = 2;
+/// The object that says what is in the store.
+const MARKER: &str = "store.toml";
+const MARKER_TEXT: &str = "format = 1\nhash = \"sha256\"\n";
+/// Schemes in messages.
+const KNOWN: &str = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder";
+
+/// Who writes into the shared store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Results of others are used, and ours are shared.
+    ReadWrite,
+    /// Results of others are used.
+    ReadOnly,
+}
+
+/// Why a shared store cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RemoteError {
+    /// The user can fix it.
+    #[error("{0}")]
+    User(String),
+    /// It may work later.
+    #[error("{0}")]
+    Outage(String),
+}
+
+/// Whether the shared store is asked.
+#[derive(Default)]
+struct Breaker {
+    failures: u32,
+    open_until: Option<Instant>,
+    last: String,
+}
+
+/// A shared store.
+pub struct Remote {
+    objects: Arc<dyn ObjectStore>,
+    url: String,
+    access: Access,
+    breaker: Mutex<Breaker>,
+    tell: Box<dyn Fn(String) + Send + Sync>,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Remote {
+    /// Opens the store at an URL. `vars` are those of the environment: credentials come from nowhere else.
+    /// `tell` gets what the user should know at once.
+    pub fn open(
+        url: &str,
+        access: Access,
+        vars: &[(String, String)],
+        tell: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Remote, RemoteError> {
+        let parsed = Url::parse(url).map_err(|error| {
+            RemoteError::User(format!("`{url}` is no URL: {error} (known: {KNOWN})"))
+        })?;
+        if !parsed.username().is_empty() || parsed.password().is_some() || parsed.query().is_some()
+        {
+            let shown = format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or(""));
+            return Err(RemoteError::User(format!(
+                "the URL of the shared store `{shown}…` carries more than a place; credentials come from the environment"
+            )));
+        }
+        Ok(Remote {
+            objects: connect(&parsed, vars)?,
+            url: url.to_owned(),
+            access,
+            breaker: Mutex::default(),
+            tell: Box::new(tell),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+        })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether results may be written.
+    pub fn may_write(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
+    /// Objects read and written so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.reads.load(Relaxed), self.writes.load(Relaxed))
+    }
+
+    /// Whether it is there and lets us in, and is a store that we know. An empty place becomes one.
+    pub async fn probe(&self) -> Result<(), RemoteError> {
+        let path = Path::from(MARKER);
+        let text = match self.timed(self.objects.get(&path)).await {
+            Ok(found) => found.bytes().await.map_err(|error| self.explain(&error))?,
+            Err(Error::NotFound { .. }) if self.may_write() => {
+                let payload = Bytes::from_static(MARKER_TEXT.as_bytes());
+                match self.create(&path, payload, false).await {
+                    Ok(()) | Err(Error::AlreadyExists { .. }) => return Ok(()),
+                    Err(error) => return Err(self.explain(&error)),
+                }
+            }
+            // Whoever may only read has nothing to read yet.
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(self.explain(&error)),
+        };
+        match text.starts_with(b"format = 1\n") {
+            true => Ok(()),
+            false => Err(RemoteError::User(format!(
+                "`{}` holds a shared store of another format; a newer forge may know it",
+                self.url
+            ))),
+        }
+    }
+
+    /// The line of a key.
+    pub(super) async fn record(&self, key: Key) -> Option<Bytes> {
+        self.read(&Path::from(record_name(key))).await
+    }
+
+    /// The bytes of a blob, unchecked.
+    pub(super) async fn blob(&self, digest: Digest) -> Option<Bytes> {
+        self.read(&Path::from(blob_name(digest))).await
+    }
+
+    /// Writes a record, or gives back the one that was there first.
+    pub(super) async fn put_record(
+        &self,
+        key: Key,
+        line: Vec<u8>,
+        supersede: bool,
+    ) -> Result<Option<Bytes>, RemoteError> {
+        let path = Path::from(record_name(key));
+        match self.guarded(self.create(&path, line.into(), supersede)).await {
+            Ok(()) => Ok(None),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                Ok(self.read(&path).await)
+            }
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// Writes a blob, unless it is there.
+    pub(super) async fn put_blob(&self, digest: Digest, bytes: Vec<u8>) -> Result<(), RemoteError> {
+        let path = Path::from(blob_name(digest));
+        // Asking first saves sending what is there.
+        if bytes.len() > 64 * 1024 && self.guarded(self.objects.head(&path)).await.is_ok() {
+            return Ok(());
+        }
+        match self.guarded(self.create(&path, bytes.into(), false)).await {
+            Ok(()) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// All keys and blobs there are.
+    pub(super) async fn list(&self) -> Result<(Vec<Key>, Vec<Digest>), RemoteError> {
+        let mut keys = Vec::new();
+        let mut digests = Vec::new();
+        for folder in ["records", "cas"] {
+            let path = Path::from(folder);
+            let mut objects = self.objects.list(Some(&path)).into_stream();
+            while let Some(object) = objects.next().await {
+                let object = object.map_err(|error| self.explain(&error))?;
+                let name = object.location.as_ref().trim_start_matches(folder).replace('/', "");
+                match folder {
+                    "records" => keys.extend(name.parse::<Key>().ok()),
+                    _ => digests.extend(name.parse::<Digest>().ok()),
+                }
+            }
+        }
+        keys.sort();
+        digests.sort();
+        Ok((keys, digests))
+    }
+
+    async fn read(&self, path: &Path) -> Option<Bytes> {
+        if self.is_open() {
+            return None;
+        }
+        let reading = async { self.objects.get(path).await?.bytes().await };
+        let bytes = self.guarded(reading).await.ok()?;
+        self.reads.fetch_add(1, Relaxed);
+        Some(bytes)
+    }
+
+    async fn create(&self, path: &Path, bytes: Bytes, overwrite: bool) -> Result<(), Error> {
+        let put = |mode: PutMode| {
+            let options = PutOptions { mode, ..PutOptions::default() };
+            self.objects.put_opts(path, bytes.clone().into(), options)
+        };
+        let mode = if overwrite { PutMode::Overwrite } else { PutMode::Create };
+        match self.timed(put(mode)).await {
+            // A server without conditional writes.
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) if !overwrite => {
+                self.timed(put(PutMode::Overwrite)).await?;
+            }
+            other => drop(other?),
+        }
+        self.writes.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    async fn timed<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let late = || Error::Generic {
+            store: "shared store",
+            source: format!("no answer within {}", humantime::format_duration(TIMEOUT)).into(),
+        };
+        tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Counts failures in a row; what is merely not there is none.
+    async fn guarded<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if self.is_open() {
+            let last = self.breaker().last.clone();
+            return Err(Error::Generic { store: "shared store", source: last.into() });
+        }
+        let result = self.timed(work).await;
+        match &result {
+            Ok(_) | Err(Error::NotFound { .. } | Error::AlreadyExists { .. }) => {
+                self.breaker().failures = 0;
+            }
+            Err(Error::Precondition { .. }) => self.breaker().failures = 0,
+            Err(error) => self.failed(error),
+        }
+        result
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().expect("BUG: the breaker lock is poisoned")
+    }
+
+    /// Whether it is left alone at the moment. After the pause, one failure is enough for the next.
+    fn is_open(&self) -> bool {
+        self.breaker().open_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Leaves it alone for a while, for it did not answer.
+    pub fn pause(&self, error: &RemoteError) {
+        {
+            let mut breaker = self.breaker();
+            breaker.failures = FAILURES_MAX;
+            breaker.last = error.to_string();
+            breaker.open_until = Some(Instant::now() + PAUSE);
+        }
+        self.tell_pause(&error.to_string());
+    }
+
+    fn tell_pause(&self, error: &str) {
+        (self.tell)(format!(
+            "{error}; going on with the local store alone, and asking again in {} s",
+            PAUSE.as_secs()
+        ));
+    }
+
+    /// Ends the pause: for a last attempt at the end of a run.
+    pub(super) fn close_breaker(&self) {
+        *self.breaker() = Breaker::default();
+    }
+
+    fn failed(&self, error: &Error) {
+        let text = self.explain(error).to_string();
+        let first = {
+            let mut breaker = self.breaker();
+            breaker.failures += 1;
+            breaker.last.clone_from(&text);
+            let opens = breaker.failures >= FAILURES_MAX && !breaker.is_paused();
+            if opens {
+                breaker.open_until = Some(Instant::now() + PAUSE);
+            }
+            opens
+        };
+        if first {
+            self.tell_pause(&text);
+        }
+    }
+
+    fn explain(&self, error: &Error) -> RemoteError {
+        let url = &self.url;
+        match error {
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+                RemoteError::User(format!(
+                    "the shared store `{url}` refuses these credentials; they come from the environment \
+                     (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …)"
+                ))
+            }
+            Error::NotFound { .. } => RemoteError::User(format!(
+                "there is no shared store at `{url}`: the bucket or folder does not exist"
+            )),
+            error => RemoteError::Outage(format!(
+                "the shared store `{url}` does not answer: {}",
+                innermost(error)
+            )),
+        }
+    }
+}
+
+impl Breaker {
+    fn is_paused(&self) -> bool {
+        self.open_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// `records/ab/cdef…`.
+fn record_name(key: Key) -> String {
+    let name = key.to_string();
+    format!("records/{}/{}", &name[..2], &name[2..])
+}
+
+/// The cause under layers of clients: one line, without the addresses of requests.
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let text = cause.to_string();
+    text.lines().next().unwrap_or("").chars().take(200).collect()
+}
+
+fn connect(url: &Url, vars: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+    let user = |error: Error| RemoteError::User(format!("`{url}`: {}", innermost(&error)));
+    let unknown =
+        || RemoteError::User(format!("`{url}` is no place for a shared store (known: {KNOWN})"));
+    let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|_| unknown())?;
+    let retry =
+        RetryConfig { max_retries: RETRIES, retry_timeout: TIMEOUT / 2, ..RetryConfig::default() };
+    let client = ClientOptions::new().with_timeout(TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+    // Every variable that a builder knows, as its own `from_env` takes them.
+    macro_rules! build {
+        ($builder:ty) => {{
+            let builder = <$builder>::new()
+                .with_retry(retry)
+                .with_client_options(client)
+                .with_url(url.as_str());
+            let known = vars.iter().filter_map(|(name, value)| {
+                Some((name.to_ascii_lowercase().parse().ok()?, value.clone()))
+            });
+            known.fold(builder, |builder, (key, value)| builder.with_config(key, value))
+        }};
+    }
+    Ok(match scheme {
+        ObjectStoreScheme::AmazonS3 => {
+            let store = build!(AmazonS3Builder).build().map_err(user)?;
+            Arc::new(PrefixStore::new(store, path))
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let store = build!(GoogleCloudStorageBuilder).build().map_err(user)?;
+            Arc::new(PrefixStore::new(store, path))
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            let store = build!(MicrosoftAzureBuilder).build().map_err(user)?;
+            Arc::new(PrefixStore::new(store, path))
+        }
+        ObjectStoreScheme::Local => {
+            let folder = url.to_file_path().map_err(|()| unknown())?;
+            if !folder.is_dir() {
+                // Not made here: it may be a network folder that is not mounted.
+                let message =
+                    format!("there is no folder `{}` for a shared store", folder.display());
+                return Err(RemoteError::User(message));
+            }
+            Arc::new(LocalFileSystem::new_with_prefix(folder).map_err(user)?)
+        }
+        _ => return Err(unknown()),
+    })
+}
