@@ -308,7 +308,7 @@ impl Recipe {
 }
 
 /// One thing that differs between two recipes. `None` means absent on that side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Difference {
     /// Name of the field or input, nested tables joined with dots.
     pub path: String,
@@ -318,16 +318,29 @@ pub struct Difference {
     pub after: Option<String>,
 }
 
+impl Difference {
+    /// As part of a sentence; of a difference without values, that there is one.
+    pub fn sentence(&self) -> String {
+        match (&self.before, &self.after) {
+            (None, None) => format!("`{}` changed", self.path),
+            (before, after) => format!("`{}` {} → {}", self.path, shown(before), shown(after)),
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |side: &Option<String>| match side {
-            None => "(absent)".to_owned(),
-            Some(text) if text.chars().count() > 60 => {
-                text.chars().take(57).chain("...".chars()).collect()
-            }
-            Some(text) => text.clone(),
-        };
-        write!(f, "{}: {} -> {}", self.path, show(&self.before), show(&self.after))
+        write!(f, "{}: {} -> {}", self.path, shown(&self.before), shown(&self.after))
+    }
+}
+
+fn shown(side: &Option<String>) -> String {
+    match side {
+        None => "(absent)".to_owned(),
+        Some(text) if text.chars().count() > 60 => {
+            text.chars().take(57).chain("...".chars()).collect()
+        }
+        Some(text) => text.clone(),
     }
 }
 

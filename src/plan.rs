@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Difference, Digest, Key, Recipe};
 use crate::graph::{Graph, Node};
-use crate::stage::workflow::{self, Survey};
+use crate::stage::workflow::{Earlier, RequestExplained, Survey};
 use crate::stage::{Artifact, Context, Input, Inputs, StageError};
 use crate::store::{Record, Store};
 
@@ -29,6 +29,11 @@ pub enum State {
     Lost,
     /// The command line or `cache = false` asks for a new result.
     Forced,
+    /// It ran with exactly this, and `forge store gc` has removed the result.
+    Collected {
+        /// The day.
+        on: String,
+    },
     /// Its inputs are not known before these stages have run.
     Waiting {
         /// Their names.
@@ -44,6 +49,7 @@ impl State {
             State::New => "new",
             State::Changed { .. } => "changed",
             State::Lost => "lost",
+            State::Collected { .. } => "collected",
             State::Forced => "forced",
             State::Waiting { .. } => "waiting",
         }
@@ -101,6 +107,11 @@ impl LastRun {
         let last = self.stages.get(stage)?;
         let kept = store.blob(last.recipe).and_then(|bytes| serde_json::from_slice(&bytes).ok());
         kept.or_else(|| Some(store.get(last.key)?.recipe))
+    }
+
+    /// The table of samples of a workflow.
+    pub fn samples(&self, store: &Store, stage: &str) -> Option<Digest> {
+        store.get(self.stages.get(stage)?.key)?.blob("samples")
     }
 }
 
@@ -187,8 +198,8 @@ async fn assess_node(
         admission: None,
     };
     let inputs = match gather(node, graph, artifacts) {
-        Ok(inputs) => inputs,
-        Err(on) => {
+        Gathered::Inputs(inputs) => inputs,
+        Gathered::Waiting(on) => {
             plan.state = State::Waiting { on };
             return Ok((plan, None));
         }
@@ -196,8 +207,11 @@ async fn assess_node(
     let assessed = assess(node, &inputs, context).await?;
     plan.key = Some(assessed.key);
     if let Some(workflow) = node.stage.as_workflow() {
-        if assessed.artifact.is_none() {
-            plan.survey = Some(workflow.survey(&inputs, context).await?);
+        if let Some(Artifact::Samples(samples)) = &assessed.artifact {
+            plan.survey = Some(Survey::of_whole(samples, context));
+        } else {
+            let earlier = Earlier::read(context, last.samples(&context.store, &node.name));
+            plan.survey = Some(workflow.survey(&inputs, context, &earlier).await?);
         }
         plan.admission = Some(workflow.admission(workflow.sources(&inputs).1, context));
     }
@@ -222,6 +236,9 @@ fn state(node: &Node, assessed: &Assessed, last: &LastRun, context: &Context) ->
     if !may_reuse(node, context) {
         return State::Forced;
     }
+    if let Some(on) = collected_on(context, assessed.key) {
+        return State::Collected { on };
+    }
     match last.recipe(&context.store, &node.name) {
         None => State::New,
         Some(before) => {
@@ -231,11 +248,19 @@ fn state(node: &Node, assessed: &Assessed, last: &LastRun, context: &Context) ->
     }
 }
 
-fn gather(
+/// The inputs of a stage, as far as they are known.
+pub(crate) enum Gathered {
+    /// All of them.
+    Inputs(Inputs),
+    /// These stages have no result yet.
+    Waiting(Vec<String>),
+}
+
+pub(crate) fn gather(
     node: &Node,
     graph: &Graph,
     artifacts: &BTreeMap<usize, Artifact>,
-) -> Result<Inputs, Vec<String>> {
+) -> Gathered {
     let mut inputs = Inputs::default();
     let mut missing = Vec::new();
     for (port, needed) in &node.needs {
@@ -247,7 +272,7 @@ fn gather(
             None => missing.push(stage),
         }
     }
-    if missing.is_empty() { Ok(inputs) } else { Err(missing) }
+    if missing.is_empty() { Gathered::Inputs(inputs) } else { Gathered::Waiting(missing) }
 }
 
 /// Why a stage, or one of its samples, is not what it was in the last run.
@@ -259,8 +284,14 @@ pub struct Explanation {
     pub key: Option<Key>,
     /// Whether the store has its result.
     pub remembered: bool,
+    /// The day on which `forge store gc` removed the result, where it did.
+    pub collected_on: Option<String>,
     /// What differs from the last run; `None` where there was none.
     pub fields: Option<Vec<Difference>>,
+    /// Of a workflow that would run: why samples have no answer.
+    pub samples: Option<Survey>,
+    /// Of a flow: its requests, up to the first that the store cannot answer.
+    pub requests: Vec<RequestExplained>,
     /// Stages that have to run before more can be said.
     pub waiting: Vec<String>,
 }
@@ -277,7 +308,7 @@ pub async fn explain(
     let wanted = graph.with_needed(graph.nodes()[target].needs.iter().map(|(_, needed)| *needed));
     for i in graph.order().iter().filter(|i| wanted.contains(i)) {
         let node = &graph.nodes()[*i];
-        let Ok(inputs) = gather(node, graph, &artifacts) else { continue };
+        let Gathered::Inputs(inputs) = gather(node, graph, &artifacts) else { continue };
         let assessed = assess(node, &inputs, context).await?;
         let ignore = |_| {};
         let artifact = match assessed.artifact {
@@ -294,54 +325,47 @@ pub async fn explain(
     }
     let node = &graph.nodes()[target];
     let name = flow.map_or_else(|| node.name.clone(), |flow| format!("{}/{flow}", node.name));
-    let inputs = match gather(node, graph, &artifacts) {
-        Ok(inputs) => inputs,
-        Err(waiting) => {
-            return Ok(Explanation {
-                node: name,
-                key: None,
-                remembered: false,
-                fields: None,
-                waiting,
-            });
-        }
-    };
-    let (recipe, before) = match flow {
-        None => {
-            let recipe = node.stage.recipe(&inputs, context).await?;
-            (recipe, last.recipe(&context.store, &node.name))
-        }
-        Some(flow) => sample_recipes(node, flow, &inputs, &last, context).await?,
-    };
-    Ok(Explanation {
+    let mut explanation = Explanation {
         node: name,
-        key: Some(recipe.key()),
-        remembered: context.store.get(recipe.key()).is_some(),
-        fields: before.map(|before| recipe.differences_from(&before)),
+        key: None,
+        remembered: false,
+        collected_on: None,
+        fields: None,
+        samples: None,
+        requests: Vec::new(),
         waiting: Vec::new(),
-    })
-}
-
-async fn sample_recipes(
-    node: &Node,
-    flow: &str,
-    inputs: &Inputs,
-    last: &LastRun,
-    context: &Context,
-) -> Result<(Recipe, Option<Recipe>), StageError> {
-    let Some(workflow) = node.stage.as_workflow() else {
-        let message =
-            format!("`{}` is of kind {}; only workflows have flows", node.name, node.kind);
-        return Err(StageError::User(message));
     };
-    let found = workflow.sample_recipe(flow, inputs, context).await?;
-    let Some((recipe, _)) = found else {
-        return Err(StageError::User(format!("`{}` has no flow `{flow}`", node.name)));
+    let inputs = match gather(node, graph, &artifacts) {
+        Gathered::Inputs(inputs) => inputs,
+        Gathered::Waiting(waiting) => return Ok(Explanation { waiting, ..explanation }),
     };
-    let before = last.stages.get(&node.name).and_then(|stage| {
-        let table = context.store.get(stage.key)?.blob("samples")?;
-        let key = workflow::sample_key(context, table, flow)?;
-        Some(context.store.get(key)?.recipe)
-    });
-    Ok((recipe, before))
+    let earlier = || Earlier::read(context, last.samples(&context.store, &node.name));
+    let (recipe, before) = match (flow, node.stage.as_workflow()) {
+        (None, workflow) => {
+            let assessed = assess(node, &inputs, context).await?;
+            if let Some(workflow) = workflow.filter(|_| assessed.artifact.is_none()) {
+                let survey = workflow.survey(&inputs, context, &earlier()).await?;
+                explanation.samples = Some(survey);
+            }
+            (assessed.recipe, last.recipe(&context.store, &node.name))
+        }
+        (Some(_), None) => {
+            return Err(StageError::User(format!(
+                "`{}` is of kind {}; only workflows have flows",
+                node.name, node.kind
+            )));
+        }
+        (Some(flow), Some(workflow)) => {
+            let found = workflow.explain_sample(flow, &inputs, context, &earlier()).await?;
+            let unknown = || StageError::User(format!("`{}` has no flow `{flow}`", node.name));
+            let sample = found.ok_or_else(unknown)?;
+            explanation.requests = sample.requests;
+            (sample.recipe, sample.before)
+        }
+    };
+    explanation.key = Some(recipe.key());
+    explanation.remembered = context.store.get(recipe.key()).is_some();
+    explanation.collected_on = collected_on(context, recipe.key());
+    explanation.fields = before.map(|before| recipe.differences_from(&before));
+    Ok(explanation)
 }

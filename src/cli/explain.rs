@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::plan::survey_lines;
 use super::project::{Project, usage};
-use super::{Failure, ManifestArgs, block_on, print};
+use super::{Failure, ManifestArgs, block_on, print, say};
 use crate::plan::{Explanation, explain};
 use crate::stage::Options;
 
@@ -43,11 +44,17 @@ impl Explain {
             )));
         }
         let options = Options { limit: self.manifest.limit, offline: true, ..Options::default() };
-        let context = project.context(project.store(&self.manifest)?, options, Arc::new(|_| {}));
-        let mut explanations = Vec::new();
-        for node in nodes {
-            explanations.push(block_on(explain(&project.graph, &context, node, flow))??);
-        }
+        let store = project.store(&self.manifest)?;
+        let context = project.context(store.clone(), options, Arc::new(|_| {}));
+        let explanations = block_on(async {
+            let tell = |message: String| say(&format!("warning: {message}"));
+            project.share(&self.manifest, &store, false, tell).await?;
+            let mut explanations = Vec::new();
+            for node in nodes {
+                explanations.push(explain(&project.graph, &context, node, flow).await?);
+            }
+            Ok::<_, Failure>(explanations)
+        })??;
         if self.json {
             let text =
                 serde_json::to_string_pretty(&explanations).expect("BUG: this is plain data");
@@ -60,20 +67,46 @@ impl Explain {
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { node, key, remembered, fields, waiting } = explanation;
-    if !waiting.is_empty() {
-        return format!("{node}: waits for {}, so there is no more to say", waiting.join(", "));
+    let node = &explanation.node;
+    if !explanation.waiting.is_empty() {
+        let on = explanation.waiting.join(", ");
+        return format!("{node}: waits for {on}, so there is no more to say");
     }
-    let key = key.map_or_else(String::new, |key| format!(" (key {})", key.short()));
-    let store = if *remembered { "its result is in the store" } else { "the store has no result" };
-    match fields {
-        None => format!("{node}{key}: no earlier run of it is known; {store}"),
+    let key = explanation.key.map_or_else(String::new, |key| format!(" (key {})", key.short()));
+    let store = match &explanation.collected_on {
+        _ if explanation.remembered => "its result is in the store".to_owned(),
+        Some(day) => format!("`forge store gc` removed its result on {day}"),
+        None => "the store has no result".to_owned(),
+    };
+    let mut lines = Vec::new();
+    match &explanation.fields {
+        None => lines.push(format!("{node}{key}: no earlier run of it is known; {store}")),
         Some(fields) if fields.is_empty() => {
-            format!("{node}{key}: nothing differs from the last run; {store}")
+            lines.push(format!("{node}{key}: nothing differs from the last run; {store}"));
         }
         Some(fields) => {
-            let lines: Vec<_> = fields.iter().map(|field| format!("  {field}")).collect();
-            format!("{node}{key}: differs from the last run; {store}\n{}", lines.join("\n"))
+            lines.push(format!("{node}{key}: differs from the last run; {store}"));
+            lines.extend(fields.iter().map(|field| format!("  {field}")));
         }
     }
+    if let Some(survey) = &explanation.samples {
+        lines.extend(survey_lines(survey).iter().map(|line| format!("  {line}")));
+    }
+    for request in &explanation.requests {
+        let store = if request.remembered { "in the store" } else { "to be asked" };
+        let differs = match &request.fields {
+            None => "; the last run had no such request".to_owned(),
+            Some(fields) if fields.is_empty() => String::new(),
+            Some(fields) => {
+                let fields: Vec<_> = fields.iter().map(ToString::to_string).collect();
+                format!("; {}", fields.join("; "))
+            }
+        };
+        let (number, key) = (request.number + 1, request.key.short());
+        lines.push(format!("  request {number} (key {key}): {store}{differs}"));
+    }
+    if explanation.requests.last().is_some_and(|request| !request.remembered) {
+        lines.push("  what is asked after it depends on its answer".to_owned());
+    }
+    lines.join("\n")
 }

@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod project;
 mod store;
+mod verify;
 
 /// Done.
 const DONE: u8 = 0;
@@ -60,6 +61,10 @@ enum Command {
     #[command(after_help = "Examples:\n  forge explain pipelines/bench.toml report\n  \
         forge explain pipelines/bench.toml 'ask[method=cot]/fact-009'")]
     Explain(explain::Explain),
+    /// Work out keys, scores and reports again from the store, without any engine, and compare with the
+    /// committed lock file
+    #[command(after_help = "Example:\n  forge verify pipelines/bench.toml")]
+    Verify(verify::Verify),
     /// Look after the store: what is in it, is it whole, what can go, how to share it
     Store(store::StoreArgs),
     /// Write a small working project
@@ -184,6 +189,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => args.run(),
         Command::Graph(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::Verify(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Completions { shell } => {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::project::Project;
-use super::{Failure, ManifestArgs, block_on, print};
+use super::{Failure, ManifestArgs, block_on, print, say};
+use crate::digest::Difference;
 use crate::plan::{NodePlan, State, assess_all};
 use crate::stage::Options;
+use crate::stage::workflow::{Reason, Survey, Why};
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
@@ -35,8 +37,13 @@ pub(super) fn show(
     nodes: Option<&BTreeSet<usize>>,
     json: bool,
 ) -> Result<(), Failure> {
-    let context = project.context(project.store(args)?, options, Arc::new(|_| {}));
-    let plan = block_on(assess_all(&project.graph, &context, nodes))??;
+    let store = project.store(args)?;
+    let context = project.context(store.clone(), options, Arc::new(|_| {}));
+    let plan = block_on(async {
+        let tell = |message: String| say(&format!("warning: {message}"));
+        project.share(args, &store, false, tell).await?;
+        Ok::<_, Failure>(assess_all(&project.graph, &context, nodes).await?)
+    })??;
     if json {
         let text = serde_json::to_string_pretty(&plan).expect("BUG: a plan is plain data");
         print(&text);
@@ -58,42 +65,79 @@ fn lines(node: &NodePlan, width: usize) -> Vec<String> {
         State::Changed { fields } => fields.first().map_or_else(String::new, ToString::to_string),
         State::Waiting { on } => format!("on {}", on.join(", ")),
         State::Lost => "its result is gone from the store".to_owned(),
+        State::Collected { on } => format!("`forge store gc` removed its result on {on}"),
         State::Fresh | State::New | State::Forced => String::new(),
     };
-    let line = format!("{:8} {:width$}  {:13}  {detail}", node.state.name(), node.name, node.kind);
+    let line = format!("{:9} {:width$}  {:13}  {detail}", node.state.name(), node.name, node.kind);
     lines.push(line.trim_end().to_owned());
     if let State::Changed { fields } = &node.state {
-        let indent = " ".repeat(8 + 1 + width + 2 + 13 + 2);
+        let indent = " ".repeat(9 + 1 + width + 2 + 13 + 2);
         lines.extend(fields.iter().skip(1).map(|field| format!("{indent}{field}")));
     }
     if node.state == State::Fresh {
         return lines;
     }
     if let Some(survey) = &node.survey {
-        lines.push(format!(
-            "         {} samples: {} answered from the store ({} requests), {} to ask",
-            survey.samples,
-            survey.samples_answered,
-            survey.requests_answered,
-            survey.samples_to_ask
-        ));
+        lines.extend(survey_lines(survey).iter().map(|line| format!("          {line}")));
     }
     if let Some(admission) = &node.admission {
-        lines.push(format!("         {admission}"));
+        lines.push(format!("          {admission}"));
     }
     lines
 }
 
+/// How far the store can answer a workflow, and why not further.
+pub(super) fn survey_lines(survey: &Survey) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} samples: {} answered from the store ({} requests), {} to ask",
+        grouped(survey.samples),
+        grouped(survey.samples_answered),
+        grouped(survey.requests_answered),
+        grouped(survey.samples_to_ask)
+    )];
+    for Reason { samples, why } in &survey.reasons {
+        let miss = if *samples == 1 { "misses" } else { "miss" };
+        let why = match why {
+            Why::New => "the last run did not have them".to_owned(),
+            Why::Lost => "their answers are gone from the store".to_owned(),
+            Why::Collected => "`forge store gc` removed their answers".to_owned(),
+            Why::Forced => "new answers are asked for".to_owned(),
+            Why::Changed { fields } => {
+                let fields: Vec<_> = fields.iter().map(Difference::sentence).collect();
+                fields.join(" and ")
+            }
+        };
+        let all = grouped(survey.samples);
+        lines.push(format!("{} of {all} samples {miss} because {why}", grouped(*samples)));
+    }
+    lines
+}
+
+/// A count with commas: 10,000.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let start = digits.len() % 3;
+    let mut text = digits[..start].to_owned();
+    for group in digits[start..].as_bytes().chunks(3) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.extend(group.iter().map(|digit| char::from(*digit)));
+    }
+    text
+}
+
 fn totals(plan: &[NodePlan]) -> String {
     let count = |name: &str| plan.iter().filter(|node| node.state.name() == name).count();
-    let states = ["fresh", "new", "changed", "lost", "forced", "waiting"];
+    let states = ["fresh", "new", "changed", "lost", "collected", "forced", "waiting"];
     let counts: Vec<_> = states
         .iter()
         .filter(|state| count(state) > 0)
         .map(|state| format!("{} {state}", count(state)))
         .collect();
-    let answered: u64 = plan.iter().filter_map(|node| Some(node.survey?.requests_answered)).sum();
-    let to_ask: u64 = plan.iter().filter_map(|node| Some(node.survey?.samples_to_ask)).sum();
+    let surveys = || plan.iter().filter_map(|node| node.survey.as_ref());
+    let answered: u64 = surveys().map(|survey| survey.requests_answered).sum();
+    let to_ask: u64 = surveys().map(|survey| survey.samples_to_ask).sum();
     format!(
         "\n{}; {answered} requests already answered, {to_ask} samples to ask",
         counts.join(", ")

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal, Write};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -10,8 +11,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::project::{self, usage};
-use super::{FAILED, Failure, locks, print, say};
-use crate::store::{Amount, GcOptions, GcReport, Store, Transferred, Verified};
+use super::{FAILED, Failure, RemoteArgs, locks, print, say};
+use crate::store::{Access, Amount, GcOptions, GcReport, Remote, Store, Transferred, Verified};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -88,6 +89,23 @@ enum StoreCommand {
         /// The file; `-` is stdin
         file: Utf8PathBuf,
     },
+    /// Send results to a shared store
+    #[command(
+        after_help = "Examples:\n  forge store push --remote s3://team/forge\n  forge store push --remote s3://team/forge --of pipelines/bench.lock"
+    )]
+    Push {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// Only what this lock file or run needs
+        #[arg(long, value_name = "LOCK|RUN")]
+        of: Option<String>,
+    },
+    /// Fetch everything from a shared store
+    #[command(after_help = "Example:\n  forge store pull --remote s3://team/forge")]
+    Pull {
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
     /// Take in everything of another store; where both have a result, ours stays
     #[command(after_help = "Example:\n  forge store merge /mnt/shared/old-store")]
     Merge {
@@ -117,7 +135,7 @@ impl StoreArgs {
         let root = project::root_here()?;
         let folder = self.store.clone().unwrap_or_else(|| root.join(".forge"));
         if !folder.join("store.toml").exists()
-            && !matches!(self.command, StoreCommand::Import { .. })
+            && !matches!(self.command, StoreCommand::Import { .. } | StoreCommand::Pull { .. })
         {
             return Err(usage(format!(
                 "there is no store in `{folder}`; `--store DIR` names another, and `forge apply` makes one"
@@ -167,6 +185,25 @@ impl StoreArgs {
                         store.import_archive(BufReader::new(archive))?
                     }
                 };
+                self.taken_in(&moved)
+            }
+            StoreCommand::Push { remote, of } => {
+                let text = of.as_deref().map(|what| root_text(&store, what)).transpose()?;
+                let text = text.as_ref().map(|(_, text)| text.as_slice());
+                let remote = open(remote, false)?;
+                let moved = super::block_on(async {
+                    remote.probe().await?;
+                    store.push(&remote, text, &Ticker::new("sent")).await
+                })??;
+                self.transferred("sent", &moved, false);
+                Ok(())
+            }
+            StoreCommand::Pull { remote } => {
+                let remote = open(remote, true)?;
+                let moved = super::block_on(async {
+                    remote.probe().await?;
+                    store.pull(&remote, &Ticker::new("fetched")).await
+                })??;
                 self.taken_in(&moved)
             }
             StoreCommand::Merge { other } => {
@@ -342,6 +379,46 @@ impl StoreArgs {
     fn taken_in(&self, moved: &Transferred) -> Result<(), Failure> {
         self.transferred("took in", moved, false);
         if moved.damaged > 0 { Err(Failure::Said(FAILED)) } else { Ok(()) }
+    }
+}
+
+/// The shared store of the command line.
+fn open(args: &RemoteArgs, only_read: bool) -> Result<Remote, Failure> {
+    let url = args.remote.as_deref().ok_or_else(|| {
+        usage(
+            "name the shared store with `--remote URL` or FORGE_REMOTE, such as s3://bucket/prefix",
+        )
+    })?;
+    let access = match project::access(args.remote_mode.as_deref()) {
+        Access::ReadOnly if !only_read => {
+            return Err(usage(format!(
+                "`{url}` is only read here, says the mode; it takes no push"
+            )));
+        }
+        access if !only_read => access,
+        _ => Access::ReadOnly,
+    };
+    project::open_remote(url, access, |message| say(&format!("warning: {message}")))
+}
+
+/// Tells how many objects are done, now and then.
+struct Ticker {
+    verb: &'static str,
+    told: Mutex<Instant>,
+}
+
+impl Ticker {
+    fn new(verb: &'static str) -> impl Fn(u64) + Sync {
+        let ticker = Ticker { verb, told: Mutex::new(Instant::now()) };
+        move |done| ticker.tick(done)
+    }
+
+    fn tick(&self, done: u64) {
+        let mut told = self.told.lock().expect("BUG: the ticker lock is poisoned");
+        if told.elapsed() >= TELL_EVERY {
+            *told = Instant::now();
+            say(&format!("{} {done} objects", self.verb));
+        }
     }
 }
 

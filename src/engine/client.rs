@@ -29,6 +29,8 @@ pub enum Mode {
     Afresh,
     /// Never ask: a miss is [`Failure::Missing`].
     Frozen,
+    /// Never ask, and work samples out again from the requests that are remembered.
+    Replay,
 }
 
 /// Bounds on asking: execution settings, in no key.
@@ -61,14 +63,23 @@ pub enum Failure {
         attempts: u32,
     },
     /// The store does not have it, and the engine may not be asked.
-    #[error("the store has no answer for request {}", .0.short())]
-    Missing(Key),
+    #[error("the store has no answer for request {} of the sample ({})", .0.before.len() + 1, .0.recipe.key().short())]
+    Missing(Box<Missing>),
     /// The run was interrupted before the engine was asked.
     #[error("interrupted before the request was sent")]
     Cancelled,
     /// The answer could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A request that the store has no answer for.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// What it depends on.
+    pub recipe: Recipe,
+    /// Keys of the requests of its sample that were answered before it.
+    pub before: Vec<Key>,
 }
 
 fn attempts_text(attempts: u32) -> String {
@@ -148,8 +159,8 @@ impl Client {
         if let Some((remembered, served_from)) = found {
             return Ok(answer(key, &remembered, served_from, phases_ms, 0));
         }
-        if self.mode == Mode::Frozen {
-            return Err(Failure::Missing(key));
+        if matches!(self.mode, Mode::Frozen | Mode::Replay) {
+            return Err(Failure::Missing(Missing { recipe, before: Vec::new() }.into()));
         }
 
         let start = Instant::now();

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use crate::record::{RunRecord, StageRun};
 
 /// Version of the file's form.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// The lock of a finished run.
 pub struct Lock<'a>(pub &'a RunRecord);

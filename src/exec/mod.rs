@@ -20,8 +20,10 @@ use crate::stage::{Artifact, Context, Done, Input, Inputs, StageError};
 use crate::store::{Record, Witness};
 
 mod lock;
+mod verify;
 
 pub use lock::Lock;
+pub use verify::{Locked, Verdict, verify};
 
 /// Which stages a run is about.
 #[derive(Debug, Clone, Default)]
@@ -279,7 +281,7 @@ impl Run {
             }
             // An engine is remembered as known, though it has to be made each time.
             let known = assessed.record.is_some() && node.stage.runs_in_plan();
-            if context.options.frozen && !known {
+            if context.options.frozen && !known && !node.stage.runs_frozen() {
                 return Err(self.frozen(node, &assessed.recipe));
             }
             if let Some(day) = plan::collected_on(context, assessed.key).filter(|_| !known) {
@@ -432,14 +434,17 @@ impl Run {
             ));
         }
         let before = self.last.recipe(&self.context.store, &node.name);
+        let collected = plan::collected_on(&self.context, recipe.key());
         let why = match before {
+            _ if collected.is_some() => {
+                let day = collected.unwrap_or_default();
+                format!("its result was removed by `forge store gc` on {day}")
+            }
             None => "the store has no result of it".to_owned(),
             Some(before) => {
                 let fields = recipe.differences_from(&before);
                 let list: Vec<_> = fields.iter().map(ToString::to_string).collect();
-                if let Some(day) = plan::collected_on(&self.context, recipe.key()) {
-                    format!("its result was removed by `forge store gc` on {day}")
-                } else if list.is_empty() {
+                if list.is_empty() {
                     "its result is gone from the store".to_owned()
                 } else {
                     list.join("; ")

@@ -220,6 +220,11 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// Whether it is made of what is in the store alone and starts nothing, so that a frozen run may make it.
+    fn runs_frozen(&self) -> bool {
+        false
+    }
+
     /// The workflow behind it, for plans and explanations that go down to samples.
     fn as_workflow(&self) -> Option<&workflow::Workflow> {
         None

@@ -186,6 +186,10 @@ impl Stage for ReportStage {
         .boxed()
     }
 
+    fn runs_frozen(&self) -> bool {
+        true
+    }
+
     fn views(&self, artifact: &Artifact, context: &Context) -> Vec<View> {
         let Artifact::Files(files) = artifact else { return Vec::new() };
         let folder = match &context.options.out {

@@ -127,12 +127,26 @@ impl Store {
                 || (kept.contains(&item.run) && item.started_unix_ms >= cutoff)
         };
         let kept_runs = self.kept_runs(options, &inventory);
-        let keep = |cutoff| self.mark(&inventory, &roots, |item| young(item, &kept_runs, cutoff));
-        let (marked, over) = match options.max_size {
-            None => (keep(0), 0),
-            Some(max) => within(max, &inventory, now, keep),
+        let runs = self.run_roots(options);
+        let keep = |cutoff| {
+            let recent = runs.iter().filter(|(began, _)| *began >= cutoff);
+            let roots: Vec<_> =
+                roots.iter().chain(recent.flat_map(|(_, roots)| roots)).copied().collect();
+            self.mark(&inventory, &roots, |item| young(item, &kept_runs, cutoff))
         };
-        let young = if options.clear { Duration::ZERO } else { options.max_age.max(YOUNG) };
+        let all = keep(0);
+        let (marked, over, pressed) = match options.max_size {
+            Some(max) if inventory.bytes_of(&all) > max => {
+                let (marked, over) = within(max, &inventory, now, keep);
+                (marked, over, true)
+            }
+            _ => (all, 0, false),
+        };
+        let young = match options.clear {
+            true => Duration::ZERO,
+            false if pressed => YOUNG,
+            false => options.max_age.max(YOUNG),
+        };
         let cutoff_blobs = now.saturating_sub(millis(young));
         let mut report =
             GcReport { dry_run: options.dry_run, bytes_over: over, ..Default::default() };
@@ -221,14 +235,18 @@ impl Store {
         for name in journal::names(&last, ".json").unwrap_or_default() {
             roots.extend(digests_in(&fs::read(last.join(name)).unwrap_or_default()));
         }
-        for run in self.runs().iter().rev().take(options.keep_runs) {
-            // What the log of a run names outlives its record, which a killed run has not got.
-            for name in ["run.json", "events.log"] {
-                let path = self.root.join("runs").join(run).join(name);
-                roots.extend(digests_in(&fs::read(path).unwrap_or_default()));
-            }
-        }
         roots
+    }
+
+    /// What the last runs name, and when they began.
+    fn run_roots(&self, options: &GcOptions) -> Vec<(u64, Vec<[u8; 32]>)> {
+        let runs = self.runs();
+        let last = runs.iter().rev().take(options.keep_runs);
+        let roots = |run: &String| {
+            let began = ulid::Ulid::from_string(run).map_or(0, |ulid| ulid.timestamp_ms());
+            (began, digests_in(&self.run_texts(run).unwrap_or_default()).collect())
+        };
+        last.map(roots).collect()
     }
 
     /// Runs whose every record stays: the last ones, living ones, pinned ones.
@@ -410,10 +428,6 @@ fn within(
     now: u64,
     keep: impl Fn(u64) -> Marked,
 ) -> (Marked, u64) {
-    let all = keep(0);
-    if inventory.bytes_of(&all) <= max {
-        return (all, 0);
-    }
     let mut times: Vec<u64> = inventory.items.iter().map(|item| item.started_unix_ms).collect();
     times.push(now + 1);
     times.sort_unstable();

@@ -186,7 +186,7 @@ impl Store {
             tick();
             Ok(Some(length))
         });
-        let mut sending = stream::iter(sending.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
         while let Some(sent) = sending.next().await {
             match sent? {
                 Some(bytes) => (moved.blobs, moved.bytes) = (moved.blobs + 1, moved.bytes + bytes),
@@ -202,7 +202,7 @@ impl Store {
             tick();
             Ok(Some(bytes))
         });
-        let mut sending = stream::iter(sending.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
         while let Some(sent) = sending.next().await {
             match sent? {
                 Some(bytes) => {
@@ -238,7 +238,7 @@ impl Store {
             tick();
             (*digest, bytes)
         });
-        let mut fetching = stream::iter(fetching.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut fetching = stream::iter(fetching).buffer_unordered(AT_ONCE);
         while let Some((digest, bytes)) = fetching.next().await {
             match bytes.filter(|bytes| Digest::of(bytes) == digest) {
                 Some(bytes) => {
@@ -255,7 +255,7 @@ impl Store {
             tick();
             (*key, line)
         });
-        let mut fetching = stream::iter(fetching.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut fetching = stream::iter(fetching).buffer_unordered(AT_ONCE);
         while let Some((key, line)) = fetching.next().await {
             match line.and_then(|line| Some((proved(key, &line)?, line.len()))) {
                 Some((record, bytes)) => {

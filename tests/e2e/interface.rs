@@ -201,7 +201,7 @@ fn a_dry_run_heeds_the_other_options() {
         all.extend(args);
         project.forge(&all).stdout
     };
-    assert!(dry(&["--force", "ask"]).contains("forced   ask"), "{}", dry(&["--force", "ask"]));
+    assert!(dry(&["--force", "ask"]).contains("forced    ask"), "{}", dry(&["--force", "ask"]));
     assert!(!dry(&["--until", "flows"]).contains("workflow"));
 }
 

@@ -7,3 +7,7 @@ mod increments;
 mod inputs;
 mod interface;
 mod project;
+mod rebuilds;
+mod remote;
+mod store;
+mod survival;

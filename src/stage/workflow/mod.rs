@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
 };
-use crate::digest::{Digest, Key, Recipe};
+use crate::digest::{Digest, Recipe};
 use crate::engine::{Client, Limits, Mode, Resource};
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method, react};
@@ -29,7 +29,7 @@ mod run;
 pub mod sample;
 mod survey;
 
-pub use survey::Survey;
+pub use survey::{Earlier, Reason, RequestExplained, Survey, Why};
 
 use sample::{Job, Semantics};
 
@@ -440,10 +440,4 @@ pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
             })
         })
         .collect()
-}
-
-/// The key of a workflow's sample by flow name, from a result table.
-pub fn sample_key(context: &Context, table: Digest, flow: &str) -> Option<Key> {
-    let samples = read_samples(context, table).ok()?;
-    samples.iter().find(|sample| sample.flow == flow).map(|sample| sample.key)
 }

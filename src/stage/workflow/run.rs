@@ -11,9 +11,11 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::sample::{Semantics, run_sample};
 use super::{FailOnError, Workflow};
-use crate::digest::Recipe;
+use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
-use crate::record::{Event, Observed, ProfileBuilder, RequestCounts, ServedFrom, Tally};
+use crate::record::{
+    Event, Observed, ProfileBuilder, RequestCounts, ServedFrom, Tally, TallySummary,
+};
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample};
 use crate::stage::flows::FlowReader;
@@ -23,7 +25,7 @@ use crate::store::{BlobWriter, Outcome, Port};
 /// Finished samples that may wait for an earlier one, beyond those in flight.
 const REORDER_MAX: u64 = 1024;
 
-type Finished = (u64, Result<(Sample, Observed), Failure>);
+type Finished = (u64, Arc<Flow>, Result<(Sample, Observed), Failure>);
 
 /// Runs all samples of a workflow.
 pub(super) async fn run_all(
@@ -68,7 +70,10 @@ pub(super) async fn run_all(
                     Ok(Some((flow, epoch))) => {
                         let (job, at) = (job.clone(), index);
                         index += 1;
-                        running.spawn(async move { (at, run_sample(&job, &flow, epoch).await) });
+                        running.spawn(async move {
+                            let result = run_sample(&job, &flow, epoch).await;
+                            (at, flow, result)
+                        });
                     }
                 }
             }
@@ -120,10 +125,16 @@ impl Source {
     }
 }
 
-fn write_line(writer: &mut BlobWriter, value: &impl Serialize) -> std::io::Result<()> {
+/// A row of a table.
+fn line_of(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).expect("BUG: a sample is plain data");
     line.push(b'\n');
-    writer.write_all(&line)
+    line
+}
+
+/// The first thing that a frozen run does not find.
+fn missed(flow: &Flow, missing: &Failure) -> StageError {
+    StageError::Missing(format!("sample `{}`: {missing}", flow.id))
 }
 
 /// Finished samples: written in order, counted, and told.
@@ -161,7 +172,7 @@ impl<'a> Window<'a> {
 
     /// Takes a finished sample; an error ends admission.
     fn take(&mut self, done: Result<Finished, JoinError>) -> Option<StageError> {
-        let (index, result) = match done {
+        let (index, flow, result) = match done {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 // A bug: it goes on up to where the exit code is made of it.
@@ -172,17 +183,15 @@ impl<'a> Window<'a> {
         let (sample, observed) = match result {
             Ok(finished) => finished,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
-            Err(missing @ Failure::Missing(_)) => {
-                return Some(StageError::Missing(missing.to_string()));
-            }
+            Err(missing @ Failure::Missing(_)) => return Some(missed(&flow, &missing)),
             Err(other) => return Some(StageError::Failed(other.to_string())),
         };
         self.tell(index, &sample, &observed);
         let error = self.count_failure(&sample);
         self.waiting.insert(index, (sample, observed));
         while let Some((sample, observed)) = self.waiting.remove(&self.written) {
-            let written = write_line(&mut self.samples, &sample)
-                .and_then(|()| write_line(&mut self.observed, &observed));
+            let written = self.samples.write_all(&line_of(&sample));
+            let written = written.and_then(|()| self.observed.write_all(&line_of(&observed)));
             if let Err(error) = written {
                 return Some(StageError::Failed(format!("cannot write samples: {error}")));
             }
@@ -279,6 +288,29 @@ impl<'a> Window<'a> {
 }
 
 impl Workflow {
+    /// Works all samples out again from the requests that are remembered: the digest of their table, and
+    /// their metrics.
+    pub async fn replay(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+    ) -> Result<(Digest, TallySummary), StageError> {
+        let job = self.job(inputs, context, Mode::Replay, context.stop.clone())?;
+        let (flows, _) = self.sources(inputs);
+        let mut source = Source { reader: flows.reader(), next: None, epochs: self.epochs };
+        let (mut table, mut tally) = (DigestStream::default(), Tally::default());
+        while let Some((flow, epoch)) = source.next().await? {
+            let (sample, _) =
+                run_sample(&job, &flow, epoch).await.map_err(|error| match error {
+                    missing @ Failure::Missing(_) => missed(&flow, &missing),
+                    other => StageError::Failed(other.to_string()),
+                })?;
+            table.update(&line_of(&sample));
+            tally.add(&sample);
+        }
+        Ok((table.finish(), tally.summary()))
+    }
+
     /// What a stage's result depends on, made of settings that were read already.
     pub(super) async fn recipe_of(
         &self,

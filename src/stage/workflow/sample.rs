@@ -100,14 +100,20 @@ async fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, 
 /// Runs one sample, or recalls it.
 pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, Observed), Failure> {
     let recipe = recipe(&job.settings, job.engine, flow, epoch);
-    if job.mode != Mode::Afresh
+    if matches!(job.mode, Mode::Live | Mode::Frozen)
         && let Some(found) = recall(&job.store, &recipe, flow).await
     {
         return Ok(found);
     }
     let start = Instant::now();
     let mut run = Run { job, flow, epoch, steps: Vec::new(), requests: Vec::new() };
-    let (outcome, detail) = run.all_steps().await?;
+    let (outcome, detail) = match run.all_steps().await {
+        Err(Failure::Missing(mut missing)) => {
+            missing.before = run.requests.iter().map(|request| request.key).collect();
+            return Err(Failure::Missing(missing));
+        }
+        ended => ended?,
+    };
     let Run { steps, requests, .. } = run;
     let answer = match outcome {
         Outcome::Answered => steps.last().and_then(|step| step.answer.clone()),
@@ -145,7 +151,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
         steps,
         tags: flow.tags.clone(),
     };
-    if outcome.is_final() && job.mode != Mode::Frozen {
+    if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Afresh) {
         remember(job, recipe, &sample, &observed).await?;
     }
     Ok((sample, observed))

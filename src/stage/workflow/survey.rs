@@ -1,16 +1,23 @@
-//! How far the store can answer a workflow, for plans and explanations. Asks no engine.
+//! How far the store can answer a workflow, and why not further: for plans and explanations. Asks no engine.
 
-use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
 
 use super::Workflow;
-use super::sample::{self, run_sample};
-use crate::digest::Recipe;
+use super::sample::{self, Job, run_sample};
+use crate::digest::{Difference, Digest, Key, Recipe};
 use crate::engine::{Failure, Mode};
+use crate::report::CellInfo;
 use crate::sample::Flow;
-use crate::stage::{Context, Inputs, StageError};
+use crate::stage::{Context, Inputs, Samples, StageError};
+
+/// Samples that are looked for at once: a shared store takes its time.
+const AT_ONCE: usize = 64;
 
 /// How far the store can answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Survey {
     /// Flows × epochs.
     pub samples: u64,
@@ -20,51 +27,239 @@ pub struct Survey {
     pub requests_answered: u64,
     /// Samples that will ask the engine: one request or more each.
     pub samples_to_ask: u64,
+    /// Why they will, the most frequent reason first.
+    pub reasons: Vec<Reason>,
+}
+
+impl Survey {
+    /// Of a workflow whose result is there as a whole: nothing has to be walked.
+    pub fn of_whole(samples: &Samples, context: &Context) -> Survey {
+        let info = context.store.blob(samples.info);
+        let info = info.and_then(|info| serde_json::from_slice::<CellInfo>(&info).ok());
+        let requests = info.and_then(|info| info.profile.cache_stats);
+        Survey {
+            samples: samples.summary.samples,
+            samples_answered: samples.summary.samples,
+            requests_answered: requests.map_or(0, |cache| cache.hits + cache.misses),
+            samples_to_ask: 0,
+            reasons: Vec::new(),
+        }
+    }
+}
+
+/// Why some samples have no answer in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// How many samples.
+    pub samples: u64,
+    /// Why.
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+/// Why a sample has no answer in the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase", tag = "why")]
+pub enum Why {
+    /// The last run had no such sample.
+    New,
+    /// The last run had it with other settings or other content. Of an input that is another one for every
+    /// sample, such as the flow, only the name is kept.
+    Changed {
+        /// What differs.
+        fields: Vec<Difference>,
+    },
+    /// The answer was there, and is gone.
+    Lost,
+    /// `forge store gc` has removed it.
+    Collected,
+    /// A new answer is asked for.
+    Forced,
+}
+
+/// The samples of an earlier run, by flow and epoch.
+#[derive(Default)]
+pub struct Earlier(HashMap<(String, u32), (Key, Vec<Key>)>);
+
+/// As much of a row as is needed here.
+#[derive(Deserialize)]
+struct EarlierRow {
+    flow: String,
+    epoch: u32,
+    key: Key,
+    steps: Vec<EarlierStep>,
+}
+
+#[derive(Deserialize)]
+struct EarlierStep {
+    requests: Vec<Key>,
+}
+
+impl Earlier {
+    /// Reads a table of samples; one that is gone is an empty one.
+    pub fn read(context: &Context, table: Option<Digest>) -> Earlier {
+        let rows = table.and_then(|table| context.store.blob(table)).unwrap_or_default();
+        let lines = rows.split(|c| *c == b'\n').filter(|line| !line.is_empty());
+        let row = |line| serde_json::from_slice::<EarlierRow>(line).ok();
+        Earlier(
+            lines
+                .filter_map(row)
+                .map(|row| {
+                    let requests = row.steps.into_iter().flat_map(|step| step.requests).collect();
+                    ((row.flow, row.epoch), (row.key, requests))
+                })
+                .collect(),
+        )
+    }
+
+    fn sample(&self, flow: &str, epoch: u32) -> Option<Key> {
+        Some(self.0.get(&(flow.to_owned(), epoch))?.0)
+    }
+
+    fn request(&self, flow: &str, number: usize) -> Option<Key> {
+        self.0.get(&(flow.to_owned(), 0))?.1.get(number).copied()
+    }
+}
+
+/// A request of a sample, against the same request of the last run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RequestExplained {
+    /// Its position in the sample, from 0.
+    pub number: usize,
+    /// Its key.
+    pub key: Key,
+    /// Whether the store has the answer. After the first that it has not, nothing more is known.
+    pub remembered: bool,
+    /// What differs from the last run; `None` where that had no such request.
+    pub fields: Option<Vec<Difference>>,
+}
+
+/// A sample, against the same sample of the last run.
+pub struct SampleExplained {
+    /// What it depends on.
+    pub recipe: Recipe,
+    /// What it depended on.
+    pub before: Option<Recipe>,
+    /// Its requests, as far as the store can tell.
+    pub requests: Vec<RequestExplained>,
 }
 
 impl Workflow {
-    /// Walks all samples against the store alone.
-    pub async fn survey(&self, inputs: &Inputs, context: &Context) -> Result<Survey, StageError> {
+    /// Walks all samples against the store alone. `earlier` is what the last run had.
+    pub async fn survey(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        earlier: &Earlier,
+    ) -> Result<Survey, StageError> {
+        let forced = self.mode(context) == Mode::Afresh;
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
         let (flows, _) = self.sources(inputs);
         let mut reader = flows.reader();
         let mut survey = Survey::default();
-        while let Some(flow) = reader.next().await? {
-            for epoch in 0..self.epochs {
-                survey.samples += 1;
-                if self.mode(context) == Mode::Afresh {
-                    survey.samples_to_ask += 1;
-                    continue;
+        let mut reasons: BTreeMap<Why, u64> = BTreeMap::new();
+        let mut ended = false;
+        while !ended {
+            let mut chunk = Vec::new();
+            while chunk.len() < AT_ONCE && !ended {
+                match reader.next().await? {
+                    None => ended = true,
+                    Some(flow) => chunk.extend((0..self.epochs).map(|epoch| (flow.clone(), epoch))),
                 }
-                match run_sample(&job, &flow, epoch).await {
+            }
+            survey.samples += chunk.len() as u64;
+            if forced {
+                *reasons.entry(Why::Forced).or_default() += chunk.len() as u64;
+                continue;
+            }
+            let job = &job;
+            let looked = chunk.iter().map(|(flow, epoch)| async move {
+                (flow, *epoch, run_sample(job, flow, *epoch).await)
+            });
+            let mut looked = stream::iter(looked).buffer_unordered(AT_ONCE);
+            while let Some((flow, epoch, result)) = looked.next().await {
+                match result {
                     Ok((_, observed)) => {
                         survey.samples_answered += 1;
                         survey.requests_answered += observed.requests.len() as u64;
                     }
-                    Err(Failure::Missing(_)) => survey.samples_to_ask += 1,
+                    Err(Failure::Missing(_)) => {
+                        let why = why(job, flow, epoch, earlier, context);
+                        *reasons.entry(why).or_default() += 1;
+                    }
                     Err(other) => return Err(StageError::Failed(other.to_string())),
                 }
             }
         }
+        survey.reasons =
+            reasons.into_iter().map(|(why, samples)| Reason { samples, why }).collect();
+        survey.reasons.sort_by_key(|reason| std::cmp::Reverse(reason.samples));
+        survey.samples_to_ask = survey.reasons.iter().map(|reason| reason.samples).sum();
         Ok(survey)
     }
 
-    /// The recipe of a sample by the name of its flow, with the flow; `None` where there is no such flow.
-    pub async fn sample_recipe(
+    /// A sample by the name of its flow, and its requests; `None` where there is no such flow.
+    pub async fn explain_sample(
         &self,
         flow: &str,
         inputs: &Inputs,
         context: &Context,
-    ) -> Result<Option<(Recipe, Flow)>, StageError> {
-        let settings = self.semantics(context)?;
-        let (flows, engine) = self.sources(inputs);
+        earlier: &Earlier,
+    ) -> Result<Option<SampleExplained>, StageError> {
+        let (flows, _) = self.sources(inputs);
         let mut reader = flows.reader();
-        while let Some(found) = reader.next().await? {
-            if found.id == flow {
-                let recipe = sample::recipe(&settings, engine.identity, &found, 0);
-                return Ok(Some((recipe, found)));
+        let found = loop {
+            match reader.next().await? {
+                None => return Ok(None),
+                Some(found) if found.id == flow => break found,
+                Some(_) => {}
             }
+        };
+        let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
+        let recipe = sample::recipe(&job.settings, job.engine, &found, 0);
+        let stored = |key: Key| Some(context.store.get(key)?.recipe);
+        let before = earlier.sample(flow, 0).and_then(stored);
+        let (keys, missing) = match run_sample(&job, &found, 0).await {
+            Ok((_, observed)) => {
+                (observed.requests.iter().map(|request| request.key).collect(), None)
+            }
+            Err(Failure::Missing(missing)) => (missing.before, Some(missing.recipe)),
+            Err(other) => return Err(StageError::Failed(other.to_string())),
+        };
+        let explained = |number: usize, recipe: &Recipe, remembered| {
+            let before = earlier.request(flow, number).and_then(stored);
+            let fields = before.map(|before| recipe.differences_from(&before));
+            RequestExplained { number, key: recipe.key(), remembered, fields }
+        };
+        let known: Vec<Key> = keys;
+        let mut requests: Vec<RequestExplained> = known
+            .iter()
+            .enumerate()
+            .filter_map(|(number, key)| Some(explained(number, &stored(*key)?, true)))
+            .collect();
+        if let Some(recipe) = missing {
+            requests.push(explained(known.len(), &recipe, false));
         }
-        Ok(None)
+        Ok(Some(SampleExplained { recipe, before, requests }))
     }
+}
+
+fn why(job: &Job, flow: &Flow, epoch: u32, earlier: &Earlier, context: &Context) -> Why {
+    let recipe = sample::recipe(&job.settings, job.engine, flow, epoch);
+    if context.store.collected(recipe.key()).is_some() {
+        return Why::Collected;
+    }
+    let Some(key) = earlier.sample(&flow.id, epoch) else { return Why::New };
+    if key == recipe.key() {
+        return Why::Lost;
+    }
+    let Some(before) = context.store.get(key) else {
+        let collected = context.store.collected(key).is_some();
+        return if collected { Why::Collected } else { Why::Lost };
+    };
+    let mut fields = recipe.differences_from(&before.recipe);
+    for field in fields.iter_mut().filter(|field| field.path == "flow") {
+        (field.before, field.after) = (None, None);
+    }
+    Why::Changed { fields }
 }
