@@ -27,9 +27,17 @@
 //!
 //! # The files we write
 //!
-//! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/stat.rs` `stat`, `store/runs.rs` `runs/`,
-//! `store/mod.rs` `store.toml` and `last/`; `exec/lock.rs` the text of `pipelines/<name>.lock`;
-//! `stage/views.rs` every output in the work tree.
+//! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/pack.rs` `packs/`, `store/stat.rs` `stat`,
+//! `store/runs.rs` `runs/`, `store/roots.rs` `roots/` and `tmproots/`, `store/gc.rs` `gone/` and `trash/`,
+//! `store/remote.rs` the objects of a shared store, `store/mod.rs` `store.toml` and `last/`; `exec/lock.rs` the
+//! text of `pipelines/<name>.lock`; `stage/views.rs` every output in the work tree.
+//!
+//! # The life of a record
+//!
+//! A line of this process's journal, found through a table in memory (`store/index.rs`); once the journal is
+//! full or its process gone, a line of a sorted pack, found by two reads (`store/seal.rs`, `store/pack.rs`);
+//! with a shared store also an object there, fetched and kept by whoever misses it (`store/share.rs`);
+//! collected when no root reaches it (`store/gc.rs`).
 //!
 //! # The order of modules
 //!

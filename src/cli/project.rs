@@ -89,6 +89,7 @@ impl Project {
     ) -> Context {
         let mut system = sysinfo::System::new();
         system.refresh_memory();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Context {
             root: self.root.clone(),
             pipeline: self.manifest.name.clone(),
@@ -101,7 +102,7 @@ impl Project {
                 description: self.manifest.description.clone(),
                 params: self.manifest.params.clone(),
                 git: git(&self.root),
-                cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+                cores: cores as u32,
                 memory: system.total_memory(),
             },
             views: LastRun::read(&store, &self.manifest.name).views,
@@ -111,6 +112,7 @@ impl Project {
             options,
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),
+            programs: tokio::sync::Semaphore::new(cores),
         }
     }
 }

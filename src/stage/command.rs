@@ -212,6 +212,10 @@ impl Stage for Command {
         _: &'a (dyn Fn(Artifact) + Send + Sync),
     ) -> BoxFuture<'a, Result<Done, StageError>> {
         async move {
+            let _turn = tokio::select! {
+                turn = context.programs.acquire() => turn,
+                () = context.stop.cancelled() => return Err(StageError::Cancelled),
+            };
             let dir = tempfile::Builder::new()
                 .prefix("forge-command-")
                 .tempdir()

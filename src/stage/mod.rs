@@ -308,6 +308,8 @@ pub struct Context {
     pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
     /// A variable of the environment: stages see only those that the manifest names.
     pub env: Env,
+    /// Programs that may run at once: one for each core.
+    pub programs: tokio::sync::Semaphore,
 }
 
 /// Facts about the run for reports.
