@@ -93,7 +93,8 @@ impl Apply {
             && !project.manifest.overridden;
         let emit = context.emit.clone();
         let tell = move |message| emit(Event::Notice { stage: None, message });
-        let (finished, shared) = block_on(async {
+        let quiet = self.quiet;
+        let finished = block_on(async {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
             project.share(&self.manifest, &store, true, tell).await?;
             // Listening before anything starts: an early Ctrl-C counts as well.
@@ -101,18 +102,21 @@ impl Apply {
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
             let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
             let finished = run.await;
+            progress.finish();
+            if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
+                folder.finish(&finished.record)?;
+            }
+            store.flush()?;
+            if whole && finished.record.status == RunStatus::Completed {
+                write_lock(&manifest_path, &finished.record)?;
+            }
+            // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
+            let ticker = super::store::Ticker::new("shared", "results", quiet);
+            let shared = store.settle(&ticker).await;
             interrupt.abort();
-            let shared = store.settle().await;
             Ok::<_, Failure>((finished, shared))
-        })??;
-        progress.finish();
-        if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-            folder.finish(&finished.record)?;
-        }
-        store.flush()?;
-        if whole && finished.record.status == RunStatus::Completed {
-            write_lock(&manifest_path, &finished.record)?;
-        }
+        })?;
+        let (finished, shared) = finished?;
         self.tell(&finished, &context, shared.as_ref());
         exit(&finished)
     }
@@ -165,10 +169,19 @@ impl Apply {
         // Also with `--quiet`: somebody counts on these results.
         if let Some(shared) = shared.filter(|shared| shared.unsent > 0) {
             say(&format!(
-                "warning: {} results are in the local store only ({}); `forge store push --remote {}` sends them",
+                "warning: {} results are in the local store only ({}); `forge store push --store {} --remote {}` sends \
+                 them",
                 shared.unsent,
-                shared.error.as_deref().unwrap_or("the shared store did not answer"),
+                shared.error.as_deref().unwrap_or("what they are made of is not the same there"),
+                context.store.root(),
                 shared.url
+            ));
+        }
+        if let Some(shared) = shared.filter(|shared| shared.conflicts > 0) {
+            say(&format!(
+                "warning: others have shared {} other answers to the same requests meanwhile; `forge store push --replace` \
+                 makes ours count",
+                shared.conflicts
             ));
         }
         if self.quiet {

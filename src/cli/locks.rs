@@ -17,22 +17,36 @@ const DEPTH_MAX: u32 = 6;
 
 /// The texts of all lock files. What git cannot tell is an error: a root that is overlooked is data lost.
 pub(super) fn texts(root: &Utf8Path) -> Result<RootTexts, Failure> {
+    let in_git = is_in_git(root)?;
+    let paths = if in_git { listed(root)? } else { walked(root) };
     let mut texts = RootTexts::new();
-    let paths = match root.join(".git").exists() && has_commits_or_files(root) {
-        true => listed(root)?,
-        false => walked(root),
-    };
-    texts.extend(paths.iter().filter_map(|path| std::fs::read(root.join(path)).ok()));
-    if root.join(".git").exists() {
+    for path in paths {
+        match std::fs::read(root.join(&path)) {
+            Ok(text) => texts.push(text),
+            // In the index of git, and deleted.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message = format!("cannot read `{path}`: {}", crate::stage::plain(&error));
+                return Err(Failure::Message(message, FAILED));
+            }
+        }
+    }
+    if in_git {
         texts.extend(committed(root)?);
     }
     texts.retain(|text| text.starts_with(FIRST_LINE));
     Ok(texts)
 }
 
-/// A folder that is only called `.git` is no repository.
-fn has_commits_or_files(root: &Utf8Path) -> bool {
-    git(root, &["rev-parse", "--git-dir"]).is_ok()
+/// Whether the project is part of a repository, its root or not.
+fn is_in_git(root: &Utf8Path) -> Result<bool, Failure> {
+    match git(root, &["rev-parse", "--is-inside-work-tree"]) {
+        Ok(answer) => Ok(answer.starts_with(b"true")),
+        Err(Failure::Message(message, _)) if message.contains("not a git repository") => Ok(false),
+        // Without git there is nothing to ask, and without a repository nothing to ask for.
+        Err(_) if !root.ancestors().any(|folder| folder.join(".git").exists()) => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn git(root: &Utf8Path, args: &[&str]) -> Result<Vec<u8>, Failure> {
@@ -40,6 +54,7 @@ fn git(root: &Utf8Path, args: &[&str]) -> Result<Vec<u8>, Failure> {
         .args(["--no-optional-locks", "-C"])
         .arg(root)
         .args(args)
+        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
         .map_err(|error| Failure::Message(format!("cannot start git: {error}"), FAILED))?;
@@ -79,20 +94,22 @@ fn walked(root: &Utf8Path) -> Vec<Utf8PathBuf> {
 
 /// Lock files in the commits that refs point to: branches, tags, remotes, the stash.
 fn committed(root: &Utf8Path) -> Result<RootTexts, Failure> {
-    if !has_commits_or_files(root) {
-        return Ok(RootTexts::new());
+    // Of a tag, what it stands for.
+    let format = "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname)";
+    let refs = git(root, &["for-each-ref", format])?;
+    let mut commits = BTreeSet::new();
+    for line in String::from_utf8_lossy(&refs).lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let pairs = words.chunks_exact(2).filter(|pair| pair[0] == "commit");
+        commits.extend(pairs.map(|pair| pair[1].to_owned()));
     }
-    let refs = git(root, &["for-each-ref", "--format=%(objectname)"])?;
-    let mut commits: BTreeSet<String> =
-        String::from_utf8_lossy(&refs).lines().map(str::to_owned).collect();
     // Detached, it is no ref; before the first commit it is nothing.
     if let Ok(head) = git(root, &["rev-parse", "--verify", "--quiet", "HEAD"]) {
         commits.insert(String::from_utf8_lossy(&head).trim().to_owned());
     }
     let mut blobs = BTreeSet::new();
     for commit in commits {
-        // A tag may name something that is no commit and has no files.
-        let Ok(tree) = git(root, &["ls-tree", "-r", "-z", &commit]) else { continue };
+        let tree = git(root, &["ls-tree", "-r", "-z", "--full-tree", &commit])?;
         for line in tree.split(|c| *c == 0) {
             let line = String::from_utf8_lossy(line);
             let Some((about, path)) = line.split_once('\t') else { continue };

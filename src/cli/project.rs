@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ManifestArgs, USER};
+use super::{Failure, ManifestArgs, RemoteArgs, USER};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
@@ -115,6 +115,33 @@ impl Project {
             programs: tokio::sync::Semaphore::new(cores),
         }
     }
+}
+
+/// What a manifest says of stores.
+#[derive(Default)]
+pub(super) struct StoreSettings {
+    /// The project.
+    pub(super) root: Utf8PathBuf,
+    /// Folder of the store.
+    pub(super) store: Option<Utf8PathBuf>,
+    /// The shared one.
+    pub(super) remote: Option<String>,
+    /// Who writes there.
+    pub(super) remote_mode: Option<String>,
+}
+
+/// Reads them.
+pub(super) fn store_settings(manifest: &Utf8Path) -> Result<StoreSettings, Failure> {
+    let args = ManifestArgs {
+        manifest: manifest.to_owned(),
+        set: Vec::new(),
+        store: None,
+        remote: RemoteArgs { remote: None, remote_mode: None },
+        limit: None,
+    };
+    let Project { root, manifest, .. } = Project::open(&args)?;
+    let store = manifest.store.map(|store| root.join(store));
+    Ok(StoreSettings { root, store, remote: manifest.remote, remote_mode: manifest.remote_mode })
 }
 
 /// What a mode allows here.

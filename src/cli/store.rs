@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::project::{self, usage};
+use super::project::{self, StoreSettings, usage};
 use super::{FAILED, Failure, RemoteArgs, locks, print, say};
 use crate::store::{Access, Amount, GcOptions, GcReport, Remote, Store, Transferred, Verified};
 
@@ -21,9 +21,12 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct StoreArgs {
     #[command(subcommand)]
     command: StoreCommand,
-    /// Folder of the store [default: .forge in the project]
+    /// Folder of the store [default: the manifest's, else .forge in the project]
     #[arg(long, env = "FORGE_STORE", value_name = "DIR", global = true)]
     store: Option<Utf8PathBuf>,
+    /// A manifest whose `[store]` says where the store and the shared one are
+    #[arg(long, value_name = "MANIFEST", global = true)]
+    manifest: Option<Utf8PathBuf>,
     /// Print the result as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -99,6 +102,9 @@ enum StoreCommand {
         /// Only what this lock file or run needs
         #[arg(long, value_name = "LOCK|RUN")]
         of: Option<String>,
+        /// Let ours count where the shared store has a result already
+        #[arg(long)]
+        replace: bool,
     },
     /// Fetch everything from a shared store
     #[command(after_help = "Example:\n  forge store pull --remote s3://team/forge")]
@@ -132,8 +138,13 @@ struct Gc {
 
 impl StoreArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let root = project::root_here()?;
-        let folder = self.store.clone().unwrap_or_else(|| root.join(".forge"));
+        let settings = match &self.manifest {
+            None => StoreSettings { root: project::root_here()?, ..StoreSettings::default() },
+            Some(manifest) => project::store_settings(manifest)?,
+        };
+        let root = settings.root.clone();
+        let folder = self.store.clone().or(settings.store.clone());
+        let folder = folder.unwrap_or_else(|| root.join(".forge"));
         if !folder.join("store.toml").exists()
             && !matches!(self.command, StoreCommand::Import { .. } | StoreCommand::Pull { .. })
         {
@@ -187,22 +198,24 @@ impl StoreArgs {
                 };
                 self.taken_in(&moved)
             }
-            StoreCommand::Push { remote, of } => {
+            StoreCommand::Push { remote, of, replace } => {
                 let text = of.as_deref().map(|what| root_text(&store, what)).transpose()?;
                 let text = text.as_ref().map(|(_, text)| text.as_slice());
-                let remote = open(remote, false)?;
+                let remote = open(remote, &settings, false)?;
                 let moved = super::block_on(async {
                     remote.probe().await?;
-                    store.push(&remote, text, &Ticker::new("sent")).await
+                    store
+                        .push(&remote, text, *replace, &Ticker::new("sent", "objects", false))
+                        .await
                 })??;
                 self.transferred("sent", &moved, false);
                 Ok(())
             }
             StoreCommand::Pull { remote } => {
-                let remote = open(remote, true)?;
+                let remote = open(remote, &settings, true)?;
                 let moved = super::block_on(async {
                     remote.probe().await?;
-                    store.pull(&remote, &Ticker::new("fetched")).await
+                    store.pull(&remote, &Ticker::new("fetched", "objects", false)).await
                 })??;
                 self.taken_in(&moved)
             }
@@ -322,7 +335,7 @@ impl StoreArgs {
             let name = checked(name.unwrap_or(&default))?;
             store.pin(name, &String::from_utf8_lossy(&text))?;
         }
-        let names: Vec<String> = store.pins().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = store.pins()?.into_iter().map(|(name, _)| name).collect();
         if !self.as_json(&names) {
             names.iter().for_each(|name| print(name));
         }
@@ -383,13 +396,15 @@ impl StoreArgs {
 }
 
 /// The shared store of the command line.
-fn open(args: &RemoteArgs, only_read: bool) -> Result<Remote, Failure> {
-    let url = args.remote.as_deref().ok_or_else(|| {
+fn open(args: &RemoteArgs, settings: &StoreSettings, only_read: bool) -> Result<Remote, Failure> {
+    let url = args.remote.as_deref().or(settings.remote.as_deref()).ok_or_else(|| {
         usage(
-            "name the shared store with `--remote URL` or FORGE_REMOTE, such as s3://bucket/prefix",
+            "name the shared store with `--remote URL` or FORGE_REMOTE, such as s3://bucket/prefix, or with \
+             `--manifest` a manifest that does",
         )
     })?;
-    let access = match project::access(args.remote_mode.as_deref()) {
+    let mode = args.remote_mode.as_deref().or(settings.remote_mode.as_deref());
+    let access = match project::access(mode) {
         Access::ReadOnly if !only_read => {
             return Err(usage(format!(
                 "`{url}` is only read here, says the mode; it takes no push"
@@ -402,22 +417,27 @@ fn open(args: &RemoteArgs, only_read: bool) -> Result<Remote, Failure> {
 }
 
 /// Tells how many objects are done, now and then.
-struct Ticker {
+pub(super) struct Ticker {
     verb: &'static str,
+    what: &'static str,
     told: Mutex<Instant>,
 }
 
 impl Ticker {
-    fn new(verb: &'static str) -> impl Fn(u64) + Sync {
-        let ticker = Ticker { verb, told: Mutex::new(Instant::now()) };
-        move |done| ticker.tick(done)
+    pub(super) fn new(verb: &'static str, what: &'static str, quiet: bool) -> impl Fn(u64) + Sync {
+        let ticker = Ticker { verb, what, told: Mutex::new(Instant::now()) };
+        move |done| {
+            if !quiet {
+                ticker.tick(done);
+            }
+        }
     }
 
     fn tick(&self, done: u64) {
         let mut told = self.told.lock().expect("BUG: the ticker lock is poisoned");
         if told.elapsed() >= TELL_EVERY {
             *told = Instant::now();
-            say(&format!("{} {done} objects", self.verb));
+            say(&format!("{} {done} {}", self.verb, self.what));
         }
     }
 }
@@ -467,7 +487,8 @@ fn checked(name: &str) -> Result<&str, Failure> {
 }
 
 fn known_pins(store: &Store) -> String {
-    let names: Vec<String> = store.pins().into_iter().map(|(name, _)| name).collect();
+    let pins = store.pins().unwrap_or_default();
+    let names: Vec<String> = pins.into_iter().map(|(name, _)| name).collect();
     if names.is_empty() { String::new() } else { format!(" (known: {})", names.join(", ")) }
 }
 

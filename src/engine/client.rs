@@ -168,8 +168,8 @@ impl Client {
         let waited = flight.try_lock().is_err();
         let result = {
             let _turn = flight.lock().await;
-            // Another may have asked the same since the look-up.
-            match self.recall(key).await {
+            // Another may have asked the same since the look-up: then it is in the store or in memory.
+            match self.recall_here(key) {
                 Some((remembered, served_from)) => {
                     phases_ms.insert(Phase::Queue, ms(start));
                     let served_from = if waited { ServedFrom::Coalesced } else { served_from };
@@ -195,6 +195,17 @@ impl Client {
         }
         let (record, tier) = self.store.find(key).await?;
         Some((self.keep(key, &record)?, tier.into()))
+    }
+
+    /// The same, without the shared store.
+    fn recall_here(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
+        if self.mode == Mode::Afresh && !self.engine.is_renewed(key) {
+            return None;
+        }
+        if let Some(found) = self.in_memory(key) {
+            return Some((found, ServedFrom::Memory));
+        }
+        Some((self.keep(key, &self.store.get(key)?)?, ServedFrom::Disk))
     }
 
     /// Puts a record of the store into memory; `None` if it is no answer.
@@ -226,7 +237,7 @@ impl Client {
             () = self.stop.cancelled() => return Err(Failure::Cancelled),
             permit = self.engine.permits.acquire() => permit,
         };
-        let _permit = permit.expect("BUG: the permits of an engine are never closed");
+        let permit = permit.expect("BUG: the permits of an engine are never closed");
         let engine = tokio::select! {
             engine = self.engine.engine() => engine,
             () = self.stop.cancelled() => return Err(Failure::Cancelled),
@@ -286,6 +297,8 @@ impl Client {
             attempts,
             observed: None,
         };
+        // The engine is free for the next while this one is kept.
+        drop(permit);
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
         let record = Record { recipe, outcome, witness };
         let record = self.store.publish(record, self.mode == Mode::Afresh).await?;

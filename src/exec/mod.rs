@@ -319,13 +319,28 @@ impl Run {
     ) -> BoxFuture<'a, Result<Inputs, StageError>> {
         async move {
             for (input, (_, needed)) in inputs.0.iter_mut().zip(&node.needs) {
-                if !input.artifact.is_whole(&self.context.store).await {
+                if !input.artifact.is_whole(&self.context.store).await
+                    && !self.refetched(*needed, &input.artifact).await
+                {
                     input.artifact = self.again(*needed).await?;
                 }
             }
             Ok(inputs)
         }
         .boxed()
+    }
+
+    /// Whether what is damaged here is whole again with what the shared store has.
+    async fn refetched(&self, i: usize, artifact: &Artifact) -> bool {
+        let store = &self.context.store;
+        let key = {
+            let keys = self.keys.lock().expect("BUG: the key lock is poisoned");
+            keys.get(&self.graph.nodes()[i].name).map(|stage| stage.key)
+        };
+        let Some(key) = key else { return false };
+        let Some((record, _)) = store.find(key).await else { return false };
+        store.find_blobs(&record).await;
+        artifact.is_whole(store).await
     }
 
     /// Runs a stage again whose result turned out to be damaged.

@@ -168,7 +168,13 @@ async fn work_out(
         }
     } else if node.stage.runs_in_plan() {
         "worked out again".clone_into(&mut verdict.how);
-        Some(node.stage.run(inputs, context, &|_| {}).await?.artifact)
+        match node.stage.run(inputs, context, &|_| {}).await {
+            Ok(done) => Some(done.artifact),
+            Err(error) => {
+                verdict.differences.push(error.to_string());
+                None
+            }
+        }
     } else if node.kind == "report" {
         return verify_report(node, inputs, context, stored.is_some().then_some(key), verdict)
             .await;
@@ -205,7 +211,13 @@ async fn verify_report(
     };
     let record = stored.and_then(|key| context.store.get(key));
     let before = without_run(record.and_then(|record| record.blob("json")));
-    let done = node.stage.run(inputs, context, &|_| {}).await?;
+    let done = match node.stage.run(inputs, context, &|_| {}).await {
+        Ok(done) => done,
+        Err(error) => {
+            verdict.differences.push(error.to_string());
+            return Ok(None);
+        }
+    };
     let made = match &done.artifact {
         Artifact::Files(files) => files.files.get("report.json").copied(),
         _ => None,
@@ -216,7 +228,7 @@ async fn verify_report(
             verdict.differences.push("it shows other numbers than the remembered one".to_owned());
         }
         (Some(_), Some(_)) => verdict.how.push_str(", and shows what the remembered one shows"),
-        _ => {}
+        _ => verdict.how.push_str("; there is no remembered report.json to compare with"),
     }
     Ok(Some(done.artifact))
 }

@@ -29,18 +29,6 @@ impl Blobs {
         Blobs { root }
     }
 
-    /// Removes what killed processes left half written, once no living one can be at it.
-    pub(super) fn sweep(&self) {
-        let Ok(entries) = self.root.read_dir_utf8() else { return };
-        for entry in entries.flatten().filter(|entry| entry.file_name().starts_with(TEMPORARY)) {
-            let changed = entry.metadata().and_then(|meta| meta.modified());
-            let age = changed.ok().and_then(|changed| changed.elapsed().ok());
-            if age.is_some_and(|age| age > ABANDONED) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-
     pub(super) fn path(&self, digest: Digest) -> Utf8PathBuf {
         let name = digest.to_string();
         self.root.join(&name[..2]).join(&name[2..])
@@ -69,8 +57,20 @@ impl Blobs {
         Ok(())
     }
 
+    /// Whether a blob is there. One that is relied upon becomes young again, so that no collector takes it for
+    /// garbage before a record names it.
     pub(super) fn has(&self, digest: Digest) -> bool {
-        self.path(digest).exists()
+        let path = self.path(digest);
+        let Ok(meta) = fs::metadata(&path) else { return false };
+        let age = meta.modified().ok().and_then(|changed| changed.elapsed().ok());
+        if age.is_none_or(|age| age < FRESH) {
+            return true;
+        }
+        // In a store that belongs to somebody else, they collect.
+        if let Ok(file) = File::open(&path) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+        path.exists()
     }
 
     pub(super) fn get(&self, digest: Digest) -> Option<Vec<u8>> {
@@ -79,9 +79,22 @@ impl Blobs {
         if Digest::of(&bytes) == digest {
             return Some(bytes);
         }
-        // Good for nothing, and in the way of what would be written in its place.
-        let _ = fs::remove_file(path);
+        self.discard(digest);
         None
+    }
+
+    /// Takes away a blob that was found damaged: it is good for nothing, and in the way of what would be
+    /// written in its place. Another process may have healed it meanwhile, so that it is looked at once more.
+    pub(super) fn discard(&self, digest: Digest) {
+        let path = self.path(digest);
+        let aside = self.root.join(format!("{TEMPORARY}{digest}-{}", ulid::Ulid::new()));
+        if fs::rename(&path, &aside).is_err() {
+            return;
+        }
+        let _ = match digest_of_file(&aside) {
+            Ok(found) if found == digest => fs::rename(&aside, &path),
+            _ => fs::remove_file(&aside),
+        };
     }
 
     /// Whether a blob is there and its content is what its name says. One that is damaged goes.
@@ -90,7 +103,7 @@ impl Blobs {
         match digest_of_file(&path) {
             Ok(found) if found == digest => true,
             Ok(_) => {
-                let _ = fs::remove_file(path);
+                self.discard(digest);
                 false
             }
             Err(_) => false,
@@ -102,25 +115,12 @@ impl Blobs {
         // A blob of the same length that holds other bytes is damage, and is written again.
         let same_length =
             fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == bytes.len() as u64);
-        if same_length && self.get(digest).is_some() && self.freshen(digest) {
+        if same_length && self.get(digest).is_some() && self.has(digest) {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
         writer.write_all(bytes).map_err(at("write", &self.root))?;
         writer.finish()
-    }
-
-    /// Makes a blob that is used again young again, so that no collector takes it for garbage before a record
-    /// names it; `false` where one has just done so.
-    fn freshen(&self, digest: Digest) -> bool {
-        let Ok(file) = File::open(self.path(digest)) else { return false };
-        let changed = file.metadata().and_then(|meta| meta.modified());
-        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
-        if age.is_some_and(|age| age > FRESH) {
-            // In a store that belongs to somebody else, they collect.
-            let _ = file.set_modified(SystemTime::now());
-        }
-        self.has(digest)
     }
 
     pub(super) fn writer(&self) -> Result<BlobWriter, StoreError> {
@@ -180,6 +180,22 @@ impl Write for BlobWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// Whether nobody can be at a file any more.
+pub(super) fn is_abandoned(path: &Utf8Path) -> bool {
+    let changed = fs::metadata(path).and_then(|meta| meta.modified());
+    changed.ok().and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > ABANDONED)
+}
+
+/// Removes what killed processes left half written in a folder, once no living one can be at it.
+pub(super) fn sweep(folder: &Utf8Path) {
+    let Ok(entries) = folder.read_dir_utf8() else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().starts_with(TEMPORARY)) {
+        if is_abandoned(entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

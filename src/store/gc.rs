@@ -16,12 +16,15 @@ use camino::Utf8PathBuf;
 use serde::Serialize;
 
 use super::pack::Pack;
-use super::roots::{Held, digests_in, pins};
+use super::roots::{Held, digests_in, pins, read_if_there, runs_in};
 use super::{INDEX, Scanned, Store, StoreError, at, folders, journal, seal};
 use crate::digest::{Digest, Key};
 
 /// Blobs this young may belong to a result that is still being written.
 const YOUNG: Duration = Duration::from_secs(3600);
+/// How often it is tried to get at packs that another process is merging, and the pause between.
+const MERGING_MAX: u32 = 100;
+const MERGING_PAUSE: Duration = Duration::from_millis(100);
 /// Keys of collected results that are remembered, to explain later misses.
 const GONE_MAX: usize = 4_000_000;
 /// Bytes of a key that stand for it in the list of collected ones.
@@ -111,28 +114,28 @@ struct Marked {
 }
 
 impl Store {
-    /// Collects garbage. Another collector at work is an error; writers and readers go on meanwhile.
+    /// Collects garbage. Another collector at work is an error; writers and readers go on meanwhile. A root that
+    /// cannot be read is one as well: what it names must stay.
     pub fn collect(&self, options: &GcOptions, texts: &RootTexts) -> Result<GcReport, StoreError> {
-        let marker = self.root.join("store.toml");
-        let lock = File::open(&marker).map_err(at("read", &marker))?;
-        lock.try_lock().map_err(|_| StoreError::Busy)?;
+        let _lock = self.lock()?;
         self.give_back_all()?;
         self.pack()?;
         let inventory = self.inventory()?;
         let now = unix_ms(SystemTime::now());
-        let roots = self.roots(options, texts);
         let horizon = now.saturating_sub(millis(options.max_age));
-        let young = |item: &Item, kept: &HashSet<u32>, cutoff: u64| {
-            item.started_unix_ms >= cutoff.max(horizon)
-                || (kept.contains(&item.run) && item.started_unix_ms >= cutoff)
-        };
-        let kept_runs = self.kept_runs(options, &inventory);
+        let roots = self.roots(options, texts)?;
+        let firm = self.firm_runs(&inventory)?;
         let runs = self.run_roots(options);
-        let keep = |cutoff| {
-            let recent = runs.iter().filter(|(began, _)| *began >= cutoff);
+        let recent = inventory.numbers_of(&runs.iter().map(|(run, ..)| run.clone()).collect());
+        let keep = |cutoff: u64| {
+            let of_runs = runs.iter().filter(|(_, began, _)| *began >= cutoff);
             let roots: Vec<_> =
-                roots.iter().chain(recent.flat_map(|(_, roots)| roots)).copied().collect();
-            self.mark(&inventory, &roots, |item| young(item, &kept_runs, cutoff))
+                roots.iter().chain(of_runs.flat_map(|(.., roots)| roots)).copied().collect();
+            self.mark(&inventory, &roots, |item| {
+                firm.contains(&item.run)
+                    || (item.started_unix_ms >= cutoff
+                        && (item.started_unix_ms >= horizon || recent.contains(&item.run)))
+            })
         };
         let all = keep(0);
         let (marked, over, pressed) = match options.max_size {
@@ -148,16 +151,31 @@ impl Store {
             false => options.max_age.max(YOUNG),
         };
         let cutoff_blobs = now.saturating_sub(millis(young));
+        let held_since = Held::read(&self.root)?.since_unix_ms.unwrap_or(u64::MAX);
         let mut report =
             GcReport { dry_run: options.dry_run, bytes_over: over, ..Default::default() };
-        let dead = inventory.dead(&marked, cutoff_blobs, self.held_since(), &mut report);
-        let old_runs = self.old_runs(options, horizon);
+        // Lines of journals whose processes live stay where they are.
+        let dead_records: HashSet<Key> = {
+            let index = self.index.read().expect(INDEX);
+            let gone = |key: &Key| !marked.keys.contains(key) && !index.in_journal(*key);
+            inventory.items.iter().map(|item| item.key).filter(gone).collect()
+        };
+        let dead =
+            inventory.dead(&marked, &dead_records, cutoff_blobs.min(held_since), &mut report);
+        let old_runs = self.old_runs(options, horizon)?;
         report.runs_removed = old_runs.len() as u64;
         if options.dry_run {
             return Ok(report);
         }
-        self.remove_records(&inventory, &marked)?;
-        self.remove_blobs(&inventory, dead, now)?;
+        let mut attempts = 1;
+        while !self.remove_records(&inventory, dead_records.clone())? {
+            if attempts == MERGING_MAX {
+                return Err(StoreError::Busy);
+            }
+            attempts += 1;
+            std::thread::sleep(MERGING_PAUSE);
+        }
+        self.remove_blobs(&inventory, dead)?;
         for run in old_runs {
             let _ = fs::remove_dir_all(self.root.join("runs").join(run));
         }
@@ -210,7 +228,7 @@ impl Store {
             }
             inventory.by_key.insert(key, inventory.items.len() as u32);
             inventory.items.push(Item { key, bytes, started_unix_ms, run });
-        });
+        })?;
         let mut names = vec![String::new(); runs.len()];
         runs.into_iter().for_each(|(name, i)| names[i as usize] = name);
         inventory.runs = names;
@@ -221,57 +239,63 @@ impl Store {
         Ok(inventory)
     }
 
-    /// Texts in which what must stay is named.
-    fn roots(&self, options: &GcOptions, texts: &RootTexts) -> Vec<[u8; 32]> {
-        let mut roots = Held::read(&self.root).digests;
-        for (_, text) in pins(&self.root) {
+    /// What is named by texts that keep it: locks, pins, the last results, living processes.
+    fn roots(&self, options: &GcOptions, texts: &RootTexts) -> Result<Vec<[u8; 32]>, StoreError> {
+        let mut roots = Held::read(&self.root)?.digests;
+        for (_, text) in pins(&self.root)? {
             roots.extend(digests_in(&text));
         }
         if options.clear {
-            return roots;
+            return Ok(roots);
         }
         roots.extend(texts.iter().flat_map(|text| digests_in(text)));
         let last = self.root.join("last");
-        for name in journal::names(&last, ".json").unwrap_or_default() {
-            roots.extend(digests_in(&fs::read(last.join(name)).unwrap_or_default()));
+        for name in journal::names(&last, ".json").map_err(at("read", &last))? {
+            let text = read_if_there(&last.join(name))?.unwrap_or_default();
+            roots.extend(digests_in(&text));
         }
-        roots
+        // The result of a workflow is a table that names its samples and requests: also where the record of the
+        // workflow is damaged, so that what it was made of is still there.
+        let tables = roots.iter().map(|root| Digest::from_bytes(*root));
+        let tables: Vec<Digest> = tables.filter(|table| self.blobs.path(*table).exists()).collect();
+        for table in tables {
+            roots.extend(digests_in(&self.blob(table).unwrap_or_default()));
+        }
+        Ok(roots)
     }
 
-    /// What the last runs name, and when they began.
-    fn run_roots(&self, options: &GcOptions) -> Vec<(u64, Vec<[u8; 32]>)> {
+    /// The last runs, when they began, and what they name.
+    fn run_roots(&self, options: &GcOptions) -> Vec<(String, u64, Vec<[u8; 32]>)> {
         let runs = self.runs();
-        let last = runs.iter().rev().take(options.keep_runs);
-        let roots = |run: &String| {
-            let began = ulid::Ulid::from_string(run).map_or(0, |ulid| ulid.timestamp_ms());
-            (began, digests_in(&self.run_texts(run).unwrap_or_default()).collect())
+        let last = runs.into_iter().rev().take(options.keep_runs);
+        let roots = |run: String| {
+            let began = ulid::Ulid::from_string(&run).map_or(0, |ulid| ulid.timestamp_ms());
+            let roots = digests_in(&self.run_texts(&run).unwrap_or_default()).collect();
+            (run, began, roots)
         };
         last.map(roots).collect()
     }
 
-    /// Runs whose every record stays: the last ones, living ones, pinned ones.
-    fn kept_runs(&self, options: &GcOptions, inventory: &Inventory) -> HashSet<u32> {
-        let mut names: HashSet<String> = Held::read(&self.root).runs.into_iter().collect();
-        names.extend(self.runs().into_iter().rev().take(options.keep_runs));
-        names.extend(pins(&self.root).into_iter().map(|(name, _)| name));
-        let kept = inventory.runs.iter().enumerate().filter(|(_, name)| names.contains(*name));
-        kept.map(|(i, _)| i as u32).collect()
+    /// Runs that live or are pinned: everything that they have made stays, whatever the bounds.
+    fn firm_runs(&self, inventory: &Inventory) -> Result<HashSet<u32>, StoreError> {
+        Ok(inventory.numbers_of(&self.firm_run_names()?))
     }
 
-    fn old_runs(&self, options: &GcOptions, horizon: u64) -> Vec<String> {
+    fn firm_run_names(&self) -> Result<HashSet<String>, StoreError> {
+        let mut names: HashSet<String> = Held::read(&self.root)?.runs.into_iter().collect();
+        names.extend(pins(&self.root)?.iter().flat_map(|(_, text)| runs_in(text)));
+        Ok(names)
+    }
+
+    fn old_runs(&self, options: &GcOptions, horizon: u64) -> Result<Vec<String>, StoreError> {
         let mut runs = self.runs();
         runs.truncate(runs.len().saturating_sub(options.keep_runs));
-        let living = Held::read(&self.root).runs;
-        let pinned: Vec<String> = pins(&self.root).into_iter().map(|(name, _)| name).collect();
+        let firm = self.firm_run_names()?;
         runs.retain(|run| {
             let began = ulid::Ulid::from_string(run).map_or(u64::MAX, |ulid| ulid.timestamp_ms());
-            began < horizon && !living.contains(run) && !pinned.contains(run)
+            began < horizon && !firm.contains(run)
         });
-        runs
-    }
-
-    fn held_since(&self) -> u64 {
-        Held::read(&self.root).since_unix_ms.unwrap_or(u64::MAX)
+        Ok(runs)
     }
 
     /// Everything that roots and wanted records reach.
@@ -290,42 +314,63 @@ impl Store {
                 continue;
             }
             marked.blobs.extend(inventory.blobs.get(&key).into_iter().flatten());
-            if let Some(rows) = inventory.tables.get(&key).and_then(|table| self.blob(*table)) {
-                open.extend(digests_in(&rows).map(Key::from_bytes));
+            let Some(table) = inventory.tables.get(&key) else { continue };
+            match self.blob(*table) {
+                Some(rows) => open.extend(digests_in(&rows).map(Key::from_bytes)),
+                // Without its table, what its run has made is what it can be made of again.
+                None => {
+                    let run = inventory.items[inventory.by_key[&key] as usize].run;
+                    let of_run = inventory.items.iter().filter(|item| item.run == run);
+                    open.extend(of_run.map(|item| item.key));
+                }
             }
         }
         marked
     }
 
-    /// Rewrites packs without the dead, after those that living processes have asked for meanwhile.
-    fn remove_records(&self, inventory: &Inventory, marked: &Marked) -> Result<(), StoreError> {
-        let held = self.mark(inventory, &Held::read(&self.root).digests, |_| false);
-        // Lines of live journals, and those that came after the inventory, are in no pack that it knows.
-        let stays = |key: Key| {
-            marked.keys.contains(&key)
-                || held.keys.contains(&key)
-                || !inventory.by_key.contains_key(&key)
+    /// Rewrites packs without the dead; `false` where another process is at one of them. What living processes
+    /// have asked for by the time the new pack is there stays after all.
+    fn remove_records(
+        &self,
+        inventory: &Inventory,
+        mut dead: HashSet<Key>,
+    ) -> Result<bool, StoreError> {
+        let held = |dead: &HashSet<Key>| -> Result<Vec<Key>, StoreError> {
+            let held = self.mark(inventory, &Held::read(&self.root)?.digests, |_| false);
+            Ok(held.keys.into_iter().filter(|key| dead.contains(key)).collect())
         };
-        let gone: Vec<Key> =
-            inventory.items.iter().map(|item| item.key).filter(|key| !stays(*key)).collect();
-        if gone.is_empty() {
-            return Ok(());
+        for key in held(&dead)? {
+            dead.remove(&key);
         }
-        self.write_gone(&gone)?;
-        let packs = folders(&self.root).packs;
-        let names = super::pack::list(&packs).map_err(at("read", &packs))?;
-        let open = |name: &String| Pack::open(&packs, name).ok();
-        let packs_with_dead: Vec<Pack> = names.iter().filter_map(open).collect();
-        // Another process is merging: its pack is collected the next time.
-        if packs_with_dead.iter().any(|pack| pack.file().try_lock().is_err()) {
-            return Ok(());
+        if dead.is_empty() {
+            return Ok(true);
         }
-        seal::rewrite(&packs, &packs_with_dead, stays)?;
-        Ok(())
+        let folder = folders(&self.root).packs;
+        let names = super::pack::list(&folder).map_err(at("read", &folder))?;
+        let open = |name: &String| Pack::open(&folder, name).map_err(at("read", &folder));
+        let packs = names.iter().map(open).collect::<Result<Vec<Pack>, _>>()?;
+        if !packs.iter().all(Pack::claim) {
+            return Ok(false);
+        }
+        let mut made = Vec::new();
+        made.extend(seal::rewrite(&folder, &packs, |key| !dead.contains(&key))?);
+        let late = held(&dead)?;
+        for key in &late {
+            dead.remove(key);
+        }
+        if !late.is_empty() {
+            made.extend(seal::rewrite(&folder, &packs, |key| late.contains(&key))?);
+        }
+        for pack in packs.iter().filter(|pack| !made.contains(&pack.name)) {
+            super::pack::remove(&folder, &pack.name);
+        }
+        super::blob::sync_folder(&folder)?;
+        self.write_gone(&dead)?;
+        Ok(true)
     }
 
     /// Remembers which keys went, so that a later miss can say why. One file; the oldest are forgotten first.
-    fn write_gone(&self, gone: &[Key]) -> Result<(), StoreError> {
+    fn write_gone(&self, gone: &HashSet<Key>) -> Result<(), StoreError> {
         let folder = self.root.join("gone");
         fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         let mut keys: Vec<&[u8]> = gone.iter().map(|key| &key.bytes()[..GONE_KEY]).collect();
@@ -346,28 +391,36 @@ impl Store {
     }
 
     /// Moves dead blobs aside, gives back what is wanted after all, deletes the rest.
-    fn remove_blobs(
-        &self,
-        inventory: &Inventory,
-        dead: Vec<Digest>,
-        began_unix_ms: u64,
-    ) -> Result<(), StoreError> {
+    fn remove_blobs(&self, inventory: &Inventory, dead: Vec<Digest>) -> Result<(), StoreError> {
         let trash = self.trash();
         fs::create_dir_all(&trash).map_err(at("create", &trash))?;
         for digest in &dead {
             let _ = fs::rename(self.blobs.path(*digest), trash.join(digest.to_string()));
         }
-        let held = Held::read(&self.root);
-        let wanted = self.mark(inventory, &held.digests, |_| false);
-        for digest in &dead {
-            let aside = trash.join(digest.to_string());
-            let meta = fs::metadata(&aside).and_then(|meta| meta.modified());
-            let touched = meta.is_ok_and(|changed| unix_ms(changed) >= began_unix_ms);
-            if touched || wanted.blobs.contains(digest) {
-                let _ = fs::rename(&aside, self.blobs.path(*digest));
-            } else {
-                let _ = fs::remove_file(&aside);
+        let mut aside: Vec<Digest> = dead;
+        loop {
+            let held = Held::read(&self.root)?;
+            let wanted = self.mark(inventory, &held.digests, |_| false);
+            let before = aside.len();
+            aside.retain(|digest| {
+                let path = trash.join(digest.to_string());
+                let changed = fs::metadata(&path).and_then(|meta| meta.modified());
+                // Somebody has relied upon it since it was counted.
+                let known = inventory.files.get(digest).map(|(_, changed)| *changed);
+                let touched = changed.is_ok_and(|changed| Some(unix_ms(changed)) != known);
+                let back = touched || wanted.blobs.contains(digest);
+                if back {
+                    let _ = fs::rename(&path, self.blobs.path(*digest));
+                }
+                !back
+            });
+            // A table that is back may name more that is wanted.
+            if aside.len() == before {
+                break;
             }
+        }
+        for digest in aside {
+            let _ = fs::remove_file(trash.join(digest.to_string()));
         }
         Ok(())
     }
@@ -387,22 +440,27 @@ impl Store {
 }
 
 impl Inventory {
+    fn numbers_of(&self, names: &HashSet<String>) -> HashSet<u32> {
+        let runs = self.runs.iter().enumerate();
+        runs.filter(|(_, name)| names.contains(*name)).map(|(i, _)| i as u32).collect()
+    }
+
     /// Blobs that go; counts what goes and stays.
     fn dead(
         &self,
         marked: &Marked,
+        records: &HashSet<Key>,
         cutoff: u64,
-        held_since: u64,
         report: &mut GcReport,
     ) -> Vec<Digest> {
         for item in &self.items {
-            let stays = marked.keys.contains(&item.key);
+            let stays = !records.contains(&item.key);
             *(if stays { &mut report.records_kept } else { &mut report.records_removed }) += 1;
             *(if stays { &mut report.bytes_kept } else { &mut report.bytes_removed }) += item.bytes;
         }
         let mut dead = Vec::new();
         for (digest, (bytes, changed)) in &self.files {
-            let stays = marked.blobs.contains(digest) || *changed >= cutoff.min(held_since);
+            let stays = marked.blobs.contains(digest) || *changed >= cutoff;
             *(if stays { &mut report.blobs_kept } else { &mut report.blobs_removed }) += 1;
             *(if stays { &mut report.bytes_kept } else { &mut report.bytes_removed }) += bytes;
             if !stays {

@@ -104,8 +104,16 @@ impl Index {
             known.sort();
             known == names.iter().collect::<Vec<_>>()
         };
+        let known_packs = |names: Vec<String>| {
+            let is_open = |name: &String| {
+                let name = name.strip_suffix(".pack");
+                self.packs.iter().any(|pack| Some(pack.name.as_str()) == name)
+            };
+            names.len() == self.packs.len() && names.iter().all(is_open)
+        };
         self.logs.iter().flatten().any(grown)
             || !journal::names(&self.journals, ENDING).is_ok_and(known)
+            || !journal::names(&self.packs_folder, ".pack").is_ok_and(known_packs)
     }
 
     /// Reads what is new; what cannot be read now stays a miss.
@@ -149,7 +157,7 @@ impl Index {
                 Err(error) => return Err(error),
             }
         }
-        self.packs.sort_by_key(|pack| (std::cmp::Reverse(pack.bytes), pack.name.clone()));
+        self.packs.sort_by_key(Pack::order);
         Ok(all)
     }
 
@@ -228,18 +236,16 @@ impl Index {
     pub(super) fn read(&self, key: Key) -> Option<(Vec<u8>, usize)> {
         let in_journal = self.places.get(&key);
         if !self.packs.iter().any(Pack::supersedes) {
-            // What is found first counts.
-            let found = in_journal.and_then(|place| self.read_place(key, *place));
-            return found.or_else(|| {
-                self.packs.iter().find_map(|pack| pack.read(pack.find(key)?)).map(json)
-            });
+            // What was packed was published first; merging keeps to the same order.
+            let found = self.packs.iter().find_map(|pack| pack.read(pack.find(key)?)).map(json);
+            return found.or_else(|| in_journal.and_then(|place| self.read_place(key, *place)));
         }
         let packs = self.packs.iter().filter_map(|pack| Some((pack, pack.find(key)?)));
         let mut packs: Vec<_> = packs.collect();
         packs.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.generation));
         let best = packs.first().map_or(0, |(_, entry)| entry.generation);
         let journal = || in_journal.and_then(|place| self.read_place(key, *place));
-        let first = in_journal.filter(|place| place.generation >= best).and_then(|_| journal());
+        let first = in_journal.filter(|place| place.generation > best).and_then(|_| journal());
         first
             .or_else(|| packs.iter().find_map(|(pack, entry)| pack.read(*entry)).map(json))
             .or_else(journal)
@@ -254,12 +260,19 @@ impl Index {
     }
 
     /// Every key, sorted.
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(super) fn keys(&self) -> io::Result<Vec<Key>> {
         let mut keys: Vec<Key> = self.places.keys().copied().collect();
-        self.packs.iter().for_each(|pack| keys.extend(pack.keys()));
+        for pack in &self.packs {
+            keys.extend(pack.keys()?);
+        }
         keys.sort_unstable();
         keys.dedup();
-        keys
+        Ok(keys)
+    }
+
+    /// Whether the line of a key is in a journal.
+    pub(super) fn in_journal(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
     }
 }
 

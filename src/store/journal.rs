@@ -7,11 +7,13 @@
 //! into a pack. Nobody ever waits for that lock.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::blob::TEMPORARY;
 use super::{StoreError, at};
 
 /// Records in one sync at most.
@@ -39,10 +41,7 @@ impl Journal {
         fs::create_dir_all(folder).map_err(at("create", folder))?;
         let name = format!("{}{ENDING}", process_name());
         let path = folder.join(&name);
-        let open = File::options().create_new(true).append(true).open(&path);
-        let file = open.map_err(at("create", &path))?;
-        // Where there are no locks, age decides.
-        let _ = file.try_lock();
+        let file = create_locked(&path)?;
         Ok(Journal { name, path, file, length: 0, unsynced: 0, synced_at: Instant::now() })
     }
 
@@ -83,11 +82,34 @@ pub(super) fn process_name() -> String {
     format!("{}-{host}-{}", ulid::Ulid::new(), std::process::id())
 }
 
-/// Opens a file whose process is gone, and holds its lock; `None` while the process lives.
+/// Makes a file that belongs to this process: it has its name only once it is locked, so that nobody takes it
+/// for one whose process is gone.
+pub(super) fn create_locked(path: &Utf8Path) -> Result<File, StoreError> {
+    let folder = path.parent().unwrap_or(Utf8Path::new("."));
+    let hidden = folder.join(format!("{TEMPORARY}{}", path.file_name().unwrap_or_default()));
+    let open = File::options().create_new(true).read(true).append(true).open(&hidden);
+    let file = open.map_err(at("create", &hidden))?;
+    // Where there are no locks, age decides.
+    let _ = file.try_lock();
+    fs::rename(&hidden, path).map_err(at("create", path))?;
+    Ok(file)
+}
+
+/// Opens a file to take its lock: on NFS that needs a descriptor that may write.
+pub(super) fn open_to_lock(path: &Utf8Path) -> io::Result<File> {
+    match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => File::open(path),
+        opened => opened,
+    }
+}
+
+/// Opens a file whose process is gone, and holds its lock; `None` while the process lives, and of a file that
+/// somebody else has removed.
 pub(super) fn claim(path: &Utf8Path) -> Option<File> {
-    let file = File::open(path).ok()?;
+    let file = open_to_lock(path).ok()?;
     match file.try_lock() {
-        Ok(()) => Some(file),
+        // Between opening and locking, whoever had the lock may have done with it.
+        Ok(()) => (file.metadata().ok()?.nlink() > 0).then_some(file),
         Err(TryLockError::WouldBlock) => None,
         Err(TryLockError::Error(_)) => {
             let changed = file.metadata().ok()?.modified().ok()?;

@@ -139,7 +139,6 @@ impl Store {
             Err(error) => return Err(at("read", &marker)(error)),
         }
         let blobs = blob::Blobs::new(root.join("cas"));
-        blobs.sweep();
         let folders = folders(root);
         let index = Index::open(&folders.journals, &folders.packs);
         Ok(Store {
@@ -247,18 +246,30 @@ impl Store {
     }
 
     /// Calls `visit` with every record that counts, in the order of keys.
-    fn each(&self, mut visit: impl FnMut(Scanned)) {
+    fn each(&self, mut visit: impl FnMut(Scanned)) -> Result<(), StoreError> {
         self.refresh();
-        for key in self.keys() {
+        for key in self.keys()? {
             if let Some(scanned) = self.look(key) {
                 visit(scanned);
             }
         }
+        Ok(())
+    }
+
+    /// The lock of those that take things away. It ends with the process.
+    fn lock(&self) -> Result<std::fs::File, StoreError> {
+        let marker = self.root.join("store.toml");
+        let lock = journal::open_to_lock(&marker).map_err(at("read", &marker))?;
+        match lock.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Busy),
+            // Without locks on this file system, nobody else is asked.
+            _ => Ok(lock),
+        }
     }
 
     /// Every key there is, sorted.
-    fn keys(&self) -> Vec<Key> {
-        self.index.read().expect(INDEX).keys()
+    fn keys(&self) -> Result<Vec<Key>, StoreError> {
+        self.index.read().expect(INDEX).keys().map_err(at("read", &self.root))
     }
 
     /// Begins to hold what the run makes and asks for, so that no collector takes it away meanwhile.
@@ -283,7 +294,7 @@ impl Store {
     }
 
     /// Names and texts of all pins.
-    pub fn pins(&self) -> Vec<(String, Vec<u8>)> {
+    pub fn pins(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         roots::pins(&self.root)
     }
 
@@ -292,7 +303,8 @@ impl Store {
         let folder = self.root.join("runs").join(run);
         let log = std::fs::read(folder.join("events.log")).ok()?;
         let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
-        Some([log, record].concat())
+        // The first line names the run itself: whatever it has made is meant, also where it never ended.
+        Some([format!("run {run}\n").into_bytes(), log, record].concat())
     }
 
     /// ULIDs of all runs, oldest first.

@@ -6,7 +6,8 @@
 //! bucket of about sixteen entries and then the line, wherever in a million it is. Every bucket has a sum: an
 //! index that is damaged or missing is made again from its pack.
 
-use std::fs::{self, File};
+use std::cmp::Reverse;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, RwLock};
@@ -15,7 +16,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::blob::{TEMPORARY, set_plain_mode, sync_folder};
 use super::line::{self, Head};
-use super::{StoreError, at};
+use super::{StoreError, at, journal};
 use crate::digest::{DigestStream, Key};
 
 const MAGIC: &[u8; 8] = b"forgeix1";
@@ -28,6 +29,7 @@ const ENTRY: usize = 32 + 8 + 4 + 4;
 /// Entries in a bucket, about.
 const BUCKET: u64 = 16;
 const BITS_MAX: u32 = 24;
+const FAN_LOCK: &str = "BUG: the pack lock is poisoned";
 
 /// Where a line is in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,22 +93,25 @@ enum Entries {
 pub(super) struct Pack {
     pub name: String,
     folder: Utf8PathBuf,
+    /// Read by position: it stays good when another process has merged the pack away.
     file: File,
+    /// `None` where it was missing when the pack was opened.
+    index: Option<File>,
     pub bytes: u64,
     fan: RwLock<Option<Arc<Fan>>>,
 }
 
 impl Pack {
     pub(super) fn open(folder: &Utf8Path, name: &str) -> io::Result<Pack> {
-        let file = File::open(folder.join(format!("{name}.pack")))?;
+        let file = journal::open_to_lock(&folder.join(format!("{name}.pack")))?;
+        let index = match File::open(folder.join(format!("{name}.idx"))) {
+            Ok(index) => Some(index),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
         let bytes = file.metadata()?.len();
-        Ok(Pack {
-            name: name.to_owned(),
-            folder: folder.to_owned(),
-            file,
-            bytes,
-            fan: RwLock::new(None),
-        })
+        let (name, folder) = (name.to_owned(), folder.to_owned());
+        Ok(Pack { name, folder, file, index, bytes, fan: RwLock::new(None) })
     }
 
     pub(super) fn path(&self) -> Utf8PathBuf {
@@ -117,14 +122,20 @@ impl Pack {
         self.folder.join(format!("{}.idx", self.name))
     }
 
-    /// The file, to take a lock on it.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Takes the lock of a pack that is about to be merged away; `false` where another process has it, or has
+    /// merged the pack already.
+    pub(super) fn claim(&self) -> bool {
+        !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) && self.path().exists()
     }
 
     /// Whether any of its lines supersedes others.
     pub(super) fn supersedes(&self) -> bool {
         self.fan().superseding > 0
+    }
+
+    /// Where it stands among packs: the largest first, as most keys are there.
+    pub(super) fn order(&self) -> (Reverse<u64>, String) {
+        (Reverse(self.bytes), self.name.clone())
     }
 
     /// How many lines it has.
@@ -143,17 +154,17 @@ impl Pack {
             return None;
         }
         match &fan.entries {
-            Entries::Memory(_) => {
-                drop(fan);
-                self.find_in_memory(key)
+            Entries::Memory(entries) => {
+                let found = entries.binary_search_by_key(&key, |entry| entry.key).ok();
+                found.map(|i| entries[i])
             }
             Entries::File(file) => {
                 let mut bytes = vec![0; (end - start) * ENTRY];
                 let begin = HEADER + fan.buckets.len() * FAN + start * ENTRY;
-                let read = file.read_exact_at(&mut bytes, begin as u64);
-                if read.is_err() || crc32c::crc32c(&bytes) != sum {
+                file.read_exact_at(&mut bytes, begin as u64).ok()?;
+                if crc32c::crc32c(&bytes) != sum {
                     drop(fan);
-                    return self.find_in_rebuilt(key);
+                    return self.rebuilt().ok()?.iter().find(|entry| entry.key == key).copied();
                 }
                 let found = bytes.chunks_exact(ENTRY).find(|entry| entry[..32] == key.bytes()[..]);
                 found.map(Entry::from_bytes)
@@ -162,48 +173,31 @@ impl Pack {
     }
 
     /// All its keys, sorted.
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(super) fn keys(&self) -> io::Result<Vec<Key>> {
         let fan = self.fan();
-        if let Entries::File(_) = &fan.entries
-            && !self.index_is_whole()
-        {
-            drop(fan);
-            self.rebuild();
-            return self.keys();
-        }
-        match &fan.entries {
-            Entries::Memory(entries) => entries.iter().map(|entry| entry.key).collect(),
-            Entries::File(file) => {
-                let count = fan.buckets.last().map_or(0, |(end, _)| *end) as usize;
-                let mut bytes = vec![0; count * ENTRY];
-                let begin = HEADER + fan.buckets.len() * FAN;
-                match file.read_exact_at(&mut bytes, begin as u64) {
-                    Ok(()) => bytes.chunks_exact(ENTRY).map(|e| Entry::from_bytes(e).key).collect(),
-                    Err(_) => Vec::new(),
-                }
-            }
+        let Entries::File(file) = &fan.entries else {
+            return Ok(self.rebuilt()?.iter().map(|entry| entry.key).collect());
+        };
+        match self.entries(&fan, file)? {
+            Some(entries) => Ok(entries.iter().map(|entry| entry.key).collect()),
+            None => Ok(self.rebuilt()?.iter().map(|entry| entry.key).collect()),
         }
     }
 
-    /// Of an index that has just been made again, a bucket that does not match is a failing disk.
-    fn find_in_rebuilt(&self, key: Key) -> Option<Entry> {
-        self.rebuild();
-        let mut lines = self.lines().ok()?;
-        while let Ok(Some(head)) = lines.advance() {
-            if head.key == key {
-                return Some(lines.entry(head));
+    /// Every entry of an index in a file; `None` where it is damaged.
+    fn entries(&self, fan: &Fan, file: &File) -> io::Result<Option<Vec<Entry>>> {
+        let count = fan.buckets.last().map_or(0, |(end, _)| *end) as usize;
+        let mut bytes = vec![0; count * ENTRY];
+        file.read_exact_at(&mut bytes, (HEADER + fan.buckets.len() * FAN) as u64)?;
+        let mut start = 0;
+        for (end, sum) in &fan.buckets {
+            let end = *end as usize * ENTRY;
+            if start > end || crc32c::crc32c(&bytes[start..end]) != *sum {
+                return Ok(None);
             }
+            start = end;
         }
-        None
-    }
-
-    fn find_in_memory(&self, key: Key) -> Option<Entry> {
-        match &self.fan().entries {
-            Entries::Memory(entries) => {
-                entries.binary_search_by_key(&key, |entry| entry.key).ok().map(|i| entries[i])
-            }
-            Entries::File(_) => None,
-        }
+        Ok(Some(bytes.chunks_exact(ENTRY).map(Entry::from_bytes).collect()))
     }
 
     /// A line, if it is whole and of that key.
@@ -216,24 +210,28 @@ impl Pack {
 
     /// All whole lines, in order.
     pub(super) fn lines(&self) -> io::Result<Lines> {
-        Lines::open(&self.path())
+        // From the start, whatever was read of this description before.
+        Ok(Lines::of(self.file.try_clone()?))
     }
 
     fn fan(&self) -> Arc<Fan> {
-        if let Some(fan) = &*self.fan.read().expect("BUG: the pack lock is poisoned") {
+        if let Some(fan) = &*self.fan.read().expect(FAN_LOCK) {
             return fan.clone();
         }
-        if let Some(fan) = self.read_fan() {
+        if let Some(fan) = self.index.as_ref().and_then(|index| self.read_fan(index)) {
             let fan = Arc::new(fan);
-            *self.fan.write().expect("BUG: the pack lock is poisoned") = Some(fan.clone());
+            *self.fan.write().expect(FAN_LOCK) = Some(fan.clone());
             return fan;
         }
-        self.rebuild();
-        self.fan.read().expect("BUG: the pack lock is poisoned").clone().expect("BUG: rebuilt")
+        // What cannot be read now is a miss now, and is tried again the next time.
+        drop(self.rebuilt());
+        self.fan.read().expect(FAN_LOCK).clone().unwrap_or_else(|| {
+            let entries = Entries::Memory(Vec::new());
+            Arc::new(Fan { bits: 0, buckets: vec![(0, 0)], superseding: 0, entries })
+        })
     }
 
-    fn read_fan(&self) -> Option<Fan> {
-        let file = File::open(self.index_path()).ok()?;
+    fn read_fan(&self, file: &File) -> Option<Fan> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
         let (count, bytes) = (u64_at(&header, 8), u64_at(&header, 16));
@@ -252,28 +250,30 @@ impl Pack {
             return None;
         }
         let buckets = fan.chunks_exact(FAN).map(|b| (u32_at(b, 0), u32_at(b, 4))).collect();
-        Some(Fan { bits, buckets, superseding, entries: Entries::File(file) })
+        let entries = Entries::File(file.try_clone().ok()?);
+        Some(Fan { bits, buckets, superseding, entries })
     }
 
-    /// Makes the index again from the pack: into memory, and for those after us onto disk.
-    fn rebuild(&self) {
+    /// Makes the index again from the pack: into memory, and for those after us onto disk. A pack that cannot
+    /// be read to its end gets none: half an index would hide the other half.
+    fn rebuilt(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        let mut superseding = 0;
-        if let Ok(mut lines) = self.lines() {
-            while let Ok(Some(head)) = lines.advance() {
-                superseding += u32::from(head.generation > 0);
-                entries.push(lines.entry(head));
-            }
+        let mut lines = self.lines()?;
+        while let Some(head) = lines.advance()? {
+            entries.push(lines.entry(head));
         }
-        entries.sort_by_key(|entry| entry.key);
+        entries.sort_by_key(|entry: &Entry| (entry.key, Reverse(entry.generation)));
         entries.dedup_by_key(|entry| entry.key);
-        // What cannot be written now is made again by the next process.
-        let written = self.write_index(&entries).ok().and_then(|()| self.read_fan());
-        let fan = written.unwrap_or_else(|| {
-            let buckets = vec![(entries.len() as u32, 0)];
-            Fan { bits: 0, buckets, superseding, entries: Entries::Memory(entries) }
-        });
-        *self.fan.write().expect("BUG: the pack lock is poisoned") = Some(Arc::new(fan));
+        if self.path().exists() {
+            // What cannot be written now is made again by the next process.
+            let _ = self.write_index(&entries);
+        }
+        let superseding = entries.iter().filter(|entry| entry.generation > 0).count() as u32;
+        let buckets = vec![(entries.len() as u32, 0)];
+        let kept = Entries::Memory(entries.clone());
+        let fan = Fan { bits: 0, buckets, superseding, entries: kept };
+        *self.fan.write().expect(FAN_LOCK) = Some(Arc::new(fan));
+        Ok(entries)
     }
 
     fn write_index(&self, entries: &[Entry]) -> Result<(), StoreError> {
@@ -284,33 +284,42 @@ impl Pack {
         index.finish(&self.index_path(), self.bytes)
     }
 
-    /// Whether the index is whole and leads to every line; for `verify`.
-    pub(super) fn index_is_whole(&self) -> bool {
-        let Some(fan) = self.read_fan() else { return false };
-        let Entries::File(file) = &fan.entries else { return false };
-        let mut start = 0;
-        for (end, sum) in &fan.buckets {
-            let mut bytes = vec![0; end.saturating_sub(start) as usize * ENTRY];
-            let begin = HEADER + fan.buckets.len() * FAN + start as usize * ENTRY;
-            if file.read_exact_at(&mut bytes, begin as u64).is_err()
-                || crc32c::crc32c(&bytes) != *sum
-            {
-                return false;
-            }
-            start = *end;
+    /// Whether the index on disk is whole and leads to these lines; for `verify`.
+    pub(super) fn index_leads_to(&self, found: &[Entry]) -> io::Result<bool> {
+        let index = match File::open(self.index_path()) {
+            Ok(index) => index,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match self.read_fan(&index) {
+            None => Ok(false),
+            Some(fan) => Ok(self.entries(&fan, &index)?.is_some_and(|entries| entries == found)),
         }
-        true
     }
 
     /// Makes the index again, whatever state it is in; for `verify --repair`.
-    pub(super) fn repair_index(&self) {
-        self.rebuild();
+    pub(super) fn repair_index(&self) -> bool {
+        self.rebuilt().is_ok()
+    }
+}
+
+/// A file read from its start by position, whoever else reads it.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl io::Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
 /// Reads the whole lines of a pack or a journal one after another, in bounded memory.
 pub(super) struct Lines {
-    reader: BufReader<File>,
+    reader: BufReader<FromStart>,
     at: u64,
     next: u64,
     line: Vec<u8>,
@@ -321,13 +330,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn open(path: &Utf8Path) -> io::Result<Lines> {
-        let reader = BufReader::with_capacity(1 << 20, File::open(path)?);
-        Ok(Lines { reader, at: 0, next: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 })
+    pub(super) fn of(file: File) -> Lines {
+        let reader = BufReader::with_capacity(1 << 20, FromStart { file, at: 0 });
+        Lines { reader, at: 0, next: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 }
     }
 
     /// Where the line is that was read last.
-    fn entry(&self, head: Head) -> Entry {
+    pub(super) fn entry(&self, head: Head) -> Entry {
         let (length, generation) = (self.line.len() as u32, head.generation);
         Entry { key: head.key, offset: self.at, length, generation }
     }
@@ -511,7 +520,7 @@ fn publish(file: tempfile::NamedTempFile, path: &Utf8Path) -> Result<(), StoreEr
 pub(super) fn list(folder: &Utf8Path) -> io::Result<Vec<String>> {
     let mut last: Option<Vec<String>> = None;
     loop {
-        let mut names = super::journal::names(folder, ".pack")?;
+        let mut names = journal::names(folder, ".pack")?;
         for name in &mut names {
             name.truncate(name.len() - ".pack".len());
         }

@@ -32,9 +32,15 @@ use crate::digest::{Digest, Key};
 const FAILURES_MAX: u32 = 3;
 /// How long it is left alone.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Longest time of one request, with what the client tries again by itself.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time of a small request, with what the client tries again by itself.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest silence while something is read.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Large objects get longer: as long as they take at this many bytes a second.
+const SLOWEST: u64 = 256 * 1024;
+/// Longest time of reading an object, whose size is not known beforehand.
+const READ_TIMEOUT_TOTAL: Duration = Duration::from_secs(3600);
 /// The client's own further attempts; what outlasts them is an outage.
 const RETRIES: usize = 2;
 /// The object that says what is in the store.
@@ -127,66 +133,97 @@ impl Remote {
         (self.reads.load(Relaxed), self.writes.load(Relaxed))
     }
 
-    /// Whether it is there and lets us in, and is a store that we know. An empty place becomes one.
+    /// Whether it is there and lets us in, and is a store that we know. An empty place becomes one. Where we
+    /// mean to write, writing is tried: what is refused must not come out after everything was paid for.
     pub async fn probe(&self) -> Result<(), RemoteError> {
         let path = Path::from(MARKER);
-        let text = match self.timed(self.objects.get(&path)).await {
-            Ok(found) => found.bytes().await.map_err(|error| self.explain(&error))?,
-            Err(Error::NotFound { .. }) if self.may_write() => {
-                let payload = Bytes::from_static(MARKER_TEXT.as_bytes());
-                match self.create(&path, payload, false).await {
-                    Ok(()) | Err(Error::AlreadyExists { .. }) => return Ok(()),
-                    Err(error) => return Err(self.explain(&error)),
-                }
+        let reading = async { self.objects.get(&path).await?.bytes().await };
+        match self.timed(TIMEOUT, reading).await {
+            Ok(text) if !text.starts_with(b"format = 1\n") => {
+                return Err(RemoteError::User(format!(
+                    "`{}` holds a shared store of another format; a newer forge may know it",
+                    self.url
+                )));
             }
-            // Whoever may only read has nothing to read yet.
-            Err(Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(self.explain(&error)),
-        };
-        match text.starts_with(b"format = 1\n") {
-            true => Ok(()),
-            false => Err(RemoteError::User(format!(
-                "`{}` holds a shared store of another format; a newer forge may know it",
-                self.url
-            ))),
+            Ok(_) => {}
+            Err(Error::NotFound { .. }) if self.may_write() => {}
+            // Whoever may only read has nothing to read yet, if the place is there at all.
+            Err(Error::NotFound { .. }) => {
+                let first = async { self.objects.list(None).next().await.transpose() };
+                let listed = self.timed(TIMEOUT, first).await;
+                return listed.map(drop).map_err(|error| self.refused(&error));
+            }
+            Err(error) => return Err(self.refused(&error)),
+        }
+        if self.may_write() {
+            let payload = Bytes::from_static(MARKER_TEXT.as_bytes());
+            match self.create(&path, payload, false).await {
+                Ok(()) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+                Err(error) => return Err(self.refused(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// An error of the first request: what a server answers with 4xx or a redirect, the user can mend.
+    fn refused(&self, error: &Error) -> RemoteError {
+        let explained = self.explain(error);
+        let text = error.to_string();
+        let status = ["status code: 4", "status code: 3", "redirect"];
+        match explained {
+            RemoteError::Outage(message) if status.iter().any(|status| text.contains(status)) => {
+                RemoteError::User(message)
+            }
+            explained => explained,
         }
     }
 
-    /// The line of a key.
-    pub(super) async fn record(&self, key: Key) -> Option<Bytes> {
-        self.read(&Path::from(record_name(key))).await
+    /// The line of a key; `None` where there is none.
+    pub(super) async fn record(&self, key: Key) -> Result<Option<Bytes>, RemoteError> {
+        self.read(&Path::from(record_name(key)), TIMEOUT).await
     }
 
-    /// The bytes of a blob, unchecked.
-    pub(super) async fn blob(&self, digest: Digest) -> Option<Bytes> {
-        self.read(&Path::from(blob_name(digest))).await
+    /// The bytes of a blob, unchecked; `None` where there is none.
+    pub(super) async fn blob(&self, digest: Digest) -> Result<Option<Bytes>, RemoteError> {
+        self.read(&Path::from(blob_name(digest)), READ_TIMEOUT_TOTAL).await
     }
 
-    /// Writes a record, or gives back the one that was there first.
+    /// Writes a record, or gives back the one that was there first, if `proves` says that it is one: damage
+    /// is written over.
     pub(super) async fn put_record(
         &self,
         key: Key,
         line: Vec<u8>,
         supersede: bool,
+        proves: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<Bytes>, RemoteError> {
         let path = Path::from(record_name(key));
-        match self.guarded(self.create(&path, line.into(), supersede)).await {
+        let line = Bytes::from(line);
+        match self.guarded(self.create(&path, line.clone(), supersede)).await {
             Ok(()) => Ok(None),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                Ok(self.read(&path).await)
+                let winner = self.read(&path, TIMEOUT).await?;
+                if winner.as_ref().is_some_and(|winner| proves(winner)) {
+                    return Ok(winner);
+                }
+                let written = self.guarded(self.create(&path, line, true)).await;
+                written.map(|()| None).map_err(|error| self.explain(&error))
             }
             Err(error) => Err(self.explain(&error)),
         }
     }
 
-    /// Writes a blob, unless it is there.
+    /// Writes a blob, unless one of its length is there.
     pub(super) async fn put_blob(&self, digest: Digest, bytes: Vec<u8>) -> Result<(), RemoteError> {
         let path = Path::from(blob_name(digest));
-        // Asking first saves sending what is there.
-        if bytes.len() > 64 * 1024 && self.guarded(self.objects.head(&path)).await.is_ok() {
-            return Ok(());
-        }
-        match self.guarded(self.create(&path, bytes.into(), false)).await {
+        let head = self.guarded(self.timed(TIMEOUT, self.objects.head(&path))).await;
+        let overwrite = match head {
+            Ok(meta) if meta.size == bytes.len() as u64 => return Ok(()),
+            Ok(_) => true,
+            Err(Error::NotFound { .. }) => false,
+            Err(error) => return Err(self.explain(&error)),
+        };
+        match self.guarded(self.create(&path, bytes.into(), overwrite)).await {
             Ok(()) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
             Err(error) => Err(self.explain(&error)),
         }
@@ -213,14 +250,16 @@ impl Remote {
         Ok((keys, digests))
     }
 
-    async fn read(&self, path: &Path) -> Option<Bytes> {
-        if self.is_open() {
-            return None;
-        }
+    async fn read(&self, path: &Path, limit: Duration) -> Result<Option<Bytes>, RemoteError> {
         let reading = async { self.objects.get(path).await?.bytes().await };
-        let bytes = self.guarded(reading).await.ok()?;
-        self.reads.fetch_add(1, Relaxed);
-        Some(bytes)
+        match self.guarded(self.timed(limit, reading)).await {
+            Ok(bytes) => {
+                self.reads.fetch_add(1, Relaxed);
+                Ok(Some(bytes))
+            }
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.explain(&error)),
+        }
     }
 
     async fn create(&self, path: &Path, bytes: Bytes, overwrite: bool) -> Result<(), Error> {
@@ -228,11 +267,12 @@ impl Remote {
             let options = PutOptions { mode, ..PutOptions::default() };
             self.objects.put_opts(path, bytes.clone().into(), options)
         };
+        let limit = TIMEOUT + Duration::from_secs(bytes.len() as u64 / SLOWEST);
         let mode = if overwrite { PutMode::Overwrite } else { PutMode::Create };
-        match self.timed(put(mode)).await {
+        match self.timed(limit, put(mode)).await {
             // A server without conditional writes.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) if !overwrite => {
-                self.timed(put(PutMode::Overwrite)).await?;
+                self.timed(limit, put(PutMode::Overwrite)).await?;
             }
             other => drop(other?),
         }
@@ -240,26 +280,30 @@ impl Remote {
         Ok(())
     }
 
-    async fn timed<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn timed<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let late = || Error::Generic {
             store: "shared store",
-            source: format!("no answer within {}", humantime::format_duration(TIMEOUT)).into(),
+            source: format!("no answer within {}", humantime::format_duration(limit)).into(),
         };
-        tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Counts failures in a row; what is merely not there is none.
     async fn guarded<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        if self.is_open() {
+        if !self.admits() {
             let last = self.breaker().last.clone();
             return Err(Error::Generic { store: "shared store", source: last.into() });
         }
-        let result = self.timed(work).await;
+        let result = work.await;
         match &result {
-            Ok(_) | Err(Error::NotFound { .. } | Error::AlreadyExists { .. }) => {
-                self.breaker().failures = 0;
-            }
-            Err(Error::Precondition { .. }) => self.breaker().failures = 0,
+            Ok(_)
+            | Err(
+                Error::NotFound { .. } | Error::AlreadyExists { .. } | Error::Precondition { .. },
+            ) => self.close_breaker(),
             Err(error) => self.failed(error),
         }
         result
@@ -269,9 +313,18 @@ impl Remote {
         self.breaker.lock().expect("BUG: the breaker lock is poisoned")
     }
 
-    /// Whether it is left alone at the moment. After the pause, one failure is enough for the next.
-    fn is_open(&self) -> bool {
-        self.breaker().open_until.is_some_and(|until| Instant::now() < until)
+    /// Whether it may be asked now. After a pause one request goes first, and the others wait for what comes
+    /// of it.
+    fn admits(&self) -> bool {
+        let mut breaker = self.breaker();
+        match breaker.open_until {
+            Some(until) if Instant::now() < until => false,
+            Some(_) => {
+                breaker.open_until = Some(Instant::now() + PAUSE);
+                true
+            }
+            None => true,
+        }
     }
 
     /// Leaves it alone for a while, for it did not answer.
@@ -299,17 +352,17 @@ impl Remote {
 
     fn failed(&self, error: &Error) {
         let text = self.explain(error).to_string();
-        let first = {
+        let opens = {
             let mut breaker = self.breaker();
             breaker.failures += 1;
-            breaker.last.clone_from(&text);
-            let opens = breaker.failures >= FAILURES_MAX && !breaker.is_paused();
+            breaker.last = cause(error);
+            let opens = breaker.failures >= FAILURES_MAX && breaker.open_until.is_none();
             if opens {
                 breaker.open_until = Some(Instant::now() + PAUSE);
             }
             opens
         };
-        if first {
+        if opens {
             self.tell_pause(&text);
         }
     }
@@ -323,20 +376,16 @@ impl Remote {
                      (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …)"
                 ))
             }
-            Error::NotFound { .. } => RemoteError::User(format!(
-                "there is no shared store at `{url}`: the bucket or folder does not exist"
-            )),
+            error if matches!(error, Error::NotFound { .. }) || is_no_bucket(error) => {
+                RemoteError::User(format!(
+                    "there is no shared store at `{url}`: the bucket or folder does not exist"
+                ))
+            }
             error => RemoteError::Outage(format!(
                 "the shared store `{url}` does not answer: {}",
-                innermost(error)
+                cause(error)
             )),
         }
-    }
-}
-
-impl Breaker {
-    fn is_paused(&self) -> bool {
-        self.open_until.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -346,32 +395,85 @@ fn record_name(key: Key) -> String {
     format!("records/{}/{}", &name[..2], &name[2..])
 }
 
-/// The cause under layers of clients: one line, without the addresses of requests.
-fn innermost(error: &Error) -> String {
+/// The cause under layers of clients: one line. Of what a server sends only its code is shown, for the rest may
+/// repeat a token.
+fn cause(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
     let text = cause.to_string();
-    text.lines().next().unwrap_or("").chars().take(200).collect()
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    match code {
+        Some((code, _)) => code.chars().take(80).collect(),
+        None => text
+            .split('<')
+            .next()
+            .unwrap_or("")
+            .lines()
+            .next()
+            .unwrap_or("")
+            .chars()
+            .take(200)
+            .collect(),
+    }
 }
 
+/// Whether a server says that the bucket itself is not there.
+fn is_no_bucket(error: &Error) -> bool {
+    matches!(cause(error).as_str(), "NoSuchBucket" | "ContainerNotFound")
+}
+
+/// Variables that hold or lead to credentials, by their beginnings.
+const S3_CREDENTIALS: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_",
+    "AWS_METADATA_ENDPOINT",
+];
+const GOOGLE_CREDENTIALS: &[&str] =
+    &["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE"];
+const AZURE_CREDENTIALS: &[&str] = &[
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS",
+    "AZURE_STORAGE_TOKEN",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_MSI_ENDPOINT",
+    "AZURE_IDENTITY_ENDPOINT",
+    "AZURE_SKIP_SIGNATURE",
+];
+
 fn connect(url: &Url, vars: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, RemoteError> {
-    let user = |error: Error| RemoteError::User(format!("`{url}`: {}", innermost(&error)));
+    let user = |error: Error| RemoteError::User(format!("`{url}`: {}", cause(&error)));
     let unknown =
         || RemoteError::User(format!("`{url}` is no place for a shared store (known: {KNOWN})"));
     let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|_| unknown())?;
     let retry =
-        RetryConfig { max_retries: RETRIES, retry_timeout: TIMEOUT / 2, ..RetryConfig::default() };
-    let client = ClientOptions::new().with_timeout(TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
-    // Every variable that a builder knows, as its own `from_env` takes them.
+        RetryConfig { max_retries: RETRIES, retry_timeout: TIMEOUT, ..RetryConfig::default() };
+    let client = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(READ_TIMEOUT)
+        .with_connect_timeout(CONNECT_TIMEOUT);
+    // Every variable that a builder knows, as its own `from_env` takes them. Without credentials a builder would
+    // look for them in files and on the network, which are not where they come from.
     macro_rules! build {
-        ($builder:ty) => {{
+        ($builder:ty, $prefix:literal, $credentials:expr) => {{
+            let is_credential = |name: &str| $credentials.iter().any(|c| name.starts_with(c));
+            if !vars.iter().any(|(name, _)| is_credential(name)) {
+                return Err(RemoteError::User(format!(
+                    "there are no credentials for `{url}` in the environment (known: {}…)",
+                    $credentials.join("…, ")
+                )));
+            }
             let builder = <$builder>::new()
                 .with_retry(retry)
                 .with_client_options(client)
                 .with_url(url.as_str());
-            let known = vars.iter().filter_map(|(name, value)| {
+            let ours = vars.iter().filter(|(name, _)| name.starts_with($prefix));
+            let known = ours.filter_map(|(name, value)| {
                 Some((name.to_ascii_lowercase().parse().ok()?, value.clone()))
             });
             known.fold(builder, |builder, (key, value)| builder.with_config(key, value))
@@ -379,15 +481,18 @@ fn connect(url: &Url, vars: &[(String, String)]) -> Result<Arc<dyn ObjectStore>,
     }
     Ok(match scheme {
         ObjectStoreScheme::AmazonS3 => {
-            let store = build!(AmazonS3Builder).build().map_err(user)?;
+            let store = build!(AmazonS3Builder, "AWS_", S3_CREDENTIALS).build().map_err(user)?;
             Arc::new(PrefixStore::new(store, path))
         }
         ObjectStoreScheme::GoogleCloudStorage => {
-            let store = build!(GoogleCloudStorageBuilder).build().map_err(user)?;
+            let store = build!(GoogleCloudStorageBuilder, "GOOGLE_", GOOGLE_CREDENTIALS)
+                .build()
+                .map_err(user)?;
             Arc::new(PrefixStore::new(store, path))
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            let store = build!(MicrosoftAzureBuilder).build().map_err(user)?;
+            let store =
+                build!(MicrosoftAzureBuilder, "AZURE_", AZURE_CREDENTIALS).build().map_err(user)?;
             Arc::new(PrefixStore::new(store, path))
         }
         ObjectStoreScheme::Local => {

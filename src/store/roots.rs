@@ -41,9 +41,7 @@ impl Hold {
         fs::create_dir_all(&self.folder).map_err(at("create", &self.folder))?;
         self.sweep();
         let path = self.folder.join(format!("{}{HOLD_ENDING}", journal::process_name()));
-        let open = File::options().create_new(true).append(true).open(&path);
-        let mut file = open.map_err(at("create", &path))?;
-        let _ = file.try_lock();
+        let mut file = journal::create_locked(&path)?;
         writeln!(file, "run {run}").map_err(at("write", &path))?;
         *self.file.lock().expect("BUG: the hold lock is poisoned") = Some((path, file));
         Ok(())
@@ -91,25 +89,38 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn read(root: &Utf8Path) -> Held {
+    pub(super) fn read(root: &Utf8Path) -> Result<Held, StoreError> {
         let folder = root.join(HOLDS);
         let mut held = Held::default();
-        for name in journal::names(&folder, HOLD_ENDING).unwrap_or_default() {
+        for name in journal::names(&folder, HOLD_ENDING).map_err(at("read", &folder))? {
             let path = folder.join(&name);
             if journal::claim(&path).is_some() {
                 continue;
             }
-            let Ok(text) = fs::read(&path) else { continue };
+            // What cannot be read may name what must stay.
+            let Some(text) = read_if_there(&path)? else { continue };
             held.digests.extend(digests_in(&text));
-            let lines = String::from_utf8_lossy(&text).into_owned();
-            held.runs.extend(
-                lines.lines().filter_map(|line| Some(line.strip_prefix("run ")?.to_owned())),
-            );
+            held.runs.extend(runs_in(&text));
             let ulid = name.split('-').next().and_then(|ulid| ulid::Ulid::from_string(ulid).ok());
             let began = ulid.map_or(0, |ulid| ulid.timestamp_ms());
             held.since_unix_ms = Some(held.since_unix_ms.unwrap_or(u64::MAX).min(began));
         }
-        held
+        Ok(held)
+    }
+}
+
+/// The runs that a hold or a pin names: lines `run <ulid>`.
+pub(super) fn runs_in(text: &[u8]) -> Vec<String> {
+    let lines = String::from_utf8_lossy(text).into_owned();
+    lines.lines().filter_map(|line| Some(line.strip_prefix("run ")?.to_owned())).collect()
+}
+
+/// The content of a file; `None` where there is none.
+pub(super) fn read_if_there(path: &Utf8Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at("read", path)(error)),
     }
 }
 
@@ -131,13 +142,15 @@ pub(super) fn unpin(root: &Utf8Path, name: &str) -> Result<bool, StoreError> {
 }
 
 /// Names of all pins with their texts.
-pub(super) fn pins(root: &Utf8Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn pins(root: &Utf8Path) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
     let folder = root.join(PINS);
-    let names = journal::names(&folder, "").unwrap_or_default();
-    names
-        .into_iter()
-        .filter_map(|name| Some((name.clone(), fs::read(folder.join(name)).ok()?)))
-        .collect()
+    let mut pins = Vec::new();
+    for name in journal::names(&folder, "").map_err(at("read", &folder))? {
+        if let Some(text) = read_if_there(&folder.join(&name))? {
+            pins.push((name, text));
+        }
+    }
+    Ok(pins)
 }
 
 #[cfg(test)]

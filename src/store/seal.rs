@@ -9,10 +9,11 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::blob::sync_folder;
+use super::blob::{self, sync_folder};
 use super::journal::{self, ENDING};
 use super::line::{self, Head};
 use super::pack::{self, Lines, Pack, PackWriter};
@@ -43,6 +44,7 @@ impl Folders {
 
     /// Seals and merges if that is due, or in any case with `all`.
     pub(super) fn tidy(&self, tuning: &Tuning, all: bool) -> Result<(), StoreError> {
+        self.sweep();
         let abandoned = self.abandoned()?;
         let bytes = |file: &File| file.metadata().map_or(0, |meta| meta.len());
         let total: u64 = abandoned.iter().map(|(_, file)| bytes(file)).sum();
@@ -62,6 +64,21 @@ impl Folders {
         Ok(())
     }
 
+    /// Removes what killed processes left half written, here and beside.
+    fn sweep(&self) {
+        let root = self.packs.parent().unwrap_or(&self.packs);
+        for folder in ["", "cas", "journal", "packs", "last", "roots", "tmproots", "gone"] {
+            blob::sweep(&root.join(folder));
+        }
+        // An index is published before its pack.
+        for name in journal::names(&self.packs, ".idx").unwrap_or_default() {
+            let index = self.packs.join(&name);
+            if !index.with_extension("pack").exists() && blob::is_abandoned(&index) {
+                let _ = fs::remove_file(index);
+            }
+        }
+    }
+
     /// Merges packs whose sizes are out of proportion, or with `all` every one.
     fn merge(&self, all: bool) -> Result<(), StoreError> {
         let names = pack::list(&self.packs).map_err(at("read", &self.packs))?;
@@ -72,11 +89,11 @@ impl Folders {
         let count = if all { packs.len() } else { out_of_proportion(&packs) };
         packs.truncate(count);
         // Another process is at one of them: it will see to it.
-        if packs.len() < 2 || packs.iter().any(|pack| pack.file().try_lock().is_err()) {
+        if packs.len() < 2 || !packs.iter().all(Pack::claim) {
             return Ok(());
         }
-        rewrite(&self.packs, &packs, |_| true)?;
-        Ok(())
+        let name = rewrite(&self.packs, &packs, |_| true)?;
+        remove(&self.packs, &packs, name.as_deref())
     }
 }
 
@@ -96,8 +113,13 @@ fn out_of_proportion(packs: &[Pack]) -> usize {
 /// Writes the lines of journals into one pack, and removes the journals.
 fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreError> {
     // Whole in memory: a process begins another journal before its own gets large.
-    let read = |(path, _): &(Utf8PathBuf, File)| fs::read(path).map_err(at("read", path));
-    let contents = journals.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let read = |(path, file): &(Utf8PathBuf, File)| {
+        let mut content = Vec::new();
+        let mut file = file;
+        file.read_to_end(&mut content).map_err(at("read", path))?;
+        Ok(content)
+    };
+    let contents = journals.iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
     let mut lines: Vec<(Head, &[u8])> = Vec::new();
     for content in &contents {
         line::each(content, |offset, line, head| {
@@ -113,20 +135,28 @@ fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreE
     }
     writer.finish()?;
     for (path, _) in journals {
-        fs::remove_file(path).map_err(at("remove", path))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(at("remove", path)(error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
 
-/// Writes those lines of `packs` that `keep` wants into one new pack and removes the old ones.
+/// Writes those lines of `packs` that `keep` wants into one new pack. Of equal generations that of the larger
+/// pack stays, as readers have it.
 pub(super) fn rewrite(
     folder: &Utf8Path,
     packs: &[Pack],
     mut keep: impl FnMut(Key) -> bool,
 ) -> Result<Option<String>, StoreError> {
-    let open = |pack: &Pack| pack.lines().map_err(at("read", &pack.path()));
+    let mut packs: Vec<&Pack> = packs.iter().collect();
+    packs.sort_by_key(|pack| pack.order());
+    let open = |pack: &&Pack| pack.lines().map_err(at("read", &pack.path()));
     let mut inputs = packs.iter().map(open).collect::<Result<Vec<Lines>, _>>()?;
-    let mut writer = PackWriter::new(folder, packs.iter().map(Pack::count).sum())?;
+    let mut writer = PackWriter::new(folder, packs.iter().map(|pack| pack.count()).sum())?;
     let mut heads: BinaryHeap<Reverse<(Key, Reverse<u32>, usize)>> = BinaryHeap::new();
     for (i, input) in inputs.iter_mut().enumerate() {
         let head = input.advance().map_err(at("read", &packs[i].path()))?;
@@ -142,10 +172,17 @@ pub(super) fn rewrite(
         let head = inputs[i].advance().map_err(at("read", &packs[i].path()))?;
         heads.extend(head.map(|head| Reverse((head.key, Reverse(head.generation), i))));
     }
-    let name = writer.finish()?;
-    for pack in packs.iter().filter(|pack| name.as_ref() != Some(&pack.name)) {
+    writer.finish()
+}
+
+/// Removes packs whose lines are all in `name`, or garbage.
+pub(super) fn remove(
+    folder: &Utf8Path,
+    packs: &[Pack],
+    name: Option<&str>,
+) -> Result<(), StoreError> {
+    for pack in packs.iter().filter(|pack| name != Some(&pack.name)) {
         pack::remove(folder, &pack.name);
     }
-    sync_folder(folder)?;
-    Ok(name)
+    sync_folder(folder)
 }

@@ -1,7 +1,7 @@
 //! The local store with a shared one behind it: what is not here is fetched and kept, what is new here is
 //! shared. Knows nothing of protocols.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
@@ -48,6 +48,9 @@ pub struct Shared {
     pub unsent: u64,
     /// Why.
     pub error: Option<String>,
+    /// Results that others have shared meanwhile, and that are not the same here: ours stay as they are, for
+    /// more was made of them, and what was is not shared.
+    pub conflicts: u64,
 }
 
 /// What is new here and could not be shared yet.
@@ -73,11 +76,14 @@ impl Store {
 
     /// The record of a key, from here or from the shared store; one of there is kept here.
     pub async fn find(&self, key: Key) -> Option<(Record, Tier)> {
+        // Before it is looked for, so that it is still there when a result names it.
+        self.hold(key);
         if let Some(record) = self.get(key) {
             return Some((record, Tier::Disk));
         }
         let remote = self.remote()?;
-        let record = proved(key, &remote.record(key).await?)?;
+        // That it does not answer is told by its breaker: here it is a miss.
+        let record = proved(key, &remote.record(key).await.ok()??)?;
         // A local store that is full is no reason to do without what was found.
         let record = self.put(record.clone(), false).unwrap_or(record);
         Some((record, Tier::Remote))
@@ -87,7 +93,7 @@ impl Store {
     pub async fn find_blobs(&self, record: &Record) {
         let Some(remote) = self.remote() else { return };
         for digest in record.blobs().filter(|digest| !self.has_blob(*digest)) {
-            if let Some(bytes) = remote.blob(digest).await
+            if let Ok(Some(bytes)) = remote.blob(digest).await
                 && Digest::of(&bytes) == digest
             {
                 let _ = self.put_blob(&bytes);
@@ -130,46 +136,74 @@ impl Store {
             }
         }
         let (line, _) = line::encode(key, 0, write_json(&Kept::Record(Box::new(record.clone()))));
-        let winner = remote.put_record(key, line, supersede).await?;
+        let proves = |line: &[u8]| proved(key, line).is_some();
+        let winner = remote.put_record(key, line, supersede, proves).await?;
         Ok(winner.and_then(|line| proved(key, &line)))
     }
 
-    /// Waits for everything to be shared; what cannot be is counted. `None` where nothing is shared.
-    pub async fn settle(&self) -> Option<Shared> {
+    /// Sends what could not be sent while it was made; what still cannot is counted. `None` where nothing is
+    /// shared. `progress` gets the results done so far.
+    pub async fn settle(&self, progress: &(dyn Fn(u64) + Sync)) -> Option<Shared> {
         let remote = self.remote()?;
         let unsent = std::mem::take(&mut self.sharing().unsent);
-        let mut error = None;
         if !unsent.is_empty() {
             remote.close_breaker();
         }
-        let mut left = BTreeSet::new();
+        // Requests before the samples and stages that are made of them.
+        let mut levels: BTreeMap<u8, Vec<(Key, bool, Record)>> = BTreeMap::new();
         for (key, supersede) in unsent {
-            let Some(record) = self.get(key).filter(|_| error.is_none()) else {
-                left.insert((key, supersede));
-                continue;
+            let Some(record) = self.get(key) else { continue };
+            let level = match record.recipe.kind.as_str() {
+                "request" => 0,
+                "sample" => 1,
+                _ => 2,
             };
-            match self.send(&remote, key, &record, supersede).await {
-                Ok(Some(winner)) if winner.outcome != record.outcome => {
-                    let _ = self.put(winner, true);
-                }
-                Ok(_) => {}
-                Err(failed) => {
-                    error = Some(failed.to_string());
-                    left.insert((key, supersede));
+            levels.entry(level).or_default().push((key, supersede, record));
+        }
+        let (mut error, mut conflicts, mut done) = (None, 0, 0);
+        let mut left = BTreeSet::new();
+        for records in levels.into_values() {
+            if error.is_some() || conflicts > 0 {
+                left.extend(records.into_iter().map(|(key, supersede, _)| (key, supersede)));
+                continue;
+            }
+            let remote = &remote;
+            let sending = records.into_iter().map(|(key, supersede, record)| async move {
+                let sent = self.send(remote, key, &record, supersede).await;
+                (
+                    key,
+                    supersede,
+                    sent.map(|winner| winner.is_some_and(|w| w.outcome != record.outcome)),
+                )
+            });
+            let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
+            while let Some((key, supersede, sent)) = sending.next().await {
+                match sent {
+                    Ok(true) => conflicts += 1,
+                    Ok(false) => {
+                        done += 1;
+                        progress(done);
+                    }
+                    Err(failed) => {
+                        error.get_or_insert_with(|| failed.to_string());
+                        left.insert((key, supersede));
+                    }
                 }
             }
         }
         let (read, written) = remote.counts();
         let unsent = left.len() as u64;
         self.sharing().unsent = left;
-        Some(Shared { url: remote.url().to_owned(), read, written, unsent, error })
+        Some(Shared { url: remote.url().to_owned(), read, written, unsent, error, conflicts })
     }
 
-    /// Shares everything that `text` reaches, or everything. `progress` gets the objects done so far.
+    /// Shares everything that `text` reaches, or everything. With `replace`, ours count instead of those that are
+    /// there. `progress` gets the objects done so far.
     pub async fn push(
         &self,
         remote: &Remote,
         text: Option<&[u8]>,
+        replace: bool,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Transferred, RemoteError> {
         let failed = |error: StoreError| RemoteError::Outage(error.to_string());
@@ -194,11 +228,12 @@ impl Store {
             }
         }
         drop(sending);
-        let missing = keys.iter().filter(|key| there_keys.binary_search(key).is_err());
+        let missing = keys.iter().filter(|key| replace || there_keys.binary_search(key).is_err());
         let sending = missing.map(|key| async {
             let Some(Scanned { record, bytes, .. }) = self.look(*key) else { return Ok(None) };
             let (line, _) = line::encode(*key, 0, write_json(&Kept::Record(Box::new(record))));
-            remote.put_record(*key, line, false).await?;
+            let proves = |line: &[u8]| proved(*key, line).is_some();
+            remote.put_record(*key, line, replace, proves).await?;
             tick();
             Ok(Some(bytes))
         });
@@ -227,19 +262,20 @@ impl Store {
         let mut moved = Transferred::default();
         let done = std::sync::atomic::AtomicU64::new(0);
         let tick = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
-        let here = self.keys();
+        let here = self.keys().map_err(failed)?;
         let missing: Vec<Key> =
             keys.iter().filter(|key| here.binary_search(key).is_err()).copied().collect();
         let wanted: Vec<Digest> =
             blobs.iter().filter(|digest| !self.has_blob(**digest)).copied().collect();
         moved.present = (keys.len() + blobs.len() - missing.len() - wanted.len()) as u64;
         let fetching = wanted.iter().map(|digest| async {
-            let bytes = remote.blob(*digest).await;
+            let bytes = remote.blob(*digest).await?;
             tick();
-            (*digest, bytes)
+            Ok::<_, RemoteError>((*digest, bytes))
         });
         let mut fetching = stream::iter(fetching).buffer_unordered(AT_ONCE);
-        while let Some((digest, bytes)) = fetching.next().await {
+        while let Some(fetched) = fetching.next().await {
+            let (digest, bytes) = fetched?;
             match bytes.filter(|bytes| Digest::of(bytes) == digest) {
                 Some(bytes) => {
                     self.put_blob(&bytes).map_err(failed)?;
@@ -251,12 +287,13 @@ impl Store {
         }
         drop(fetching);
         let fetching = missing.iter().map(|key| async {
-            let line = remote.record(*key).await;
+            let line = remote.record(*key).await?;
             tick();
-            (*key, line)
+            Ok::<_, RemoteError>((*key, line))
         });
         let mut fetching = stream::iter(fetching).buffer_unordered(AT_ONCE);
-        while let Some((key, line)) = fetching.next().await {
+        while let Some(fetched) = fetching.next().await {
+            let (key, line) = fetched?;
             match line.and_then(|line| Some((proved(key, &line)?, line.len()))) {
                 Some((record, bytes)) => {
                     self.put(record, false).map_err(failed)?;

@@ -41,7 +41,7 @@ impl Store {
         let mut keys = BTreeSet::new();
         let mut blobs = BTreeSet::new();
         let Some(text) = text else {
-            keys.extend(self.keys());
+            keys.extend(self.keys()?);
             self.blobs.each(|digest, _| {
                 blobs.insert(digest);
             })?;

@@ -6,7 +6,7 @@ use std::fs;
 use serde::Serialize;
 
 use super::journal::{self, ENDING};
-use super::{INDEX, Scanned, Store, StoreError, at, folders};
+use super::{Scanned, Store, StoreError, at, folders};
 use crate::digest::Digest;
 
 /// How many and how large.
@@ -61,8 +61,8 @@ impl Store {
     pub fn stat(&self) -> Result<StoreStat, StoreError> {
         let folders = folders(&self.root);
         let mut stat = StoreStat {
-            records: self.keys().len() as u64,
-            pins: self.pins().into_iter().map(|(name, _)| name).collect(),
+            records: self.keys()?.len() as u64,
+            pins: self.pins()?.into_iter().map(|(name, _)| name).collect(),
             ..StoreStat::default()
         };
         for (folder, ending, amount) in [
@@ -103,21 +103,11 @@ impl Store {
                 }
             }
             inputs.extend(record.recipe.inputs.values());
-        });
+        })?;
         for (digest, bytes) in sizes {
             let class = if inputs.contains(&digest) { "inputs" } else { "other" };
             usage.blobs.entry(class.to_owned()).or_default().add(bytes);
         }
         Ok(usage)
-    }
-
-    /// Calls `visit` with the key and JSON of every line that counts.
-    pub(super) fn each_line(&self, mut visit: impl FnMut(crate::digest::Key, &[u8])) {
-        for key in self.keys() {
-            let line = self.index.read().expect(INDEX).read(key);
-            if let Some((line, json)) = line {
-                visit(key, &line[json..]);
-            }
-        }
     }
 }

@@ -1,15 +1,16 @@
 //! Reads everything and says what is wrong. Knows nothing of why.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::ErrorKind;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
 use super::journal::{self, ENDING};
 use super::pack::{self, Lines, Pack};
 use super::record::Kept;
-use super::{INDEX, Scanned, Store, StoreError, at, blob, folders, seal};
+use super::{INDEX, Store, StoreError, at, blob, folders, seal};
 use crate::digest::{Digest, DigestStream};
 
 /// Something that is not as it was written.
@@ -54,11 +55,7 @@ impl Store {
         repair: bool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError> {
-        let marker = self.root.join("store.toml");
-        let lock = File::open(&marker).map_err(at("read", &marker))?;
-        if repair && lock.try_lock().is_err() {
-            return Err(StoreError::Busy);
-        }
+        let _lock = if repair { Some(self.lock()?) } else { None };
         let mut verified = Verified::default();
         self.verify_journals(&mut verified, progress)?;
         self.verify_packs(repair, &mut verified, progress)?;
@@ -74,7 +71,7 @@ impl Store {
             }
             self.index.write().expect(INDEX).refresh();
         }
-        self.verify_references(&mut verified);
+        self.verify_references(&mut verified)?;
         Ok(verified)
     }
 
@@ -87,8 +84,12 @@ impl Store {
         for name in journal::names(&folder, ENDING).map_err(at("read", &folder))? {
             let path = folder.join(&name);
             let living = journal::claim(&path).is_none();
-            // Sealed meanwhile: it is read as part of its pack.
-            let Ok(mut lines) = Lines::open(&path) else { continue };
+            let mut lines = match File::open(&path) {
+                Ok(file) => Lines::of(file),
+                // Sealed meanwhile: it is read as part of its pack.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(at("read", &path)(error)),
+            };
             let damaged = read_lines(&mut lines, verified, progress).map_err(at("read", &path))?;
             // The last line of a living process may be half written.
             if damaged > u64::from(living) {
@@ -113,30 +114,34 @@ impl Store {
         for name in pack::list(&folder).map_err(at("read", &folder))? {
             let Ok(pack) = Pack::open(&folder, &name) else { continue };
             let file = |ending| Utf8PathBuf::from(format!("packs/{name}.{ending}"));
-            if !pack.index_is_whole() {
-                if repair {
-                    pack.repair_index();
-                }
+            let mut lines = pack.lines().map_err(at("read", &pack.path()))?;
+            let mut naming = DigestStream::default();
+            let mut entries = Vec::new();
+            while let Some(head) = lines.advance().map_err(at("read", &pack.path()))? {
+                entries.push(lines.entry(head));
+                naming.update(&lines.line()[..super::line::NAMING]);
+                note_line(lines.line(), verified, progress);
+            }
+            if !pack.path().exists() {
+                // Merged away meanwhile: its lines are read as part of another.
+                continue;
+            }
+            let damaged = lines.damaged;
+            let is_named = naming.finish().to_string() == name;
+            let leads = || pack.index_leads_to(&entries).map_err(at("read", &pack.index_path()));
+            // Of a damaged pack, the index leads to more than is whole.
+            if damaged == 0 && is_named && !leads()? {
                 verified.damage.push(Damage {
                     file: file("idx"),
                     what: "the index is damaged or missing".to_owned(),
                     consequence: "nothing is lost: it is made again from its pack".to_owned(),
-                    repaired: repair && pack.index_is_whole(),
+                    repaired: repair && pack.repair_index() && leads()?,
                 });
             }
-            let mut lines = pack.lines().map_err(at("read", &pack.path()))?;
-            let mut naming = DigestStream::default();
-            let mut damaged = 0;
-            while lines.advance().map_err(at("read", &pack.path()))?.is_some() {
-                naming.update(&lines.line()[..super::line::NAMING]);
-                note_line(lines.line(), verified, progress);
-            }
-            damaged += lines.damaged;
-            let is_named = naming.finish().to_string() == name;
             if damaged == 0 && is_named {
                 continue;
             }
-            let repaired = repair && seal::rewrite(&folder, &[pack], |_| true).is_ok();
+            let repaired = repair && mend(&folder, pack);
             verified.damage.push(Damage {
                 file: file("pack"),
                 what: match damaged {
@@ -170,9 +175,13 @@ impl Store {
                 Ok(_) => "its content is not what its name says".to_owned(),
                 // Collected meanwhile.
                 Err(_) if !path.exists() => continue,
-                Err(error) => error.to_string(),
+                // That it cannot be read now does not say that it is damaged.
+                Err(error) => return Err(error),
             };
-            let repaired = repair && fs::remove_file(&path).is_ok();
+            if repair {
+                self.blobs.discard(digest);
+            }
+            let repaired = repair && !path.exists();
             verified.damage.push(Damage {
                 file: path.strip_prefix(&self.root).unwrap_or(&path).to_owned(),
                 what,
@@ -184,21 +193,35 @@ impl Store {
     }
 
     /// Results whose blobs are not there. Nothing mends that but their producer.
-    fn verify_references(&self, verified: &mut Verified) {
-        self.each_line(|key, line| {
-            if let Ok(Kept::Blob(digest)) = serde_json::from_slice(line)
-                && !self.has_blob(digest)
-            {
-                verified.damage.push(missing(digest, &format!("the record {}", key.short())));
+    fn verify_references(&self, verified: &mut Verified) -> Result<(), StoreError> {
+        for key in self.keys()? {
+            let line = self.index.read().expect(INDEX).read(key);
+            let Some((line, json)) = line else { continue };
+            let mut need = |digest: Digest, whose: String| {
+                if !self.blobs.path(digest).exists() {
+                    verified.damage.push(missing(digest, &whose));
+                }
+            };
+            match serde_json::from_slice(&line[json..]) {
+                Ok(Kept::Blob(digest)) => need(digest, format!("the record {}", key.short())),
+                Ok(Kept::Record(record)) => record.blobs().for_each(|digest| {
+                    need(digest, format!("the {} {}", record.recipe.kind, key.short()));
+                }),
+                Err(_) => {}
             }
-        });
-        self.each(|Scanned { key, record, .. }| {
-            for digest in record.blobs().filter(|digest| !self.has_blob(*digest)) {
-                let whose = format!("the {} {}", record.recipe.kind, key.short());
-                verified.damage.push(missing(digest, &whose));
-            }
-        });
+        }
+        Ok(())
     }
+}
+
+/// Rewrites a pack without its damaged lines.
+fn mend(folder: &Utf8Path, pack: Pack) -> bool {
+    if !pack.claim() {
+        return false;
+    }
+    let packs = [pack];
+    let rewritten = seal::rewrite(folder, &packs, |_| true);
+    rewritten.and_then(|name| seal::remove(folder, &packs, name.as_deref())).is_ok()
 }
 
 fn missing(digest: Digest, whose: &str) -> Damage {

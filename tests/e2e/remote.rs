@@ -168,6 +168,11 @@ fn two_machines_share_a_bucket() {
     let second = s3.apply(&two, &[]);
     assert_eq!((second.live(), second.states()["report"].as_str()), (0, "fresh"));
     assert_eq!(one.read("out/bench/report/report.html"), two.read("out/bench/report/report.html"));
+    // Why samples miss is known there as well, though their records were never fetched.
+    two.manifest("temperature = 0.2", REPLIES);
+    let plan = s3.forge(&two, &["plan", "pipelines/bench.toml"]).stdout;
+    assert!(plan.contains("10 of 10 samples miss because `temperature` 0.0 → 0.2"), "{plan}");
+    two.manifest("", REPLIES);
     // Now it is here, with no server at all.
     assert_eq!(two.ok(&["--frozen"]).live(), 0);
 
@@ -190,8 +195,21 @@ fn a_wrong_secret_is_an_error_before_anything_is_asked() {
     assert!(!ran.stdout.contains("sample_finished"));
     let all = format!("{}{}", ran.stdout, ran.stderr);
     assert!(!all.contains("not-the-secret"), "a secret is shown: {all}");
+    let without = |name: &str| {
+        let mut command = s3.command(&project, &apply);
+        Ran::of(command.env_remove(name).output().unwrap())
+    };
+    let ran = without("AWS_ACCESS_KEY_ID");
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("there are no credentials for `s3://forge/team`"),
+        "{}",
+        ran.stderr
+    );
+    // A bucket that is not there: this server makes one when it is written to, so it is only read.
     let mut command = s3.command(&project, &apply);
-    let ran = Ran::of(command.env("FORGE_REMOTE", "s3://nowhere/x").output().unwrap());
+    command.env("FORGE_REMOTE", "s3://nowhere/x").env("FORGE_REMOTE_MODE", "read-only");
+    let ran = Ran::of(command.output().unwrap());
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("the bucket or folder does not exist"), "{}", ran.stderr);
     // What was kept holds no secret either.
@@ -199,6 +217,14 @@ fn a_wrong_secret_is_an_error_before_anything_is_asked() {
     let grep =
         Command::new("grep").args(["-r", SECRET]).arg(project.path(".forge")).output().unwrap();
     assert!(grep.stdout.is_empty(), "{}", String::from_utf8_lossy(&grep.stdout));
+    // Variables of others that a client of S3 would also understand.
+    let mut command = s3.command(&project, &["plan", "pipelines/bench.toml"]);
+    command
+        .env("TOKEN", "somebody-elses")
+        .env("ENDPOINT", "http://127.0.0.1:1")
+        .env("TIMEOUT", "x");
+    let ran = Ran::of(command.output().unwrap());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
 #[test]
@@ -219,7 +245,7 @@ fn a_server_killed_in_the_middle_costs_nothing_but_its_help() {
     let unsent = ran.done()["shared"]["unsent"].as_u64().unwrap();
     assert!((100..=245).contains(&unsent), "{unsent}");
     assert!(ran.stderr.contains("results are in the local store only"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("`forge store push --remote s3://forge/team`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--remote s3://forge/team` sends"), "{}", ran.stderr);
 
     // Down from the start: the same, and quickly.
     let start = Instant::now();
@@ -245,7 +271,7 @@ fn of_two_at_once_the_first_to_share_wins_for_both() {
     let racer = || {
         let project = Project::empty();
         let manifest = "[pipeline]\nname = \"race\"\n[stage.draw]\nkind = \"command\"\nshell = true\n\
-            command = \"od -An -N8 -tx8 /dev/urandom > out/draw.txt; sleep 0.5\"\noutputs = [\"out/draw.txt\"]\n";
+            command = \"od -An -N8 -tx8 /dev/urandom > out/draw.txt; sleep 1.5\"\noutputs = [\"out/draw.txt\"]\n";
         project.write("pipelines/bench.toml", manifest);
         project
     };
@@ -254,11 +280,14 @@ fn of_two_at_once_the_first_to_share_wins_for_both() {
         let mut command = s3.command(project, &["apply", "pipelines/bench.toml", "--json"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
+    let mut drawn = 0;
     let children: Vec<Child> = racers.iter().map(start).collect();
     for child in children {
         let ran = Ran::of(child.wait_with_output().unwrap());
-        assert_eq!((ran.code, ran.states()["draw"].as_str()), (0, "ran"), "{}", ran.stderr);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        drawn += usize::from(ran.states()["draw"] == "ran");
     }
+    assert!(drawn >= 2, "nobody raced anybody");
     // Whoever lost has adopted what the first has drawn.
     let draws: Vec<String> = racers.iter().map(|racer| racer.read("out/draw.txt")).collect();
     assert!(draws.iter().all(|draw| *draw == draws[0]), "{draws:?}");
@@ -277,7 +306,9 @@ fn read_only_and_ci_modes_write_nothing_of_their_own() {
             ["apply", "pipelines/bench.toml", "--json", "--remote", &url, "--remote-mode", mode];
         let mut command = project.command(&args);
         command.env_remove("CI");
-        ci.into_iter().for_each(|ci| drop(command.env("CI", ci)));
+        if let Some(ci) = ci {
+            command.env("CI", ci);
+        }
         let ran = Ran::of(command.output().unwrap());
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         ran

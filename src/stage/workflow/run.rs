@@ -25,6 +25,9 @@ use crate::store::{BlobWriter, Outcome, Port};
 /// Finished samples that may wait for an earlier one, beyond those in flight.
 const REORDER_MAX: u64 = 1024;
 
+/// Samples that are replayed at once: a shared store takes its time.
+const REPLAYED_AT_ONCE: usize = 64;
+
 type Finished = (u64, Arc<Flow>, Result<(Sample, Observed), Failure>);
 
 /// Runs all samples of a workflow.
@@ -299,14 +302,28 @@ impl Workflow {
         let (flows, _) = self.sources(inputs);
         let mut source = Source { reader: flows.reader(), next: None, epochs: self.epochs };
         let (mut table, mut tally) = (DigestStream::default(), Tally::default());
-        while let Some((flow, epoch)) = source.next().await? {
-            let (sample, _) =
-                run_sample(&job, &flow, epoch).await.map_err(|error| match error {
-                    missing @ Failure::Missing(_) => missed(&flow, &missing),
+        let mut ended = false;
+        while !ended {
+            let mut chunk = Vec::new();
+            while chunk.len() < REPLAYED_AT_ONCE && !ended {
+                match source.next().await? {
+                    Some(next) => chunk.push(next),
+                    None => ended = true,
+                }
+            }
+            let job = &job;
+            let replays = chunk.iter().map(|(flow, epoch)| async move {
+                let replay = run_sample(job, flow, *epoch).await;
+                replay.map_err(|error| match error {
+                    missing @ Failure::Missing(_) => missed(flow, &missing),
                     other => StageError::Failed(other.to_string()),
-                })?;
-            table.update(&line_of(&sample));
-            tally.add(&sample);
+                })
+            });
+            for replay in futures_util::future::join_all(replays).await {
+                let (sample, _) = replay?;
+                table.update(&line_of(&sample));
+                tally.add(&sample);
+            }
         }
         Ok((table.finish(), tally.summary()))
     }

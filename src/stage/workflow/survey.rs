@@ -174,20 +174,23 @@ impl Workflow {
             }
             let job = &job;
             let looked = chunk.iter().map(|(flow, epoch)| async move {
-                (flow, *epoch, run_sample(job, flow, *epoch).await)
+                match run_sample(job, flow, *epoch).await {
+                    Err(Failure::Missing(_)) => {
+                        Err(Ok(why(job, flow, *epoch, earlier, context).await))
+                    }
+                    Err(other) => Err(Err(other)),
+                    Ok(found) => Ok(found),
+                }
             });
             let mut looked = stream::iter(looked).buffer_unordered(AT_ONCE);
-            while let Some((flow, epoch, result)) = looked.next().await {
+            while let Some(result) = looked.next().await {
                 match result {
                     Ok((_, observed)) => {
                         survey.samples_answered += 1;
                         survey.requests_answered += observed.requests.len() as u64;
                     }
-                    Err(Failure::Missing(_)) => {
-                        let why = why(job, flow, epoch, earlier, context);
-                        *reasons.entry(why).or_default() += 1;
-                    }
-                    Err(other) => return Err(StageError::Failed(other.to_string())),
+                    Err(Ok(why)) => *reasons.entry(why).or_default() += 1,
+                    Err(Err(other)) => return Err(StageError::Failed(other.to_string())),
                 }
             }
         }
@@ -217,8 +220,9 @@ impl Workflow {
         };
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
         let recipe = sample::recipe(&job.settings, job.engine, &found, 0);
-        let stored = |key: Key| Some(context.store.get(key)?.recipe);
-        let before = earlier.sample(flow, 0).and_then(stored);
+        let stored =
+            |key: Option<Key>| async move { Some(context.store.find(key?).await?.0.recipe) };
+        let before = stored(earlier.sample(flow, 0)).await;
         let (keys, missing) = match run_sample(&job, &found, 0).await {
             Ok((_, observed)) => {
                 (observed.requests.iter().map(|request| request.key).collect(), None)
@@ -226,25 +230,23 @@ impl Workflow {
             Err(Failure::Missing(missing)) => (missing.before, Some(missing.recipe)),
             Err(other) => return Err(StageError::Failed(other.to_string())),
         };
-        let explained = |number: usize, recipe: &Recipe, remembered| {
-            let before = earlier.request(flow, number).and_then(stored);
-            let fields = before.map(|before| recipe.differences_from(&before));
-            RequestExplained { number, key: recipe.key(), remembered, fields }
-        };
         let known: Vec<Key> = keys;
-        let mut requests: Vec<RequestExplained> = known
-            .iter()
-            .enumerate()
-            .filter_map(|(number, key)| Some(explained(number, &stored(*key)?, true)))
-            .collect();
-        if let Some(recipe) = missing {
-            requests.push(explained(known.len(), &recipe, false));
+        let mut now: Vec<(Recipe, bool)> = Vec::new();
+        for key in &known {
+            now.extend(stored(Some(*key)).await.map(|recipe| (recipe, true)));
+        }
+        now.extend(missing.map(|recipe| (recipe, false)));
+        let mut requests = Vec::new();
+        for (number, (recipe, remembered)) in now.into_iter().enumerate() {
+            let before = stored(earlier.request(flow, number)).await;
+            let fields = before.map(|before| recipe.differences_from(&before));
+            requests.push(RequestExplained { number, key: recipe.key(), remembered, fields });
         }
         Ok(Some(SampleExplained { recipe, before, requests }))
     }
 }
 
-fn why(job: &Job, flow: &Flow, epoch: u32, earlier: &Earlier, context: &Context) -> Why {
+async fn why(job: &Job, flow: &Flow, epoch: u32, earlier: &Earlier, context: &Context) -> Why {
     let recipe = sample::recipe(&job.settings, job.engine, flow, epoch);
     if context.store.collected(recipe.key()).is_some() {
         return Why::Collected;
@@ -253,7 +255,7 @@ fn why(job: &Job, flow: &Flow, epoch: u32, earlier: &Earlier, context: &Context)
     if key == recipe.key() {
         return Why::Lost;
     }
-    let Some(before) = context.store.get(key) else {
+    let Some((before, _)) = context.store.find(key).await else {
         let collected = context.store.collected(key).is_some();
         return if collected { Why::Collected } else { Why::Lost };
     };
