@@ -1,7 +1,7 @@
 //! A manifest becomes a graph: stages read, edges resolved and typed, cycles found. Knows nothing of
 //! what is in the store.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use petgraph::algo::tarjan_scc;
@@ -213,35 +213,38 @@ fn resolve(
 /// Two stages that write the same file would take turns; one that writes what is read would change what it
 /// was made from.
 fn check_outputs(nodes: &[Node], manifest: &Manifest, sink: &Sink) {
-    let mut writers: BTreeMap<Utf8PathBuf, &Node> = BTreeMap::new();
-    let mut read: BTreeMap<Utf8PathBuf, String> = BTreeMap::new();
+    // By text and not by parts of paths, whose comparison is most of the work with ten thousand stages.
+    let mut writers: HashMap<String, &Node> = HashMap::new();
+    let mut read: BTreeMap<String, String> = BTreeMap::new();
     for (path, _) in manifest.sources.files() {
-        read.insert(path.to_owned(), "the manifest".to_owned());
+        read.insert(path.to_string(), "the manifest".to_owned());
     }
     for node in nodes {
         for path in node.stage.reads() {
-            read.entry(path).or_insert_with(|| format!("read by `{}`", node.name));
+            read.entry(path.into_string()).or_insert_with(|| format!("read by `{}`", node.name));
         }
     }
     for folder in
         [".git", ".forge"].map(Utf8PathBuf::from).into_iter().chain(manifest.store.clone())
     {
-        read.insert(folder, "not for stages to write".to_owned());
+        read.insert(folder.into_string(), "not for stages to write".to_owned());
     }
     for node in nodes {
         for output in node.stage.outputs() {
             let path = &output.value;
-            // It or a folder above it, else something below it: the first after it in order.
-            let above = path.ancestors().find_map(|above| read.get_key_value(above));
-            let below =
-                || read.range(path.clone()..).next().filter(|(read, _)| read.starts_with(path));
+            // It or a folder above it, else something below it.
+            let above = path.ancestors().find_map(|above| read.get_key_value(above.as_str()));
+            let below = || {
+                let folder = format!("{path}/");
+                read.range(folder.clone()..).next().filter(|(read, _)| read.starts_with(&folder))
+            };
             let taken = above.or_else(below);
             if let Some((read, why)) = taken {
                 let message =
                     format!("`{}` would write `{path}`, and `{read}` is {why}", node.name);
                 sink.push(Diagnostic::at(output.span, message).hint("write to a path of its own"));
             }
-            if let Some(other) = writers.insert(path.clone(), node) {
+            if let Some(other) = writers.insert(path.to_string(), node) {
                 let message = format!("`{}` and `{}` both write `{path}`", other.name, node.name);
                 let hint =
                     "give each its own path; in a matrix, write `{{ matrix.<axis> }}` into it";

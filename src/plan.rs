@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Difference, Digest, Key, Recipe};
@@ -83,7 +82,7 @@ pub struct LastRun {
     pub stages: BTreeMap<String, LastStage>,
     /// What runs have put into the work tree.
     #[serde(default)]
-    pub views: BTreeMap<Utf8PathBuf, Digest>,
+    pub views: BTreeMap<String, Digest>,
 }
 
 /// A stage in its last run.

@@ -1,7 +1,7 @@
 //! Finds the project of a manifest and opens it: root, manifest, graph, store, context.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -105,7 +105,12 @@ impl Project {
                 cores: cores as u32,
                 memory: system.total_memory(),
             },
-            views: LastRun::read(&store, &self.manifest.name).views,
+            views: {
+                let (last, store) = (OnceLock::new(), store.clone());
+                let pipeline = self.manifest.name.clone();
+                let read = move || LastRun::read(&store, &pipeline).views;
+                Arc::new(move |path| last.get_or_init(&read).get(path).copied())
+            },
             store,
             emit,
             stop: CancellationToken::new(),

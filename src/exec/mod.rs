@@ -67,7 +67,7 @@ struct Run {
     halted: Mutex<bool>,
     user_error: Mutex<bool>,
     bug: Mutex<bool>,
-    files: Mutex<BTreeMap<Utf8PathBuf, Digest>>,
+    files: Mutex<BTreeMap<String, Digest>>,
     keys: Mutex<BTreeMap<String, LastStage>>,
     /// Who runs a stage again has its turn.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -134,7 +134,13 @@ pub async fn apply(
     let record = record.lock().expect("BUG: the record lock is poisoned").clone();
     let summary =
         |stage: &crate::record::StageRun| Some((stage.name.clone(), stage.summary.clone()?));
-    let files = run.files.lock().expect("BUG: the file lock is poisoned").keys().cloned().collect();
+    let files = run
+        .files
+        .lock()
+        .expect("BUG: the file lock is poisoned")
+        .keys()
+        .map(Utf8PathBuf::from)
+        .collect();
     Finished {
         samples: record.stages.iter().filter_map(summary).collect(),
         user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
@@ -161,10 +167,18 @@ impl Run {
 
     /// Keeps the recipes of this run, for the explanations of the next.
     fn remember(&self) {
+        let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
+        let files = self.files.lock().expect("BUG: the file lock is poisoned");
+        let known = &self.last;
+        if keys.iter().all(|(name, stage)| known.stages.get(name) == Some(stage))
+            && files.iter().all(|(path, digest)| known.views.get(path) == Some(digest))
+        {
+            return;
+        }
+        // Another run may have ended since this one began.
         let mut last = LastRun::read(&self.context.store, &self.context.pipeline);
         let before = last.clone();
-        last.stages.append(&mut self.keys.lock().expect("BUG: the key lock is poisoned"));
-        let files = self.files.lock().expect("BUG: the file lock is poisoned");
+        last.stages.append(&mut keys);
         last.views.extend(files.iter().map(|(path, digest)| (path.clone(), *digest)));
         if last != before {
             last.run_id.clone_from(&self.context.run.id);
@@ -421,7 +435,11 @@ impl Run {
             Some(last) => last.recipe,
             None => {
                 let text = serde_json::to_vec(recipe).expect("BUG: a recipe is plain data");
-                self.context.store.put_blob(&text)?
+                // A record holds its recipe; of a result that is not remembered it is kept by itself.
+                match self.context.store.get(key) {
+                    Some(_) => Digest::of(&text),
+                    None => self.context.store.put_blob(&text)?,
+                }
             }
         };
         let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
@@ -436,7 +454,7 @@ impl Run {
                 return Ok(false);
             }
             let mut files = self.files.lock().expect("BUG: the file lock is poisoned");
-            files.insert(view.path, view.digest);
+            files.insert(view.path.into_string(), view.digest);
         }
         Ok(true)
     }

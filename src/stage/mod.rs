@@ -286,6 +286,9 @@ impl Inputs {
 /// Gives a variable of the environment.
 pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
+/// What earlier runs put into a path of the work tree. Looked up only where a file is not as it should be.
+pub type Views = Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>;
+
 /// What all stages of a run share.
 pub struct Context {
     /// The project's root, with no link in it: paths of the manifest are relative to it.
@@ -303,7 +306,7 @@ pub struct Context {
     /// Settings of the command line.
     pub options: Options,
     /// What earlier runs put into the work tree: anything else there is somebody's work.
-    pub views: BTreeMap<Utf8PathBuf, Digest>,
+    pub views: Views,
     /// Engines by identity: two stages of one identity share one.
     pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
     /// A variable of the environment: stages see only those that the manifest names.

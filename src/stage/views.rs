@@ -34,7 +34,7 @@ impl View {
         }
         if let Ok(bytes) = std::fs::read(&path) {
             let found = Digest::of(&bytes);
-            if context.views.get(&self.path) != Some(&found) {
+            if (context.views)(self.path.as_str()) != Some(found) {
                 context.store.put_blob(&bytes)?;
                 let message = format!(
                     "`{}` was edited; replaced it from the store (the edited one is kept in `{}`)",
