@@ -111,7 +111,7 @@ impl Apply {
                 write_lock(&manifest_path, &finished.record)?;
             }
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
-            let ticker = super::store::Ticker::new("shared", "results", quiet);
+            let ticker = super::store::ticker("shared", "results", quiet);
             let shared = store.settle(&ticker).await;
             interrupt.abort();
             Ok::<_, Failure>((finished, shared))

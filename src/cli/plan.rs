@@ -118,7 +118,7 @@ fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let start = digits.len() % 3;
     let mut text = digits[..start].to_owned();
-    for group in digits[start..].as_bytes().chunks(3) {
+    for group in digits.as_bytes()[start..].chunks(3) {
         if !text.is_empty() {
             text.push(',');
         }

@@ -204,9 +204,7 @@ impl StoreArgs {
                 let remote = open(remote, &settings, false)?;
                 let moved = super::block_on(async {
                     remote.probe().await?;
-                    store
-                        .push(&remote, text, *replace, &Ticker::new("sent", "objects", false))
-                        .await
+                    store.push(&remote, text, *replace, &ticker("sent", "objects", false)).await
                 })??;
                 self.transferred("sent", &moved, false);
                 Ok(())
@@ -215,7 +213,7 @@ impl StoreArgs {
                 let remote = open(remote, &settings, true)?;
                 let moved = super::block_on(async {
                     remote.probe().await?;
-                    store.pull(&remote, &Ticker::new("fetched", "objects", false)).await
+                    store.pull(&remote, &ticker("fetched", "objects", false)).await
                 })??;
                 self.taken_in(&moved)
             }
@@ -416,28 +414,14 @@ fn open(args: &RemoteArgs, settings: &StoreSettings, only_read: bool) -> Result<
     project::open_remote(url, access, |message| say(&format!("warning: {message}")))
 }
 
-/// Tells how many objects are done, now and then.
-pub(super) struct Ticker {
-    verb: &'static str,
-    what: &'static str,
-    told: Mutex<Instant>,
-}
-
-impl Ticker {
-    pub(super) fn new(verb: &'static str, what: &'static str, quiet: bool) -> impl Fn(u64) + Sync {
-        let ticker = Ticker { verb, what, told: Mutex::new(Instant::now()) };
-        move |done| {
-            if !quiet {
-                ticker.tick(done);
-            }
-        }
-    }
-
-    fn tick(&self, done: u64) {
-        let mut told = self.told.lock().expect("BUG: the ticker lock is poisoned");
-        if told.elapsed() >= TELL_EVERY {
+/// Tells now and then how many of `what` are done.
+pub(super) fn ticker(verb: &'static str, what: &'static str, quiet: bool) -> impl Fn(u64) + Sync {
+    let told = Mutex::new(Instant::now());
+    move |done| {
+        let mut told = told.lock().expect("BUG: the ticker lock is poisoned");
+        if !quiet && told.elapsed() >= TELL_EVERY {
             *told = Instant::now();
-            say(&format!("{} {done} {}", self.verb, self.what));
+            say(&format!("{verb} {done} {what}"));
         }
     }
 }

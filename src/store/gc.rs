@@ -502,5 +502,5 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| millis(since))
+    time.duration_since(UNIX_EPOCH).map_or(0, millis)
 }

@@ -66,14 +66,12 @@ fn head(line: &[u8]) -> Option<Head> {
         return Some(Head { key, generation: 0, json: PREFIX });
     }
     let digits = line[PREFIX..].iter().take_while(|c| c.is_ascii_digit()).count();
-    if line.get(PREFIX + digits).is_none() {
-        return None;
-    }
+    let after = *line.get(PREFIX + digits)?;
     if digits == 0 {
         // Format 1 wrote no number.
         return Some(Head { key, generation: 1, json: PREFIX });
     }
-    if line[PREFIX + digits] != b' ' {
+    if after != b' ' {
         return None;
     }
     let generation = std::str::from_utf8(&line[PREFIX..PREFIX + digits]).ok()?.parse().ok()?;

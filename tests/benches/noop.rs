@@ -1,6 +1,8 @@
 //! What it costs to find out that nothing has to be done: the whole process, beside ninja and make where they are
 //! installed. `cargo bench --no-default-features --bench noop [-- 25 1000 10000 | samples 10000 100000]`.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

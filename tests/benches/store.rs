@@ -4,6 +4,8 @@
 //! All three store the same JSON under the same key and sync in groups of 256. Making key and JSON and reading
 //! the JSON back is the same work everywhere; it is in every figure, and shown by itself.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
