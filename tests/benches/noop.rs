@@ -144,7 +144,7 @@ fn stages(counts: &[usize]) {
             peers.push((program, repeated(build)));
         }
         let ninja = peers.iter().find(|(name, _)| *name == "ninja").map(|(_, cost)| cost.wall);
-        let mut show = |name: &str, cost: &Cost| {
+        let show = |name: &str, cost: &Cost| {
             let ratio = ninja.map_or("-".to_owned(), |ninja| {
                 format!("{:.2}", cost.wall.as_secs_f64() / ninja.as_secs_f64())
             });

@@ -41,11 +41,19 @@ impl S3 {
         fs::write(dir.path().join("s3.json"), identity).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         let mut s3 = S3 { port: free_ports(), dir, server: None };
-        s3.up();
+        // Another test may take one of the ports in between.
+        while !s3.comes_up() {
+            s3.down();
+            s3.port = free_ports();
+        }
         Some(s3)
     }
 
     fn up(&mut self) {
+        assert!(self.comes_up(), "the S3 server does not start again on its ports");
+    }
+
+    fn comes_up(&mut self) -> bool {
         let at = |offset: u16| self.port + offset;
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let log = fs::File::create(path("log")).unwrap();
@@ -78,8 +86,12 @@ impl S3 {
         while !self.answers("403") {
             let log = || fs::read_to_string(path("log")).unwrap_or_default();
             assert!(start.elapsed().as_secs() < 60, "the S3 server does not start:\n{}", log());
+            if self.server.as_mut().is_none_or(|server| server.try_wait().unwrap().is_some()) {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
+        true
     }
 
     fn answers(&self, status: &str) -> bool {
