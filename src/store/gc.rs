@@ -3,8 +3,9 @@
 //! Kept is what a root reaches (lock files, pins, the last results of each pipeline, kept runs, living
 //! processes) and whatever is younger than the bound. It goes in two phases: blobs are moved aside, then
 //! what living processes hold is read once more and given back, and only then the rest is deleted. A process
-//! holds a key before it looks for it, so that it either finds it or works it out again; nothing that it has
-//! found goes away under its hands.
+//! holds the key of a stage before it looks for it, and the runs whose answers it takes before it relies on
+//! them, so that it either finds them or works them out again; nothing that it has found goes away under its
+//! hands.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -298,6 +299,13 @@ impl Store {
         Ok(runs)
     }
 
+    /// Everything that living processes hold now.
+    fn held(&self, inventory: &Inventory) -> Result<Marked, StoreError> {
+        let held = Held::read(&self.root)?;
+        let runs = inventory.numbers_of(&held.runs.into_iter().collect());
+        Ok(self.mark(inventory, &held.digests, |item| runs.contains(&item.run)))
+    }
+
     /// Everything that roots and wanted records reach.
     fn mark(
         &self,
@@ -336,7 +344,7 @@ impl Store {
         mut dead: HashSet<Key>,
     ) -> Result<bool, StoreError> {
         let held = |dead: &HashSet<Key>| -> Result<Vec<Key>, StoreError> {
-            let held = self.mark(inventory, &Held::read(&self.root)?.digests, |_| false);
+            let held = self.held(inventory)?;
             Ok(held.keys.into_iter().filter(|key| dead.contains(key)).collect())
         };
         for key in held(&dead)? {
@@ -399,8 +407,7 @@ impl Store {
         }
         let mut aside: Vec<Digest> = dead;
         loop {
-            let held = Held::read(&self.root)?;
-            let wanted = self.mark(inventory, &held.digests, |_| false);
+            let wanted = self.held(inventory)?;
             let before = aside.len();
             aside.retain(|digest| {
                 let path = trash.join(digest.to_string());

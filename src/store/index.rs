@@ -235,7 +235,8 @@ impl Index {
     /// A key's line and where its JSON begins. Where the line that counts is damaged, the next best.
     pub(super) fn read(&self, key: Key) -> Option<(Vec<u8>, usize)> {
         let in_journal = self.places.get(&key);
-        if !self.packs.iter().any(Pack::supersedes) {
+        let is_first = in_journal.is_none_or(|place| place.generation == 0);
+        if is_first && !self.packs.iter().any(Pack::supersedes) {
             // What was packed was published first; merging keeps to the same order.
             let found = self.packs.iter().find_map(|pack| pack.read(pack.find(key)?)).map(json);
             return found.or_else(|| in_journal.and_then(|place| self.read_place(key, *place)));

@@ -4,9 +4,10 @@
 //! Roots are kept as text, and whatever in it looks like a digest is one: a lock file of any version, the
 //! record of a run, the table of a workflow. What is a root by accident is kept a little longer.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -29,11 +30,12 @@ pub(super) fn digests_in(text: &[u8]) -> impl Iterator<Item = [u8; 32]> {
 pub(super) struct Hold {
     folder: Utf8PathBuf,
     file: Mutex<Option<(Utf8PathBuf, File)>>,
+    runs: RwLock<HashSet<String>>,
 }
 
 impl Hold {
     pub(super) fn new(root: &Utf8Path) -> Hold {
-        Hold { folder: root.join(HOLDS), file: Mutex::new(None) }
+        Hold { folder: root.join(HOLDS), file: Mutex::default(), runs: RwLock::default() }
     }
 
     /// Begins: everything that this run makes is held, and every key it asks for.
@@ -44,16 +46,29 @@ impl Hold {
         let mut file = journal::create_locked(&path)?;
         writeln!(file, "run {run}").map_err(at("write", &path))?;
         *self.file.lock().expect("BUG: the hold lock is poisoned") = Some((path, file));
+        self.runs.write().expect("BUG: the hold lock is poisoned").insert(run.to_owned());
         Ok(())
     }
 
     /// Holds a key before it is looked for: what is found then stays.
     pub(super) fn add(&self, key: Key) {
-        let mut file = self.file.lock().expect("BUG: the hold lock is poisoned");
-        if let Some((_, file)) = &mut *file {
-            // On a full disk a collector may take what this run has found: it is worked out again.
-            let _ = file.write_all(format!("{key}\n").as_bytes());
+        self.write(&format!("{key}\n"));
+    }
+
+    /// Holds everything that another run has made; `false` where it is held already, or nothing is.
+    pub(super) fn add_run(&self, run: &str) -> bool {
+        const LOCK: &str = "BUG: the hold lock is poisoned";
+        if self.runs.read().expect(LOCK).contains(run) {
+            return false;
         }
+        self.runs.write().expect(LOCK).insert(run.to_owned()) && self.write(&format!("run {run}\n"))
+    }
+
+    fn write(&self, line: &str) -> bool {
+        let mut file = self.file.lock().expect("BUG: the hold lock is poisoned");
+        let Some((_, file)) = &mut *file else { return false };
+        // On a full disk a collector may take what this run has found: it is worked out again.
+        file.write_all(line.as_bytes()).is_ok()
     }
 
     /// Removes what killed processes left.

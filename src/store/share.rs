@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::line;
 use super::record::Kept;
 use super::remote::{Remote, RemoteError};
-use super::{Record, Scanned, Store, StoreError, Transferred, write_json};
+use super::{INDEX, Record, Scanned, Store, StoreError, Transferred, write_json};
 use crate::digest::{Digest, Key};
 use crate::record::ServedFrom;
 
@@ -76,10 +76,12 @@ impl Store {
 
     /// The record of a key, from here or from the shared store; one of there is kept here.
     pub async fn find(&self, key: Key) -> Option<(Record, Tier)> {
-        // Before it is looked for, so that it is still there when a result names it.
-        self.hold(key);
         if let Some(record) = self.get(key) {
-            return Some((record, Tier::Disk));
+            // Everything of the run that made it stays while this one goes on: what it names must still be
+            // there when it ends. What was found just before may have gone just before, too.
+            if !self.hold.add_run(&record.witness.run) || self.is_still_there(key) {
+                return Some((record, Tier::Disk));
+            }
         }
         let remote = self.remote()?;
         // That it does not answer is told by its breaker: here it is a miss.
@@ -87,6 +89,11 @@ impl Store {
         // A local store that is full is no reason to do without what was found.
         let record = self.put(record.clone(), false).unwrap_or(record);
         Some((record, Tier::Remote))
+    }
+
+    fn is_still_there(&self, key: Key) -> bool {
+        self.index.write().expect(INDEX).refresh();
+        self.get(key).is_some()
     }
 
     /// Fetches those blobs of a record that are not here, if the shared store has them.

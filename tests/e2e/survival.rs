@@ -41,7 +41,10 @@ fn acknowledged(stdout: &str) -> usize {
 fn nothing_acknowledged_is_lost_by_kills_at_any_moment() {
     const FLOWS: usize = 400;
     const ROUNDS: usize = 20;
-    let project = Project::with("concurrency = 4\nseed = \"{{ params.salt }}\"", REPLIES);
+    let project = Project::with(
+        "concurrency = 4\nseed = \"{{ params.salt }}\"",
+        &format!("latency = \"3ms\"\n{REPLIES}"),
+    );
     project.rows(FLOWS);
     let manifest = project.read("pipelines/bench.toml") + "\n[params.salt]\ndefault = 0\n";
     let manifest = manifest.replace("default = 10", &format!("default = {FLOWS}"));
