@@ -116,7 +116,7 @@ fn what_runs_again_after_which_change() {
     count("copied elsewhere, new times", parts.apply_in(copy, &[]).0);
 
     let table: Vec<_> = counts.iter().map(|(what, runs)| format!("{runs:>2}  {what}")).collect();
-    println!("programs run\n{}", table.join("\n"));
+    tell!("programs run\n{}", table.join("\n"));
     let runs: Vec<usize> = counts.iter().map(|(_, runs)| *runs).collect();
     assert_eq!(runs, [PARTS + 1, 0, 0, 2, 0, 1, 0, 0, 1, 2, 0], "{table:#?}");
 }
@@ -139,7 +139,7 @@ fn after_a_kill_only_what_was_in_flight_runs_again() {
     std::thread::sleep(Duration::from_millis(200));
     let done = parts.project.logged("\"state\":\"ran\"");
     let again = parts.apply();
-    println!("{done} of {} programs were done at the kill, {again} ran after it", PARTS + 1);
+    tell!("{done} of {} programs were done at the kill, {again} ran after it", PARTS + 1);
     assert!(again <= PARTS + 1 - done, "{done} were done, and {again} ran again");
     assert_eq!(parts.apply(), 0);
 }

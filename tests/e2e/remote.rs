@@ -30,7 +30,7 @@ impl S3 {
         if !program.exists() {
             let hint = "the S3 server is not installed: tests/services/seaweedfs";
             assert!(std::env::var_os("CI").is_none(), "{hint}");
-            eprintln!("skipped: {hint}");
+            tell!("skipped: {hint}");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

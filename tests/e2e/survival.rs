@@ -102,7 +102,7 @@ fn nothing_acknowledged_is_lost_by_kills_at_any_moment() {
         asked += ran.live();
     }
     let all: usize = told.iter().sum();
-    println!(
+    tell!(
         "{kills} kills; {all} of {} samples were told before them, {asked} asked again",
         told.len() * FLOWS
     );
@@ -165,7 +165,7 @@ fn a_run_succeeds_after_damage_anywhere() {
         assert_eq!(project.ok(&[]).live(), 0, "damage at {at} of {file}");
         copy(&saved, &store);
     }
-    println!("{damaged} runs after damage at random offsets of {} files", files.len());
+    tell!("{damaged} runs after damage at random offsets of {} files", files.len());
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn eight_processes_with_collectors_beside_them_lose_nothing() {
         }
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
     });
-    println!(
+    tell!(
         "{PROCESSES} processes for {} s: {} runs of 200 samples, {collections} collections, {killed} kills",
         TOGETHER.as_secs(),
         variants.len()
@@ -273,7 +273,7 @@ fn a_thousand_runs_leave_a_handful_of_packs() {
     let stat = project.forge(&["store", "stat", "--json"]);
     let stat: Value = serde_json::from_str(&stat.stdout).unwrap();
     let (packs, journals) = (&stat["packs"]["count"], &stat["journals"]["count"]);
-    println!("{runs} runs: {packs} packs, {journals} journals, {} records", stat["records"]);
+    tell!("{runs} runs: {packs} packs, {journals} journals, {} records", stat["records"]);
     assert!(packs.as_u64().unwrap() <= 8 && journals.as_u64().unwrap() <= 16, "{stat}");
     project.manifest("seed = 0", REPLIES);
     assert_eq!(project.ok(&["--frozen", "--until", "ask"]).live(), 0);
