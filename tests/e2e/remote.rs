@@ -255,7 +255,7 @@ fn a_server_killed_in_the_middle_costs_nothing_but_its_help() {
     assert_eq!(ran.live(), 120);
     assert!(ran.stderr.contains("going on with the local store alone"), "{}", ran.stderr);
     let unsent = ran.done()["shared"]["unsent"].as_u64().unwrap();
-    assert!((100..=245).contains(&unsent), "{unsent}");
+    assert!((20..=245).contains(&unsent), "{unsent}");
     assert!(ran.stderr.contains("results are in the local store only"), "{}", ran.stderr);
     assert!(ran.stderr.contains("--remote s3://forge/team` sends"), "{}", ran.stderr);
 

@@ -106,7 +106,7 @@ fn nothing_acknowledged_is_lost_by_kills_at_any_moment() {
         "{kills} kills; {all} of {} samples were told before them, {asked} asked again",
         told.len() * FLOWS
     );
-    assert!(kills > KILLS * 3 / 4, "most rounds were killed before they were done");
+    assert!(kills > KILLS / 2, "most rounds were killed before they were done");
     assert!(all > KILLS, "{all} told");
     assert_eq!(
         files(&project, ".forge/tmproots", ".hold"),
