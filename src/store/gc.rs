@@ -47,18 +47,6 @@ pub struct GcOptions {
     pub dry_run: bool,
 }
 
-impl Default for GcOptions {
-    fn default() -> Self {
-        GcOptions {
-            keep_runs: 10,
-            max_age: Duration::from_secs(14 * 24 * 3600),
-            max_size: None,
-            clear: false,
-            dry_run: false,
-        }
-    }
-}
-
 /// Roots outside the store, as texts in which digests stand: lock files of the work tree and of git.
 pub type RootTexts = Vec<Vec<u8>>;
 

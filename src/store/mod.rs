@@ -55,6 +55,10 @@ const FORMAT: u32 = 2;
 /// Records longer than this go to the blobs, and the journal keeps their digest.
 const INLINE_MAX: usize = 4096;
 
+/// A process starts another journal when its own has this many bytes: what it knows of its own journal is in
+/// memory.
+const JOURNAL_BYTES: u64 = 64 << 20;
+
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -89,24 +93,6 @@ pub(crate) fn at(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error
     move |source| StoreError::Io { action, path, source }
 }
 
-/// When the store tidies up after itself. The defaults suit everybody; tests and benches choose others.
-#[derive(Debug, Clone)]
-pub struct Tuning {
-    /// A process starts another journal when its own has this many bytes: what it knows of its own journal
-    /// is in memory.
-    pub journal_bytes: u64,
-    /// Journals without a writer are sealed once there are this many,
-    pub journals_max: usize,
-    /// or once they have this many bytes together.
-    pub seal_bytes: u64,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Tuning { journal_bytes: 64 << 20, journals_max: 16, seal_bytes: 8 << 20 }
-    }
-}
-
 /// An open store. Cheap to share behind an `Arc`.
 pub struct Store {
     root: Utf8PathBuf,
@@ -115,7 +101,6 @@ pub struct Store {
     /// Created at the first write, so that a run that only reads leaves no file.
     journal: Mutex<Option<Journal>>,
     stat: stat::StatCache,
-    tuning: Tuning,
     hold: roots::Hold,
     sharing: Mutex<share::Sharing>,
     /// Blobs whose content was found good.
@@ -127,11 +112,6 @@ pub struct Store {
 impl Store {
     /// Opens the store in `root`, making it if need be.
     pub fn open(root: &Utf8Path) -> Result<Store, StoreError> {
-        Store::open_with(root, Tuning::default())
-    }
-
-    /// The same, with other bounds.
-    pub fn open_with(root: &Utf8Path, tuning: Tuning) -> Result<Store, StoreError> {
         let marker = root.join("store.toml");
         match std::fs::read_to_string(&marker) {
             Ok(text) => check_format(root, &text)?,
@@ -147,7 +127,6 @@ impl Store {
             index: RwLock::new(index.map_err(at("read", root))?),
             journal: Mutex::new(None),
             stat: stat::StatCache::open(root.join("stat")),
-            tuning,
             hold: roots::Hold::new(root),
             sharing: Mutex::default(),
             whole: Mutex::default(),
@@ -220,7 +199,7 @@ impl Store {
         let offset = journal.append(line)?;
         let length = (line.len() - 1) as u32;
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
-        if journal.length >= self.tuning.journal_bytes {
+        if journal.length >= JOURNAL_BYTES {
             journal.sync()?;
             *slot = None;
             self.tidy_beside();
@@ -232,15 +211,15 @@ impl Store {
     fn tidy_beside(&self) {
         let mut thread = self.tidying.lock().expect("BUG: the tidying lock is poisoned");
         if thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished) {
-            let (folders, tuning) = (folders(&self.root), self.tuning.clone());
+            let folders = folders(&self.root);
             // What cannot be tidied now (a full disk) stays as it is, whole.
-            *thread = Some(std::thread::spawn(move || drop(folders.tidy(&tuning, false))));
+            *thread = Some(std::thread::spawn(move || drop(folders.tidy(false))));
         }
     }
 
     /// Seals every journal without a writer and merges all packs into one.
     pub fn pack(&self) -> Result<(), StoreError> {
-        folders(&self.root).tidy(&self.tuning, true)?;
+        folders(&self.root).tidy(true)?;
         self.index.write().expect(INDEX).refresh();
         Ok(())
     }
@@ -442,7 +421,7 @@ impl Drop for Store {
             let _ = thread.join();
         }
         if wrote {
-            let _ = folders(&self.root).tidy(&self.tuning, false);
+            let _ = folders(&self.root).tidy(false);
         }
     }
 }

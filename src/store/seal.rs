@@ -17,7 +17,7 @@ use super::blob::{self, sync_folder};
 use super::journal::{self, ENDING};
 use super::line::{self, Head};
 use super::pack::{self, Lines, Pack, PackWriter};
-use super::{StoreError, Tuning, at};
+use super::{StoreError, at};
 use crate::digest::Key;
 
 /// A pack is left alone while it is at least this many times as large as all smaller ones together.
@@ -25,6 +25,10 @@ const GEOMETRY: u64 = 3;
 /// Packs beyond this are large enough.
 const PACK_MAX: u64 = 4 << 30;
 
+/// Journals without a writer are sealed once there are this many,
+const JOURNALS_MAX: usize = 16;
+/// or once they have this many bytes together.
+const SEAL_BYTES: u64 = 8 << 20;
 /// Bytes of journals that are sealed together, in memory.
 const GROUP: u64 = 96 << 20;
 
@@ -43,12 +47,12 @@ impl Folders {
     }
 
     /// Seals and merges if that is due, or in any case with `all`.
-    pub(super) fn tidy(&self, tuning: &Tuning, all: bool) -> Result<(), StoreError> {
+    pub(super) fn tidy(&self, all: bool) -> Result<(), StoreError> {
         self.sweep();
         let abandoned = self.abandoned()?;
         let bytes = |file: &File| file.metadata().map_or(0, |meta| meta.len());
         let total: u64 = abandoned.iter().map(|(_, file)| bytes(file)).sum();
-        if all || abandoned.len() >= tuning.journals_max || total >= tuning.seal_bytes {
+        if all || abandoned.len() >= JOURNALS_MAX || total >= SEAL_BYTES {
             let mut group = Vec::new();
             for journal in abandoned {
                 if group.iter().chain([&journal]).map(|(_, file)| bytes(file)).sum::<u64>() > GROUP

@@ -52,7 +52,7 @@ pub struct StoreUsage {
     /// Blobs by the kind of the record that first names them; `inputs` are files that stages read, `other`
     /// are named by no record (recipes, edited outputs, what interrupted runs left).
     pub blobs: BTreeMap<String, Amount>,
-    /// Lines of records by the run that made them, and when it began, in milliseconds since 1970.
+    /// Lines of records by the run that made them.
     pub runs: BTreeMap<String, Amount>,
 }
 

@@ -64,7 +64,7 @@ impl Store {
             // Abandoned journals are sealed without their damaged lines.
             let damaged = verified.damage.iter().any(|d| d.file.starts_with("journal"));
             if damaged {
-                folders(&self.root).tidy(&self.tuning, true)?;
+                folders(&self.root).tidy(true)?;
             }
             for damage in verified.damage.iter_mut().filter(|d| d.file.starts_with("journal")) {
                 damage.repaired = !self.root.join(&damage.file).exists();
