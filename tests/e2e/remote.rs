@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -146,13 +147,14 @@ fn weed() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/services/weed")
 }
 
-/// The first of ten ports that are free.
+/// The first of ten ports that are free, below those that the system gives to connections: one of these could
+/// be in use by a neighbour when a killed server is started again.
 fn free_ports() -> u16 {
-    for _ in 0..200 {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if first < 60_000
-            && (first..first + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        let number = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed) * 37);
+        let first = 20_000 + (number % 1200) as u16 * 10;
+        if (first..first + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
         }
     }
