@@ -45,6 +45,9 @@ pub(super) struct Apply {
     /// Most samples in flight in any workflow
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
+    /// Dollars that live requests may cost; no request is sent that could go beyond
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    budget: Option<f64>,
     /// Folder for the report instead of the manifest's
     #[arg(long, value_name = "DIR")]
     out: Option<Utf8PathBuf>,
@@ -156,6 +159,7 @@ impl Apply {
             frozen: self.frozen,
             limit: self.manifest.limit,
             jobs: self.jobs,
+            budget: self.budget,
             out,
         })
     }
@@ -199,6 +203,13 @@ impl Apply {
             ));
         }
     }
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let amount = text.trim_start_matches('$').parse::<f64>().ok();
+    amount
+        .filter(|amount| amount.is_finite() && *amount >= 0.0)
+        .ok_or_else(|| "write an amount of dollars, such as 2.50".to_owned())
 }
 
 type Emit = Arc<dyn Fn(Event) + Send + Sync>;
@@ -320,6 +331,8 @@ fn done_line(finished: &Finished) -> Value {
         "status": record.status,
         "wall_ms": record.wall_ms,
         "requests": record.requests,
+        "retries": record.retries,
+        "spent": record.spent,
         "stages": record.stages.iter().map(stage).collect::<Vec<_>>(),
         "results": finished.samples.iter().map(result).collect::<Vec<_>>(),
         "files": finished.files,
@@ -386,7 +399,20 @@ fn summary(finished: &Finished, context: &Context) -> String {
             if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
         },
     );
-    lines.push(format!("{wall}: stages {}; {asked}", stages.join(", ")));
+    let retried: u64 = record.retries.values().sum();
+    let retried = match retried {
+        0 => String::new(),
+        n => {
+            let reasons: Vec<_> =
+                record.retries.iter().map(|(why, n)| format!("{why} × {n}")).collect();
+            format!(", {n} attempts failed and tried again ({})", reasons.join(", "))
+        }
+    };
+    let spent = match record.spent.is_empty() {
+        true => String::new(),
+        false => format!("; ${:.4} spent", record.spent.values().sum::<f64>()),
+    };
+    lines.push(format!("{wall}: stages {}; {asked}{retried}{spent}", stages.join(", ")));
     if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
         lines.push(format!("report: {}", shown(report, context)));
     }

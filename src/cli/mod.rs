@@ -43,6 +43,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a server and stop it with this process's standard input
+    #[command(hide = true, name = crate::engine::process::supervise::COMMAND)]
+    Supervise {
+        /// Program and arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Run a pipeline: whatever is not in the store is worked out, and the report written
     #[command(after_help = "Examples:\n  forge apply pipelines/bench.toml\n  \
         NUM_FLOWS=5 forge apply pipelines/bench.toml\n  \
@@ -192,6 +199,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Verify(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
+        Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {
+            0 => Ok(()),
+            code => Err(Failure::Said(code)),
+        },
         Command::Completions { shell } => {
             let mut command = Cli::command();
             let mut script = Vec::new();

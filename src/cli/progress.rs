@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::say;
-use crate::record::{Event, ServedFrom, StageState};
+use crate::record::{Event, Retry, ServedFrom, StageState};
 
 /// How often a plain log tells how far a workflow is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -27,8 +27,45 @@ struct Stage {
     done: u64,
     live: u64,
     tokens: u64,
+    /// Dollars, where the price is known.
+    cost: Option<f64>,
+    retries: u64,
+    /// What the last failed attempt was, and how long is waited.
+    trouble: String,
     started: Instant,
     told: Instant,
+}
+
+impl Stage {
+    fn new(bar: Option<ProgressBar>, total: Option<u64>) -> Self {
+        let now = Instant::now();
+        Stage {
+            bar,
+            total,
+            done: 0,
+            live: 0,
+            tokens: 0,
+            cost: None,
+            retries: 0,
+            trouble: String::new(),
+            started: now,
+            told: now,
+        }
+    }
+
+    /// Speed, cost and trouble.
+    fn words(&self) -> String {
+        let mut words = Vec::new();
+        if self.tokens > 0 {
+            let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+            words.push(format!("{:.0} tokens/s", self.tokens as f64 / seconds));
+        }
+        words.extend(self.cost.map(|cost| format!("${cost:.4}")));
+        if self.retries > 0 {
+            words.push(format!("{} retries, last {}", self.retries, self.trouble));
+        }
+        words.join("  ")
+    }
 }
 
 /// With a known end there is a bar, else a spinner.
@@ -73,12 +110,15 @@ impl Progress {
             }
             Event::StageStarted { stage, samples } => self.started(stage, *samples),
             Event::EngineLoaded { stage, init_ms, instances } => {
+                self.loaded(stage);
                 let copies =
                     if *instances > 1 { format!(" × {instances}") } else { String::new() };
                 self.line(&format!("loaded  {stage}{copies}  {init_ms:.0} ms"));
             }
-            Event::SampleFinished { stage, served_from, output_tokens, .. } => {
-                self.sample(stage, *served_from, *output_tokens);
+            Event::EngineLoading { stage, message } => self.loading(stage, message),
+            Event::RequestRetried { stage, retry, .. } => self.retried(stage, retry),
+            Event::SampleFinished { stage, served_from, output_tokens, cost, .. } => {
+                self.sample(stage, *served_from, *output_tokens, *cost);
             }
             Event::Notice { stage, message } => {
                 let stage = stage.as_deref().map_or_else(String::new, |stage| format!("{stage}: "));
@@ -120,29 +160,78 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        let now = Instant::now();
-        let entry =
-            Stage { bar, total: samples, done: 0, live: 0, tokens: 0, started: now, told: now };
+        let entry = Stage::new(bar, samples);
         self.stages
             .lock()
             .expect("BUG: the stage lock is poisoned")
             .insert(stage.to_owned(), entry);
     }
 
-    fn sample(&self, name: &str, served_from: ServedFrom, output_tokens: Option<u64>) {
+    /// An engine on its way: a spinner, or a line now and then.
+    fn loading(&self, name: &str, message: &str) {
+        let mut stages = self.stages.lock().expect("BUG: the stage lock is poisoned");
+        let Some(bars) = &self.bars else {
+            drop(stages);
+            return self.line(&format!("        {name}  {message}"));
+        };
+        let stage = stages.entry(format!("{name} (loading)")).or_insert_with(|| {
+            let bar = bars.add(ProgressBar::new_spinner());
+            bar.set_style(style(false));
+            bar.set_prefix(name.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(200));
+            Stage::new(Some(bar), None)
+        });
+        if let Some(bar) = &stage.bar {
+            bar.set_message(message.to_owned());
+        }
+    }
+
+    fn loaded(&self, name: &str) {
+        let key = format!("{name} (loading)");
+        let stage = self.stages.lock().expect("BUG: the stage lock is poisoned").remove(&key);
+        if let Some(bar) = stage.and_then(|stage| stage.bar) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn retried(&self, name: &str, retry: &Retry) {
+        let mut stages = self.stages.lock().expect("BUG: the stage lock is poisoned");
+        let Some(stage) = stages.get_mut(name) else { return };
+        let first = stage.retries == 0;
+        stage.retries += 1;
+        stage.trouble = format!("{} (waiting {:.1} s)", retry.reason, retry.waited_ms / 1000.0);
+        if let Some(bar) = &stage.bar {
+            bar.set_message(stage.words());
+        }
+        drop(stages);
+        // The first in full; of the others, the count and the last reason stand beside the progress.
+        if first || self.verbose {
+            let wait = retry.waited_ms / 1000.0;
+            self.line(&format!("        {name}  {}; trying again in {wait:.1} s", retry.detail));
+        }
+    }
+
+    fn sample(
+        &self,
+        name: &str,
+        served_from: ServedFrom,
+        output_tokens: Option<u64>,
+        cost: Option<f64>,
+    ) {
         let mut stages = self.stages.lock().expect("BUG: the stage lock is poisoned");
         let Some(stage) = stages.get_mut(name) else { return };
         stage.done += 1;
         stage.live += u64::from(served_from == ServedFrom::Live);
         stage.tokens += output_tokens.unwrap_or(0);
-        let per_second = stage.tokens as f64 / stage.started.elapsed().as_secs_f64().max(0.001);
-        let speed =
-            if stage.tokens > 0 { format!("{per_second:.0} tokens/s") } else { String::new() };
+        if let Some(cost) = cost {
+            *stage.cost.get_or_insert_default() += cost;
+        }
         if let Some(bar) = &stage.bar {
             bar.set_position(stage.done);
-            bar.set_message(speed);
+            bar.set_message(stage.words());
         } else if stage.told.elapsed() >= TELL_EVERY {
             stage.told = Instant::now();
+            let speed = stage.words();
             let total = stage.total.map_or_else(String::new, |total| format!(" of {total}"));
             let text = format!("        {name}  {}{total} samples  {speed}", stage.done);
             drop(stages);

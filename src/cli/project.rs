@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, ManifestArgs, RemoteArgs, USER};
+use crate::engine::Budget;
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
@@ -114,10 +115,11 @@ impl Project {
             store,
             emit,
             stop: CancellationToken::new(),
-            options,
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),
             programs: tokio::sync::Semaphore::new(cores),
+            budget: options.budget.map(|dollars| Arc::new(Budget::new(dollars))),
+            options,
         }
     }
 }

@@ -7,18 +7,22 @@ use cached::Cached;
 use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineError, Resource};
+use super::gate::Signal;
+use super::{Budget, Engine, EngineError, Reply, Resource, Trouble};
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::{Phase, PhasesMs, RequestObserved, ServedFrom};
+use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, Timing};
 use crate::sample::{Completion, Request, Usage};
 use crate::store::{Outcome, Port, Record, Store, StoreError, Witness};
 
 /// Version of what a request's key means.
 const REV: u32 = 1;
-/// First pause before another attempt; doubled each time.
-const BACKOFF: Duration = Duration::from_millis(100);
+/// Longest pause before the second attempt; doubled each time. The pause is drawn evenly between nothing
+/// and that ("full jitter": Brooker 2015, "Exponential Backoff And Jitter").
+const BACKOFF: Duration = Duration::from_millis(500);
 /// Longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Longest wait that a server may ask for; one that asks for more has failed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
 /// Whether the engine may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +42,47 @@ pub enum Mode {
 pub struct Limits {
     /// Further attempts after one that failed for a passing reason.
     pub max_retries: u32,
+    /// Longest time to the first part of a reply, where replies are streamed.
+    pub first_token_timeout: Option<Duration>,
     /// Longest time of one attempt.
     pub attempt_timeout: Duration,
+    /// Longest time of all attempts and the pauses between them.
+    pub timeout: Option<Duration>,
+}
+
+/// What a door tells while requests are under way.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// An attempt failed, and there will be another one.
+    Retry {
+        /// Of which request.
+        key: Key,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// What happened, and how long is waited now.
+        retry: Retry,
+    },
+    /// Something the user should know.
+    Notice(String),
+}
+
+/// Who asks, and how.
+#[derive(Clone)]
+pub struct Access {
+    /// ULID of the run.
+    pub run: String,
+    /// Whether the engine may be asked.
+    pub mode: Mode,
+    /// Bounds on asking.
+    pub limits: Limits,
+    /// Answers in the memory cache.
+    pub memory_max: usize,
+    /// Stops admission; what is under way goes on.
+    pub stop: CancellationToken,
+    /// What the run may spend.
+    pub budget: Option<Arc<Budget>>,
+    /// Hears what happens.
+    pub tell: Arc<dyn Fn(Told) + Send + Sync>,
 }
 
 /// What came of a request that ended for good.
@@ -55,22 +98,38 @@ pub struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The engine failed after all attempts.
-    #[error("{detail}{}", attempts_text(*.attempts))]
-    Engine {
-        /// Its last words.
-        detail: String,
-        /// How often it was asked.
-        attempts: u32,
-    },
+    #[error("{}{}", .0.detail, attempts_text(.0.observed.attempts))]
+    Engine(Box<Failed>),
     /// The store does not have it, and the engine may not be asked.
     #[error("the store has no answer for request {} of the sample ({})", .0.before.len() + 1, .0.recipe.key().short())]
     Missing(Box<Missing>),
     /// The run was interrupted before the engine was asked.
     #[error("interrupted before the request was sent")]
     Cancelled,
+    /// The budget does not allow it.
+    #[error(
+        "the budget of ${limit:.2} is used up: ${spent:.4} spent, and the next request may cost ${ceiling:.4}"
+    )]
+    Budget {
+        /// The bound, in dollars.
+        limit: f64,
+        /// Spent so far.
+        spent: f64,
+        /// What the request may cost at most.
+        ceiling: f64,
+    },
     /// The answer could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A request that failed for good.
+#[derive(Debug)]
+pub struct Failed {
+    /// The engine's last words.
+    pub detail: String,
+    /// What was observed of it.
+    pub observed: RequestObserved,
 }
 
 /// A request that the store has no answer for.
@@ -92,57 +151,34 @@ type Remembered = Arc<(Result<Completion, (String, String)>, f64)>;
 pub struct Client {
     engine: Arc<Resource>,
     store: Arc<Store>,
-    run: String,
-    mode: Mode,
-    limits: Limits,
-    /// Stops admission; what is under way goes on.
-    stop: CancellationToken,
+    access: Access,
+    /// Zero of all its times.
+    anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
-    memory_max: usize,
 }
 
 impl Client {
-    /// A door to `engine` with a memory cache of `memory_max` answers.
-    pub fn new(
-        engine: Arc<Resource>,
-        store: Arc<Store>,
-        run: &str,
-        mode: Mode,
-        limits: Limits,
-        memory_max: usize,
-        stop: CancellationToken,
-    ) -> Self {
-        Client {
-            engine,
-            store,
-            run: run.to_owned(),
-            mode,
-            limits,
-            stop,
-            memory: Mutex::new(LruCache::new(memory_max)),
-            memory_max,
-        }
+    /// A door to `engine`.
+    pub fn new(engine: Arc<Resource>, store: Arc<Store>, access: Access) -> Self {
+        let memory = Mutex::new(LruCache::new(access.memory_max));
+        Client { engine, store, access, anchor: Instant::now(), memory }
     }
 
     /// Entries in the memory cache, and its bound.
     pub fn memory(&self) -> (u64, u64) {
         let memory = self.memory.lock().expect("BUG: the memory lock is poisoned");
-        (memory.cache_size() as u64, self.memory_max as u64)
+        (memory.cache_size() as u64, self.access.memory_max as u64)
     }
 
     /// What a request depends on. The messages stand as their digest: the sample keeps their text.
     pub fn recipe(engine: Digest, request: &Request) -> Recipe {
-        let sampling = &request.sampling;
-        Recipe::new("request", REV)
+        let tools = (!request.tools.is_empty()).then(|| Digest::of_json(&request.tools));
+        let recipe = Recipe::new("request", REV)
             .input("engine", engine)
             .input("messages", Digest::of_json(&request.messages))
-            .field("temperature", sampling.temperature)
-            .field("top_p", sampling.top_p)
-            .field("top_k", sampling.top_k)
-            .field("max_tokens", sampling.max_tokens)
-            .field("stop", sampling.stop.clone())
-            .field("seed", sampling.seed)
-            .replica(request.replica)
+            .replica(request.replica);
+        let recipe = request.sampling.describe(recipe);
+        tools.into_iter().fold(recipe, |recipe, tools| recipe.input("tools", tools))
     }
 
     /// The answer to a request, from wherever it is nearest.
@@ -159,7 +195,7 @@ impl Client {
         if let Some((remembered, served_from)) = found {
             return Ok(answer(key, &remembered, served_from, phases_ms, 0));
         }
-        if matches!(self.mode, Mode::Frozen | Mode::Replay) {
+        if matches!(self.access.mode, Mode::Frozen | Mode::Replay) {
             return Err(Failure::Missing(Missing { recipe, before: Vec::new() }.into()));
         }
 
@@ -187,7 +223,7 @@ impl Client {
     }
 
     async fn recall(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
-        if self.mode == Mode::Afresh && !self.engine.is_renewed(key) {
+        if self.access.mode == Mode::Afresh && !self.engine.is_renewed(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
@@ -199,7 +235,7 @@ impl Client {
 
     /// The same, without the shared store.
     fn recall_here(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
-        if self.mode == Mode::Afresh && !self.engine.is_renewed(key) {
+        if self.access.mode == Mode::Afresh && !self.engine.is_renewed(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
@@ -231,85 +267,268 @@ impl Client {
         mut phases_ms: PhasesMs,
         queued: Instant,
     ) -> Result<Answer, Failure> {
-        // First come, first served: the semaphore is fair.
-        let permit = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Failure::Cancelled),
-            permit = self.engine.permits.acquire() => permit,
+        let mut asking = Asking {
+            door: self,
+            key,
+            request,
+            attempts: 0,
+            retries: Vec::new(),
+            retry_ms: 0.0,
+            began: Instant::now(),
         };
-        let permit = permit.expect("BUG: the permits of an engine are never closed");
-        let engine = tokio::select! {
-            engine = self.engine.engine() => engine,
-            () = self.stop.cancelled() => return Err(Failure::Cancelled),
-        };
-        let engine = engine.map_err(|detail| Failure::Engine { detail, attempts: 0 })?;
-        if self.stop.is_cancelled() {
-            return Err(Failure::Cancelled);
+        let answered = asking.ask().await;
+        let Asking { attempts, retries, retry_ms, .. } = asking;
+        if retry_ms > 0.0 {
+            phases_ms.insert(Phase::Retry, retry_ms);
         }
-        phases_ms.insert(Phase::Queue, ms(queued));
-
-        let mut attempts = 0;
-        let mut pause = BACKOFF;
-        let (outcome, usage) = loop {
-            attempts += 1;
-            let start = Instant::now();
-            let reply =
-                tokio::time::timeout(self.limits.attempt_timeout, engine.complete(request)).await;
-            phases_ms.insert(Phase::ApiCall, ms(start));
-            let detail = match reply {
-                Ok(Ok(completion)) => {
-                    let usage = completion.usage;
-                    let value =
-                        serde_json::to_value(&completion).expect("BUG: a completion is plain data");
-                    let ports = [("completion".to_owned(), Port::Inline(value))];
-                    break (Outcome::Value(ports.into()), usage);
-                }
-                Ok(Err(EngineError::Rejected { code, detail })) => {
-                    break (Outcome::Rejected { code: code.to_owned(), detail }, Usage::default());
-                }
-                Ok(Err(EngineError::Broken(detail))) => {
-                    return Err(Failure::Engine { detail, attempts });
-                }
-                Ok(Err(EngineError::Passing(detail))) => detail,
-                Err(_) => format!(
-                    "no answer within {}",
-                    humantime::format_duration(self.limits.attempt_timeout)
-                ),
+        let failed = |detail, phases_ms, retries| {
+            let observed = RequestObserved {
+                key,
+                served_from: ServedFrom::Live,
+                phases_ms,
+                live_ms: None,
+                // No reply was received.
+                usage: Usage::ZERO,
+                attempts,
+                retries,
+                timing: None,
             };
-            if self.stop.is_cancelled() {
-                return Err(Failure::Cancelled);
-            }
-            if attempts > self.limits.max_retries {
-                return Err(Failure::Engine { detail, attempts });
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(Failure::Cancelled),
-                () = tokio::time::sleep(pause) => {}
-            }
-            pause = (pause * 2).min(BACKOFF_MAX);
+            Failure::Engine(Box::new(Failed { detail, observed }))
         };
+        let Answered { outcome, timing } = match answered {
+            Ok(answered) => answered,
+            Err(Gone::Engine(detail)) => {
+                phases_ms.insert(Phase::Queue, (ms(queued) - retry_ms).max(0.0));
+                return Err(failed(detail, phases_ms, retries));
+            }
+            Err(Gone::Other(failure)) => return Err(failure),
+        };
+        phases_ms.insert(Phase::ApiCall, timing.close_ms);
+        // All that was neither the attempt that counts nor one that failed was spent waiting.
+        let waited = ms(queued) - retry_ms - timing.close_ms;
+        phases_ms.insert(Phase::Queue, waited.max(0.0));
+        let usage = match &outcome {
+            Ok(completion) => completion.usage,
+            Err(_) => Usage::default(),
+        };
+        let outcome = match outcome {
+            Ok(completion) => {
+                let value =
+                    serde_json::to_value(&completion).expect("BUG: a completion is plain data");
+                Outcome::Value([("completion".to_owned(), Port::Inline(value))].into())
+            }
+            Err((code, detail)) => Outcome::Rejected { code, detail },
+        };
+        let seen = |retries| serde_json::json!({ "retries": retries });
         let witness = Witness {
-            run: self.run.clone(),
+            run: self.access.run.clone(),
             tool: env!("CARGO_PKG_VERSION").to_owned(),
-            started_unix_ms: unix_ms().saturating_sub(phases_ms[&Phase::ApiCall] as u64),
+            started_unix_ms: unix_ms().saturating_sub(timing.close_ms as u64),
             phases_ms: phases_ms.clone(),
             usage,
             attempts,
-            observed: None,
+            // The rest of what was observed is kept with the sample.
+            observed: (!retries.is_empty()).then(|| seen(&retries)),
         };
-        // The engine is free for the next while this one is kept.
-        drop(permit);
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
         let record = Record { recipe, outcome, witness };
-        let record = self.store.publish(record, self.mode == Mode::Afresh).await?;
-        if self.mode == Mode::Afresh {
+        let record = self.store.publish(record, self.access.mode == Mode::Afresh).await?;
+        if self.access.mode == Mode::Afresh {
             self.engine.renew(key);
         }
-        let remembered = self.keep(key, &record).ok_or_else(|| Failure::Engine {
-            detail: "the store holds something else under the key of this request".to_owned(),
-            attempts,
-        })?;
-        Ok(answer(key, &remembered, ServedFrom::Live, phases_ms, attempts))
+        let Some(remembered) = self.keep(key, &record) else {
+            let detail = "the store holds something else under the key of this request";
+            return Err(failed(detail.to_owned(), phases_ms, retries));
+        };
+        let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
+        answer.observed.retries = retries;
+        answer.observed.timing = Some(timing);
+        Ok(answer)
+    }
+
+    fn tell(&self, told: Told) {
+        (self.access.tell)(told);
+    }
+}
+
+/// What an engine said for good.
+struct Answered {
+    outcome: Result<Completion, (String, String)>,
+    timing: Timing,
+}
+
+/// Why it said nothing.
+enum Gone {
+    Engine(String),
+    Other(Failure),
+}
+
+impl From<Failure> for Gone {
+    fn from(failure: Failure) -> Self {
+        Gone::Other(failure)
+    }
+}
+
+/// A request on its way: attempts, one after another.
+struct Asking<'a> {
+    door: &'a Client,
+    key: Key,
+    request: &'a Request,
+    attempts: u32,
+    retries: Vec<Retry>,
+    retry_ms: f64,
+    began: Instant,
+}
+
+impl Asking<'_> {
+    async fn ask(&mut self) -> Result<Answered, Gone> {
+        let door = self.door;
+        let (engine, gate) = (&door.engine, &door.engine.gate);
+        let mut pause = BACKOFF;
+        loop {
+            if let Some(why) = gate.blocked() {
+                return Err(Gone::Engine(why));
+            }
+            let permit = door.unless_stopped(gate.enter(self.attempts > 0)).await?;
+            let ready = door.unless_stopped(engine.engine()).await?.map_err(Gone::Engine)?;
+            if door.access.stop.is_cancelled() {
+                return Err(Failure::Cancelled.into());
+            }
+            // Counting takes time, and most engines have nothing to hold.
+            let counts = gate.counts_tokens() || door.access.budget.is_some();
+            let prompt = if counts { ready.prompt_tokens(self.request) } else { 0 };
+            let most = u64::from(self.request.sampling.max_tokens);
+            let reserved = door.reserve(prompt, most).await?;
+            let at = gate.take(prompt + most);
+            if at > tokio::time::Instant::now() {
+                door.unless_stopped(tokio::time::sleep_until(at)).await?;
+            }
+            self.attempts += 1;
+            let start = Instant::now();
+            let ended = self.attempt(ready).await;
+            let trouble = match ended {
+                Ok(Reply { completion, stamps, notices }) => {
+                    permit.end(Signal::Fine);
+                    gate.succeeded();
+                    let usage = completion.usage;
+                    let used = usage.input_tokens.zip(usage.output_tokens).map(|(a, b)| a + b);
+                    gate.give_back((prompt + most).saturating_sub(used.unwrap_or(prompt + most)));
+                    if let Some(reserved) = reserved {
+                        reserved.settle(engine.backend.price().and_then(|p| p.of(&usage)));
+                    }
+                    notices.into_iter().for_each(|notice| door.tell(Told::Notice(notice)));
+                    let timing = stamps.timing(door.anchor);
+                    return Ok(Answered { outcome: Ok(completion), timing });
+                }
+                Err(EngineError::Rejected { code, detail }) => {
+                    permit.end(Signal::Fine);
+                    gate.succeeded();
+                    let close_ms = ms(start);
+                    let start_ms = (start - door.anchor).as_secs_f64() * 1000.0;
+                    let timing =
+                        Timing { start_ms, close_ms, e2e_ms: close_ms, ..Timing::default() };
+                    return Ok(Answered { outcome: Err((code.to_owned(), detail)), timing });
+                }
+                Err(EngineError::Broken(detail)) => {
+                    gate.failed("broken", &detail);
+                    return Err(Gone::Engine(detail));
+                }
+                Err(EngineError::Passing(trouble)) => trouble,
+            };
+            permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
+            let attempt_ms = ms(start);
+            self.retry_ms += attempt_ms;
+            let wait = self.wait(&trouble, pause)?;
+            pause = (pause * 2).min(BACKOFF_MAX);
+            if trouble.retry_after.is_some() {
+                gate.pause(tokio::time::Instant::now() + wait);
+            }
+            let retry = Retry {
+                reason: trouble.reason,
+                detail: trouble.detail,
+                attempt_ms,
+                waited_ms: wait.as_secs_f64() * 1000.0,
+            };
+            self.retries.push(retry.clone());
+            door.tell(Told::Retry { key: self.key, attempt: self.attempts, retry });
+            let waiting = Instant::now();
+            door.unless_stopped(tokio::time::sleep(wait)).await?;
+            self.retry_ms += ms(waiting);
+        }
+    }
+
+    /// One attempt, within its time.
+    async fn attempt(&self, engine: &dyn Engine) -> Result<Reply, EngineError> {
+        let limits = &self.door.access.limits;
+        let mut limit = limits.attempt_timeout;
+        if let Some(total) = limits.timeout {
+            limit = limit.min(total.saturating_sub(self.began.elapsed()));
+        }
+        let asked = engine.complete(self.request, limits.first_token_timeout);
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(Duration::from_millis(limit.as_millis() as u64));
+            let mut trouble = Trouble::new("time-out", format!("no answer within {limit}"));
+            trouble.overload = true;
+            Err(EngineError::Passing(trouble))
+        })
+    }
+
+    /// How long to wait after a failed attempt; an error when there is no further one.
+    fn wait(&self, trouble: &Trouble, pause: Duration) -> Result<Duration, Gone> {
+        let (door, limits) = (self.door, &self.door.access.limits);
+        let give_up = |detail: String| {
+            door.engine.gate.failed(&trouble.reason, &detail);
+            Err(Gone::Engine(detail))
+        };
+        if door.access.stop.is_cancelled() {
+            return Err(Failure::Cancelled.into());
+        }
+        if self.attempts > limits.max_retries {
+            return give_up(trouble.detail.clone());
+        }
+        let wait = match trouble.retry_after {
+            // A little later than asked, and not all at once.
+            Some(after) => after + after.mul_f64(fastrand::f64() * 0.1),
+            None => pause.mul_f64(fastrand::f64()),
+        };
+        let shown = humantime::format_duration(Duration::from_secs(wait.as_secs()));
+        if wait > RETRY_AFTER_MAX {
+            return give_up(format!("{}; the server asks to wait {shown}", trouble.detail));
+        }
+        if limits.timeout.is_some_and(|total| self.began.elapsed() + wait > total) {
+            return give_up(format!("{}; no time is left for another attempt", trouble.detail));
+        }
+        Ok(wait)
+    }
+}
+
+impl Client {
+    /// What comes of `work`, unless the run is stopped before.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.access.stop.cancelled() => Err(Failure::Cancelled),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Sets money aside for a request, where there is a budget to hold.
+    async fn reserve(
+        &self,
+        prompt: u64,
+        most: u64,
+    ) -> Result<Option<super::budget::Reservation<'_>>, Failure> {
+        let (Some(budget), Some(price)) = (&self.access.budget, self.engine.backend.price()) else {
+            return Ok(None);
+        };
+        let ceiling = price.ceiling(prompt, most);
+        match self.unless_stopped(budget.reserve(ceiling)).await? {
+            Some(reserved) => Ok(Some(reserved)),
+            None => {
+                let (limit, spent) = (budget.limit, budget.spent());
+                Err(Failure::Budget { limit, spent, ceiling })
+            }
+        }
     }
 }
 
@@ -330,6 +549,8 @@ fn answer(
             live_ms: Some(*live_ms),
             usage: completion.as_ref().map_or(Usage::default(), |completion| completion.usage),
             attempts,
+            retries: Vec::new(),
+            timing: None,
         },
     }
 }

@@ -5,21 +5,28 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
 use crate::digest::{Digest, Key, Recipe};
+use crate::record::Timing;
 use crate::sample::{Completion, Request};
 
+mod budget;
 mod client;
+mod gate;
 pub mod mistralrs;
+pub mod openai;
+pub mod process;
 pub mod scripted;
 
+pub use budget::{Budget, Price};
 pub(crate) use client::unix_ms;
-pub use client::{Answer, Client, Failure, Limits, Mode};
+pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
+pub use gate::{Gate, Rates};
 
 /// Why an engine gave no completion.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -33,20 +40,146 @@ pub enum EngineError {
         detail: String,
     },
     /// It may work when tried again: never remembered.
-    #[error("{0}")]
-    Passing(String),
+    #[error("{}", .0.detail)]
+    Passing(Trouble),
     /// Trying again is of no use, and yet it says nothing about the request: never remembered.
     #[error("{0}")]
     Broken(String),
 }
 
+/// A failure that may pass.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// What kind, in a word or two: `429`, `connect`, `time-out`.
+    pub reason: String,
+    /// What happened.
+    pub detail: String,
+    /// Whether the engine has too much to do, so that fewer should ask.
+    pub overload: bool,
+    /// How long the engine asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Trouble {
+    /// Of a kind, with what happened.
+    pub fn new(reason: impl Into<String>, detail: impl Into<String>) -> Self {
+        Trouble { reason: reason.into(), detail: detail.into(), overload: false, retry_after: None }
+    }
+}
+
+impl EngineError {
+    /// A failure that may pass.
+    pub fn passing(reason: &str, detail: impl Into<String>) -> Self {
+        EngineError::Passing(Trouble::new(reason, detail))
+    }
+}
+
+/// What an engine gives back.
+#[derive(Debug)]
+pub struct Reply {
+    /// The answer.
+    pub completion: Completion,
+    /// When what came.
+    pub stamps: Stamps,
+    /// What the user should know, such as a setting that the server ignores.
+    pub notices: Vec<String>,
+}
+
+/// Moments of one attempt, from one monotonic clock.
+#[derive(Debug, Clone)]
+pub struct Stamps {
+    /// Sent.
+    pub start: Instant,
+    /// Time to make the connection, where a new one was needed.
+    pub connect: Option<Duration>,
+    /// First part of the reply; `None` without streaming.
+    pub first: Option<Instant>,
+    /// First part of the answer itself.
+    pub first_answer: Option<Instant>,
+    /// Last part of the reply.
+    pub last: Instant,
+    /// Nothing more to come.
+    pub end: Instant,
+    /// Parts of the reply.
+    pub events: u32,
+    /// Between them, in ms.
+    pub gaps_ms: Vec<f32>,
+}
+
+impl Stamps {
+    /// At the start of an attempt.
+    pub fn start() -> Self {
+        let now = Instant::now();
+        Stamps {
+            start: now,
+            connect: None,
+            first: None,
+            first_answer: None,
+            last: now,
+            end: now,
+            events: 0,
+            gaps_ms: Vec::new(),
+        }
+    }
+
+    /// A part of the reply came at `at`.
+    pub fn event(&mut self, at: Instant, is_answer: bool) {
+        match self.first {
+            None => self.first = Some(at),
+            Some(_) => self.gaps_ms.push((at - self.last).as_secs_f32() * 1000.0),
+        }
+        if is_answer && self.first_answer.is_none() {
+            self.first_answer = Some(at);
+        }
+        self.last = at;
+        self.events += 1;
+    }
+
+    /// Nothing more comes. Without parts the whole reply came now.
+    pub fn finish(&mut self) {
+        self.end = Instant::now();
+        if self.first.is_none() {
+            self.last = self.end;
+        }
+    }
+
+    /// The same as durations; `anchor` is when the workflow began.
+    pub fn timing(self, anchor: Instant) -> Timing {
+        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+        let since_start = |at: Instant| ms(at - self.start);
+        Timing {
+            start_ms: ms(self.start - anchor),
+            connect_ms: self.connect.map(ms),
+            ttft_ms: self.first.map(since_start),
+            ttfa_ms: self.first_answer.map(since_start),
+            e2e_ms: since_start(self.last),
+            close_ms: since_start(self.end),
+            events: self.events,
+            gaps_ms: self.gaps_ms,
+        }
+    }
+}
+
 /// An engine that is ready. Asked by at most as many at once as its [`Admission`] lets in.
 pub trait Engine: Send + Sync {
-    /// Answers a request.
+    /// Answers a request. Without any part of the reply within `first_token` it is given up.
     fn complete<'a>(
         &'a self,
         request: &'a Request,
-    ) -> BoxFuture<'a, Result<Completion, EngineError>>;
+        first_token: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Reply, EngineError>>;
+
+    /// Tokens of a request's prompt as they count for rates and budgets: at best exact, at worst the bytes
+    /// over four.
+    fn prompt_tokens(&self, request: &Request) -> u64 {
+        let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
+        bytes as u64 / 4 + 4 * request.messages.len() as u64
+    }
+
+    /// What there is to say once it is ready, such as what a probe has found.
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// How many requests an engine gets at once, and why not more.
@@ -56,6 +189,17 @@ pub struct Admission {
     pub width: Option<u32>,
     /// For plan and report.
     pub reason: String,
+    /// Whether fewer are let in when the engine says that it has too much.
+    pub adaptive: bool,
+    /// Bounds on the rate.
+    pub rates: Rates,
+}
+
+impl Admission {
+    /// A fixed number at once.
+    pub fn fixed(width: Option<u32>, reason: impl Into<String>) -> Self {
+        Admission { width, reason: reason.into(), adaptive: false, rates: Rates::default() }
+    }
 }
 
 /// A way to get an engine: its settings, before it is loaded.
@@ -70,9 +214,20 @@ pub trait Backend: Send + Sync {
     fn instances(&self) -> u32 {
         1
     }
+    /// What its tokens cost; `None` where nobody said.
+    fn price(&self) -> Option<Price> {
+        None
+    }
+    /// Whether its tokens cost money that a budget has to hold, even if the price is unknown.
+    fn is_paid(&self) -> bool {
+        false
+    }
     /// Makes the engine. Called once for an identity.
-    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>>;
+    fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>>;
 }
+
+/// Hears how far loading is, when that takes a while.
+pub type Progress = Arc<dyn Fn(String) + Send + Sync>;
 
 /// An engine by its identity, loaded when first needed.
 pub struct Resource {
@@ -84,7 +239,8 @@ pub struct Resource {
     pub identity: Digest,
     /// How to get it.
     pub backend: Box<dyn Backend>,
-    permits: Semaphore,
+    /// Who may ask, and when.
+    pub gate: Arc<Gate>,
     loaded: OnceCell<Result<Box<dyn Engine>, String>>,
     /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
     /// and then finds it answered.
@@ -92,31 +248,38 @@ pub struct Resource {
     /// Requests asked although they were remembered, in this run: their new answers count.
     renewed: Mutex<HashSet<Key>>,
     on_load: Mutex<Vec<OnLoad>>,
+    progress: Mutex<Option<Progress>>,
 }
 
-type OnLoad = Box<dyn FnOnce(f64) + Send>;
+/// Gets the milliseconds of loading, and what there is to say.
+type OnLoad = Box<dyn FnOnce(f64, Vec<String>) + Send>;
 
 impl Resource {
     /// An engine that is not loaded yet.
     pub fn new(stage: &str, recipe: Recipe, backend: Box<dyn Backend>) -> Self {
-        let width =
-            backend.admission().width.map_or(Semaphore::MAX_PERMITS, |width| width as usize);
+        let admission = backend.admission();
         Resource {
             stage: stage.to_owned(),
             identity: Digest::of(recipe.key().bytes()),
             recipe,
             backend,
-            permits: Semaphore::new(width),
+            gate: Gate::new(admission.width, admission.adaptive, admission.rates),
             loaded: OnceCell::new(),
             flights: Mutex::default(),
             renewed: Mutex::default(),
             on_load: Mutex::new(Vec::new()),
+            progress: Mutex::new(None),
         }
     }
 
-    /// Calls `then` with the milliseconds it took, once the engine is loaded.
-    pub fn on_load(&self, then: impl FnOnce(f64) + Send + 'static) {
+    /// Calls `then` with the milliseconds it took and what there is to say, once the engine is loaded.
+    pub fn on_load(&self, then: impl FnOnce(f64, Vec<String>) + Send + 'static) {
         self.on_load.lock().expect("BUG: the load lock is poisoned").push(Box::new(then));
+    }
+
+    /// Calls `progress` while the engine is being loaded.
+    pub fn on_progress(&self, progress: Progress) {
+        *self.progress.lock().expect("BUG: the load lock is poisoned") = Some(progress);
     }
 
     /// The lock of a request.
@@ -151,11 +314,13 @@ impl Resource {
     async fn engine(&self) -> Result<&dyn Engine, String> {
         let load = || async {
             let start = Instant::now();
-            let engine = self.backend.load().await?;
+            let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
+            let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+            let engine = self.backend.load(progress).await?;
             let init_ms = start.elapsed().as_secs_f64() * 1000.0;
             let waiting =
                 std::mem::take(&mut *self.on_load.lock().expect("BUG: the load lock is poisoned"));
-            waiting.into_iter().for_each(|then| then(init_ms));
+            waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
             Ok(engine)
         };
         match self.loaded.get_or_init(load).await {

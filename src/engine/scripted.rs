@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Admission, Backend, Engine, EngineError};
+use super::{Admission, Backend, Engine, EngineError, Progress, Reply, Stamps};
 use crate::digest::Recipe;
 use crate::sample::{Completion, Finish, Message, Request, Role, Usage};
 
@@ -84,10 +84,10 @@ impl Backend for Scripted {
     }
 
     fn admission(&self) -> Admission {
-        Admission { width: None, reason: "replies do not depend on each other".to_owned() }
+        Admission::fixed(None, "replies do not depend on each other")
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+    fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         let engine: Box<dyn Engine> = Box::new(self.clone());
         async move { Ok(engine) }.boxed()
     }
@@ -97,8 +97,10 @@ impl Engine for Scripted {
     fn complete<'a>(
         &'a self,
         request: &'a Request,
-    ) -> BoxFuture<'a, Result<Completion, EngineError>> {
+        _: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Reply, EngineError>> {
         async move {
+            let mut stamps = Stamps::start();
             if !self.latency.is_zero() {
                 tokio::time::sleep(self.latency).await;
             }
@@ -113,12 +115,14 @@ impl Engine for Scripted {
                 return Err(EngineError::Rejected { code: "refused", detail: detail.clone() });
             }
             if let Some(detail) = &rule.fail {
-                return Err(EngineError::Passing(detail.clone()));
+                return Err(EngineError::passing("script", detail.as_str()));
             }
             let (text, cut) = cut_at_stop(&rule.reply, &request.sampling.stop);
             let finish = if cut { Finish::Stop } else { rule.finish };
             // A script has no tokens, so it counts none.
-            Ok(Completion { text, finish, usage: Usage::default() })
+            let completion = Completion::new(text, finish, Usage::default());
+            stamps.finish();
+            Ok(Reply { completion, stamps, notices: Vec::new() })
         }
         .boxed()
     }

@@ -400,6 +400,18 @@ impl<'a> Fields<'a> {
         )
     }
 
+    /// A table of plain values as JSON, with its place.
+    pub fn json_table(&self, name: &str) -> Option<Spanned<serde_json::Map<String, Value>>> {
+        let node = self.node(name)?;
+        match node.item.to_json() {
+            Value::Object(value) => Some(Spanned { value, span: node.span }),
+            _ => {
+                self.wrong_type(name, node, "a table");
+                None
+            }
+        }
+    }
+
     /// Marks a field as known without reading it.
     pub fn skip(&self, name: &str) {
         self.known.borrow_mut().insert(name.to_owned());

@@ -124,7 +124,7 @@ pub fn ask(
             sampling.stop.push(stop);
         }
     }
-    Request { messages: transcript.to_vec(), sampling, replica }
+    Request { messages: transcript.to_vec(), sampling, tools: Vec::new(), replica }
 }
 
 /// Whether a turn says nothing because the reply was cut off: a format that a few more tokens might have
@@ -188,14 +188,8 @@ mod tests {
 
     #[test]
     fn a_step_narrows_the_sampling_of_the_workflow() {
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: None,
-            top_k: None,
-            max_tokens: 160,
-            stop: vec!["###".into()],
-            seed: None,
-        };
+        let sampling =
+            Sampling { max_tokens: 160, stop: vec!["###".into()], ..Sampling::default() };
         let request = ask(find("react").unwrap(), &step(), &sampling, &[], Replica::default());
         assert_eq!(request.sampling.max_tokens, 9);
         assert_eq!(request.sampling.stop, ["###", "Observation:"]);
@@ -203,8 +197,7 @@ mod tests {
 
     #[test]
     fn a_reply_that_was_cut_off_is_not_wrong_but_truncated() {
-        let completion =
-            Completion { text: "Step 1:".into(), finish: Finish::Length, usage: Usage::ZERO };
+        let completion = Completion::new("Step 1:", Finish::Length, Usage::ZERO);
         let cot = find("cot").unwrap();
         assert!(cut_off(&cot.read(&completion.text), &completion));
         assert!(!cut_off(&cot.read("Answer: 4"), &completion));

@@ -10,10 +10,12 @@ use crate::sample::Usage;
 
 mod profile;
 mod run;
+mod speed;
 mod tally;
 
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
+pub use speed::{InFlight, Speed, Steady, Timing};
 pub use tally::{Tally, TallySummary};
 
 /// Version of the JSON of records and events; a test keeps one old file of each.
@@ -56,9 +58,11 @@ pub enum Phase {
     PromptBuild,
     /// Asking the memo.
     CacheLookup,
-    /// Waiting for a permit of the engine, and for the engine to be loaded.
+    /// Waiting for a permit of the engine, for a rate budget, and for the engine to be loaded.
     Queue,
-    /// The engine at work.
+    /// Attempts that failed, and the pauses after them.
+    Retry,
+    /// The engine at work: the attempt that counts.
     ApiCall,
     /// A tool at work.
     Tool,
@@ -70,10 +74,11 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in the order of a sample's life.
-    pub const ALL: [Phase; 7] = [
+    pub const ALL: [Phase; 8] = [
         Phase::PromptBuild,
         Phase::CacheLookup,
         Phase::Queue,
+        Phase::Retry,
         Phase::ApiCall,
         Phase::Tool,
         Phase::Parsing,
@@ -86,6 +91,7 @@ impl Phase {
             Phase::PromptBuild => "prompt_build",
             Phase::CacheLookup => "cache_lookup",
             Phase::Queue => "queue",
+            Phase::Retry => "retry",
             Phase::ApiCall => "api_call",
             Phase::Tool => "tool",
             Phase::Parsing => "parsing",
@@ -96,6 +102,19 @@ impl Phase {
 
 /// Milliseconds by phase; a phase that did not happen is absent.
 pub type PhasesMs = BTreeMap<Phase, f64>;
+
+/// An attempt that failed for a passing reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// What kind of failure, in a word or two: `429`, `connect`, `time-out`.
+    pub reason: String,
+    /// What was said.
+    pub detail: String,
+    /// How long the attempt took.
+    pub attempt_ms: f64,
+    /// How long forge waited before the next one.
+    pub waited_ms: f64,
+}
 
 /// What was observed of one request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +131,19 @@ pub struct RequestObserved {
     pub usage: Usage,
     /// How often the engine was asked, 0 for a hit.
     pub attempts: u32,
+    /// The attempts that failed before the one that counts.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub retries: Vec<Retry>,
+    /// When what came, of a live request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timing: Option<Timing>,
+}
+
+impl RequestObserved {
+    /// Whether the engine was asked and gave no answer, after all attempts.
+    pub fn has_failed(&self) -> bool {
+        self.served_from == ServedFrom::Live && self.live_ms.is_none()
+    }
 }
 
 /// What was observed of one sample. Stored beside it, never hashed.
@@ -156,6 +188,8 @@ impl Observed {
                 served_from,
                 phases_ms: PhasesMs::new(),
                 attempts: 0,
+                retries: Vec::new(),
+                timing: None,
                 ..request.clone()
             })
             .collect();

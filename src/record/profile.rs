@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observed, Phase, ServedFrom};
-use crate::stats::Summary;
+use super::speed::SpeedBuilder;
+use super::{Observed, Phase, ServedFrom, Speed};
+use crate::stats::{Collector, Summary};
 
 /// The profile of one workflow stage, in the field names of the REST contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub struct Profile {
     pub batch_stats: BatchStats,
     /// From the first flow to the last score.
     pub total_wall_time_ms: Option<f64>,
+    /// Of the live requests.
+    pub speed: Speed,
 }
 
 /// How often the memo answered.
@@ -58,10 +61,12 @@ impl BatchStats {
     }
 }
 
-/// Adds up observations without keeping them: eight bytes for each phase of a request.
+/// Adds up observations without keeping them: up to a million of them eight bytes for each phase of a
+/// request, and no more after that.
 #[derive(Debug, Default)]
 pub struct ProfileBuilder {
-    phases: BTreeMap<Phase, Vec<f64>>,
+    phases: BTreeMap<Phase, Collector>,
+    speed: SpeedBuilder,
     hits: u64,
     misses: u64,
     saved_ms: f64,
@@ -72,17 +77,18 @@ impl ProfileBuilder {
     pub fn add(&mut self, sample: &Observed) {
         for request in &sample.requests {
             for (phase, ms) in &request.phases_ms {
-                self.phases.entry(*phase).or_default().push(*ms);
+                self.phases.entry(*phase).or_default().add(*ms);
             }
             if request.served_from == ServedFrom::Live {
-                self.misses += 1;
+                self.misses += u64::from(!request.has_failed());
+                self.speed.add(request);
             } else {
                 self.hits += 1;
                 self.saved_ms += request.live_ms.unwrap_or(0.0);
             }
         }
         if let Some(ms) = sample.metrics_ms {
-            self.phases.entry(Phase::Metrics).or_default().push(ms);
+            self.phases.entry(Phase::Metrics).or_default().add(ms);
         }
     }
 
@@ -94,9 +100,9 @@ impl ProfileBuilder {
         width: u64,
         total_wall_time_ms: Option<f64>,
     ) -> Profile {
-        let ProfileBuilder { phases, hits, misses, saved_ms } = self;
+        let ProfileBuilder { phases, speed, hits, misses, saved_ms } = self;
         let requests = hits + misses;
-        let summary = |(phase, values)| Some((phase, Summary::of(values)?));
+        let summary = |(phase, times): (_, Collector)| Some((phase, times.finish()?));
         Profile {
             profiling_summary: phases.into_iter().filter_map(summary).collect(),
             cache_stats: memory.map(|(size, max_size)| CacheStats {
@@ -109,6 +115,7 @@ impl ProfileBuilder {
             }),
             batch_stats: BatchStats::of(misses, width),
             total_wall_time_ms,
+            speed: speed.finish(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ServedFrom;
+use super::{Retry, ServedFrom};
 use crate::digest::{Digest, Key};
 use crate::record::TallySummary;
 use crate::sample::Outcome;
@@ -43,6 +43,24 @@ pub enum Event {
         /// Flows so far.
         flows: u64,
     },
+    /// An engine is being made ready, and that takes a while.
+    EngineLoading {
+        /// The engine stage.
+        stage: String,
+        /// How far it is.
+        message: String,
+    },
+    /// An attempt at a request failed, and there will be another one.
+    RequestRetried {
+        /// The workflow stage.
+        stage: String,
+        /// The request.
+        key: Key,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// What happened, and how long is waited.
+        retry: Retry,
+    },
     /// An engine was made ready.
     EngineLoaded {
         /// The engine stage.
@@ -72,6 +90,9 @@ pub enum Event {
         requests: RequestCounts,
         /// Tokens the engine wrote for it in this run; absent where unknown.
         output_tokens: Option<u64>,
+        /// Dollars for its live requests; absent where unknown.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cost: Option<f64>,
     },
     /// Something the user should know.
     Notice {
@@ -240,6 +261,12 @@ pub struct RunRecord {
     pub samples_ms: BTreeMap<String, BTreeMap<u64, f64>>,
     /// Tokens that engines wrote in this run, as far as they said.
     pub output_tokens: u64,
+    /// Failed attempts by reason.
+    #[serde(default)]
+    pub retries: BTreeMap<String, u64>,
+    /// Dollars for live requests, by workflow stage, as far as prices and tokens are known.
+    #[serde(default)]
+    pub spent: BTreeMap<String, f64>,
     /// What the user was told.
     pub notices: Vec<String>,
     /// Where each stage stands in `stages`.
@@ -262,6 +289,8 @@ impl Default for RunRecord {
             engine_init_ms: BTreeMap::new(),
             samples_ms: BTreeMap::new(),
             output_tokens: 0,
+            retries: BTreeMap::new(),
+            spent: BTreeMap::new(),
             notices: Vec::new(),
             places: BTreeMap::new(),
         }
@@ -295,11 +324,27 @@ impl RunRecord {
                 let names = stages.iter().enumerate();
                 self.places = names.map(|(i, (name, _))| (name.clone(), i)).collect();
             }
-            Event::StageStarted { .. } | Event::FlowsExpanded { .. } => {}
+            Event::StageStarted { .. }
+            | Event::FlowsExpanded { .. }
+            | Event::EngineLoading { .. } => {}
+            Event::RequestRetried { retry, .. } => {
+                *self.retries.entry(retry.reason.clone()).or_default() += 1;
+            }
             Event::EngineLoaded { stage, init_ms, .. } => {
                 self.engine_init_ms.insert(stage.clone(), *init_ms);
             }
-            Event::SampleFinished { stage, index, latency_ms, requests, output_tokens, .. } => {
+            Event::SampleFinished {
+                stage,
+                index,
+                latency_ms,
+                requests,
+                output_tokens,
+                cost,
+                ..
+            } => {
+                if let Some(cost) = cost {
+                    *self.spent.entry(stage.clone()).or_default() += cost;
+                }
                 self.samples_ms.entry(stage.clone()).or_default().insert(*index, *latency_ms);
                 self.requests.plus(*requests);
                 self.output_tokens += output_tokens.unwrap_or(0);

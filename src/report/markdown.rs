@@ -394,7 +394,7 @@ pub(super) mod tests {
     use crate::digest::{Digest, Recipe};
     use crate::record::{Observed, Phase, PhasesMs, ProfileBuilder, RequestObserved, ServedFrom};
     use crate::report::{CellInfo, REPORT_VERSION, Row};
-    use crate::sample::{Message, Role, Sample, Score, StepRun, Usage};
+    use crate::sample::{Message, Role, Sample, Score, StepRun, TokenSource, Usage};
 
     /// A sample with one example before its question; without an answer it was cut off.
     pub(in crate::report) fn row(flow: &str, answer: Option<&str>, right: Option<bool>) -> Row {
@@ -437,8 +437,10 @@ pub(super) mod tests {
             served_from: ServedFrom::Live,
             phases_ms: PhasesMs::from([(Phase::ApiCall, 1400.0)]),
             live_ms: Some(1400.0),
-            usage: Usage { input_tokens: Some(1000), output_tokens: Some(20) },
+            usage: Usage::counted(Some(1000), Some(20), TokenSource::Usage),
             attempts: 1,
+            retries: Vec::new(),
+            timing: None,
         };
         let observed = Observed {
             served_from: ServedFrom::Live,

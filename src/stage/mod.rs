@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::{Digest, Recipe};
-use crate::engine::Resource;
+use crate::engine::{Budget, Resource};
 use crate::manifest::{Fields, Manifest, Spanned};
 use crate::record::{Event, TallySummary};
 use crate::store::{Outcome, Record, Store, StoreError};
@@ -313,6 +313,8 @@ pub struct Context {
     pub env: Env,
     /// Programs that may run at once: one for each core.
     pub programs: tokio::sync::Semaphore,
+    /// What the run may spend.
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// Facts about the run for reports.
@@ -351,6 +353,8 @@ pub struct Options {
     pub limit: Option<u64>,
     /// Bound on the concurrency of every workflow.
     pub jobs: Option<u32>,
+    /// Bound on what live requests may cost, in dollars.
+    pub budget: Option<f64>,
     /// Folder for reports instead of the manifest's.
     pub out: Option<Utf8PathBuf>,
     /// How many reports there are: of more than one, each gets its own folder in `out`.

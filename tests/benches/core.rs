@@ -27,11 +27,12 @@ fn request() -> Request {
         sampling: Sampling {
             temperature: 0.0,
             top_p: Some(0.9),
-            top_k: None,
             max_tokens: 160,
             stop: vec!["Observation:".to_owned()],
             seed: Some(7),
+            ..Sampling::default()
         },
+        tools: Vec::new(),
         replica: Replica::default(),
     }
 }

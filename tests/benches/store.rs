@@ -53,13 +53,13 @@ fn record(i: usize) -> Record {
     let request = Request {
         messages: vec![Message::new(Role::User, format!("What is {i} + 1?"))],
         sampling: Sampling {
-            temperature: 0.0,
             top_p: Some(0.9),
-            top_k: None,
             max_tokens: 160,
             stop: vec!["Observation:".to_owned()],
             seed: Some(7),
+            ..Sampling::default()
         },
+        tools: Vec::new(),
         replica: Default::default(),
     };
     let reply = format!("Step 1: 4 + {i} = 10. Step 2: 10 * 5 = 50. ").repeat(22);

@@ -78,6 +78,21 @@ impl Project {
         Project::with("", REPLIES)
     }
 
+    /// The same with any engine: `engine` holds its backend too.
+    pub fn asking(workflow: &str, engine: &str) -> Self {
+        let project = Project::with(workflow, "");
+        project.edit("pipelines/bench.toml", "backend = \"scripted\"", engine);
+        project.edit("pipelines/bench.toml", "default = 10", "default = 100000");
+        project
+    }
+
+    /// What the report says of every sample of its first workflow.
+    pub fn report_rows(&self) -> Vec<Value> {
+        let report: Value =
+            serde_json::from_str(&self.read("out/bench/report/report.json")).unwrap();
+        report["cells"][0]["samples"].as_array().unwrap().clone()
+    }
+
     pub fn manifest(&self, workflow: &str, engine: &str) {
         let text = MANIFEST.replace("{workflow}", workflow).replace("{engine}", engine);
         self.write("pipelines/bench.toml", &text);

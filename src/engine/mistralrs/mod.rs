@@ -31,7 +31,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::{Admission, Backend, Engine};
+use super::{Admission, Backend, Engine, Progress};
 use crate::digest::{Digest, Recipe};
 use crate::store::{Store, StoreError};
 
@@ -207,14 +207,12 @@ impl Backend for MistralRs {
     }
 
     fn admission(&self) -> Admission {
-        Admission {
-            width: Some(self.instances),
-            reason: format!(
-                "one request at a time for each instance, because mistral.rs {ENGINE_VERSION} mixes up \
-                 concurrent requests on CPU; {}",
-                self.instances_reason
-            ),
-        }
+        let reason = format!(
+            "one request at a time for each instance, because mistral.rs {ENGINE_VERSION} mixes up \
+             concurrent requests on CPU; {}",
+            self.instances_reason
+        );
+        Admission::fixed(Some(self.instances), reason)
     }
 
     fn instances(&self) -> u32 {
@@ -222,7 +220,7 @@ impl Backend for MistralRs {
     }
 
     #[cfg(feature = "mistralrs")]
-    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+    fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         async move {
             let pool = native::Pool::load(self).await?;
             Ok(Box::new(pool) as Box<dyn Engine>)
@@ -231,7 +229,7 @@ impl Backend for MistralRs {
     }
 
     #[cfg(not(feature = "mistralrs"))]
-    fn load(&self) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+    fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         let message = "this forge was built without the feature `mistralrs`, so it cannot load a model; \
                        answers that are in the store are served all the same";
         async move { Err(message.to_owned()) }.boxed()

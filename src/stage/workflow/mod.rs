@@ -15,12 +15,12 @@ use super::{
     Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
 };
 use crate::digest::{Digest, Recipe};
-use crate::engine::{Client, Limits, Mode, Resource};
+use crate::engine::{Access, Client, Limits, Mode, Resource, Told};
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method, react};
-use crate::record::Profile;
+use crate::record::{Event, Profile};
 use crate::report::CellInfo;
-use crate::sample::{Sample, Sampling};
+use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::scorer::{self, Scorer};
 use crate::store::Record;
 use crate::tool;
@@ -34,7 +34,7 @@ pub use survey::{Earlier, Reason, RequestExplained, Survey, Why};
 use sample::{Job, Semantics};
 
 /// Version of what a workflow's result holds.
-const REV: u32 = 1;
+const REV: u32 = 2;
 /// Samples in flight where the manifest is silent.
 const CONCURRENCY: u32 = 8;
 /// Most samples in flight.
@@ -44,7 +44,7 @@ const MAX_TOKENS: u32 = 256;
 /// Time of one attempt where the manifest is silent.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Further attempts where the manifest is silent.
-const MAX_RETRIES: u32 = 3;
+const MAX_RETRIES: u32 = 5;
 
 /// How many failed samples a workflow bears.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,6 +71,14 @@ impl FailOnError {
     }
 }
 
+/// The form of replies as a manifest declares it: schemas and grammars stand in files.
+enum Format {
+    JsonObject,
+    JsonSchema(Utf8PathBuf),
+    Regex(String),
+    Grammar(Utf8PathBuf),
+}
+
 /// A workflow stage.
 pub struct Workflow {
     name: String,
@@ -79,6 +87,7 @@ pub struct Workflow {
     method: &'static dyn Method,
     instructions: Option<String>,
     sampling: Sampling,
+    format: Option<Format>,
     epochs: u32,
     max_iterations: u32,
     tools: Vec<String>,
@@ -115,7 +124,15 @@ pub(super) fn read(
         max_tokens: fields.count("max_tokens", 1..=1_000_000).unwrap_or(MAX_TOKENS),
         stop: texts("stop").collect(),
         seed: fields.integer("seed", i64::MIN..=i64::MAX),
+        min_p: fields.number("min_p", 0.0..=1.0),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0),
+        logit_bias: read_logit_bias(&fields),
+        logprobs: fields.count("logprobs", 0..=20),
+        response_format: None,
+        reasoning_effort: fields.text("reasoning_effort").map(|text| text.value),
     };
+    let format = read_format(&fields, setting);
     let epochs = fields.count("epochs", 1..=10_000).unwrap_or(1);
     let (max_iterations, tools, lookup) = read_tools(&fields, setting, method);
     let known: Vec<_> = scorer::SCORERS.iter().map(|scorer| scorer.name).collect();
@@ -128,7 +145,9 @@ pub(super) fn read(
     let cache_max_size = fields.count("cache_max_size", 16..=2048).unwrap_or(256);
     let limits = Limits {
         max_retries: fields.count("max_retries", 0..=100).unwrap_or(MAX_RETRIES),
+        first_token_timeout: fields.duration("first_token_timeout"),
         attempt_timeout: fields.duration("attempt_timeout").unwrap_or(ATTEMPT_TIMEOUT),
+        timeout: fields.duration("timeout"),
     };
     let fail_on_error = read_fail_on_error(&fields);
     fields.finish();
@@ -139,6 +158,7 @@ pub(super) fn read(
         method: method.or(method::find("naive"))?,
         instructions,
         sampling,
+        format,
         epochs,
         max_iterations,
         tools,
@@ -151,6 +171,50 @@ pub(super) fn read(
         limits,
         fail_on_error,
     }))
+}
+
+fn read_logit_bias(fields: &Fields<'_>) -> BTreeMap<String, f64> {
+    let Some(table) = fields.json_table("logit_bias") else { return BTreeMap::new() };
+    let mut bias = BTreeMap::new();
+    for (token, value) in table.value {
+        match value.as_f64().filter(|bias| bias.abs() <= 100.0) {
+            Some(value) if token.parse::<u32>().is_ok() => {
+                bias.insert(token, value);
+            }
+            _ => {
+                let message = format!("`logit_bias`: `{token} = {value}` is no bias of a token");
+                let hint =
+                    "the number of a token, and a bias between -100 and 100: { \"1734\" = -100 }";
+                fields.error(Diagnostic::at(table.span, message).hint(hint));
+            }
+        }
+    }
+    bias
+}
+
+/// One of the ways to hold replies to a form.
+fn read_format(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Format> {
+    let file = |name| {
+        let path = fields.path(name).filter(|path| setting.check_exists(fields, path));
+        path.map(|path| path.value)
+    };
+    let object = fields.choice("response_format", &["text", "json_object"]);
+    let object = object.filter(|format| format.value == "json_object").map(|_| Format::JsonObject);
+    let all = [
+        ("response_format", object),
+        ("json_schema", file("json_schema").map(Format::JsonSchema)),
+        ("regex", fields.text("regex").map(|text| Format::Regex(text.value))),
+        ("grammar", file("grammar").map(Format::Grammar)),
+    ];
+    let mut all = all.into_iter().filter_map(|(name, format)| Some((name, format?)));
+    let (first, format) = all.next()?;
+    if let Some((second, _)) = all.next() {
+        let message = format!("`{second}` and `{first}` exclude each other");
+        fields.error(
+            Diagnostic::at(fields.place(second), message).also(fields.place(first), "set here"),
+        );
+    }
+    Some(format)
 }
 
 /// Tools count for methods that can call them. Beside other methods they may stand all the same: a matrix
@@ -236,10 +300,33 @@ impl Workflow {
                 None => self.method.instructions(&tools),
             },
             tools,
-            sampling: self.sampling.clone(),
+            sampling: Sampling {
+                response_format: self.response_format(context)?,
+                ..self.sampling.clone()
+            },
             max_turns: self.max_iterations,
             scorers: self.scorers.clone(),
         })
+    }
+
+    fn response_format(&self, context: &Context) -> Result<Option<ResponseFormat>, StageError> {
+        let text = |path: &Utf8PathBuf| {
+            super::read_project_text(&context.root, path)
+                .map_err(|error| StageError::User(format!("cannot read `{path}`: {error}")))
+        };
+        Ok(Some(match &self.format {
+            None => return Ok(None),
+            Some(Format::JsonObject) => ResponseFormat::JsonObject,
+            Some(Format::Regex(regex)) => ResponseFormat::Regex(regex.clone()),
+            Some(Format::Grammar(path)) => ResponseFormat::Grammar(text(path)?),
+            Some(Format::JsonSchema(path)) => {
+                let schema = serde_json::from_str(&text(path)?).map_err(|error| {
+                    let place = format!("{path}:{}:{}", error.line(), error.column());
+                    StageError::User(format!("{place}: this is no JSON Schema: {error}"))
+                })?;
+                ResponseFormat::JsonSchema(schema)
+            }
+        }))
     }
 
     /// The flows and the engine among the inputs.
@@ -259,15 +346,26 @@ impl Workflow {
         stop: CancellationToken,
     ) -> Result<Job, StageError> {
         let (_, engine) = self.sources(inputs);
-        let client = Client::new(
-            engine.clone(),
-            context.store.clone(),
-            &context.run.id,
+        let (emit, stage) = (context.emit.clone(), self.name.clone());
+        let tell = move |told| {
+            let stage = stage.clone();
+            emit(match told {
+                Told::Notice(message) => Event::Notice { stage: Some(stage), message },
+                Told::Retry { key, attempt, retry } => {
+                    Event::RequestRetried { stage, key, attempt, retry }
+                }
+            });
+        };
+        let access = Access {
+            run: context.run.id.clone(),
             mode,
-            self.limits.clone(),
-            self.cache_max_size as usize,
+            limits: self.limits.clone(),
+            memory_max: self.cache_max_size as usize,
             stop,
-        );
+            budget: context.budget.clone(),
+            tell: Arc::new(tell),
+        };
+        let client = Client::new(engine.clone(), context.store.clone(), access);
         Ok(Job {
             settings: self.semantics(context)?,
             engine: engine.identity,
@@ -306,13 +404,18 @@ impl Workflow {
         profile: Profile,
     ) -> CellInfo {
         let (_, engine) = self.sources(inputs);
-        let timeout = humantime::format_duration(self.limits.attempt_timeout).to_string();
+        let limits = &self.limits;
+        let shown = |limit: Option<Duration>| {
+            limit.map_or(Value::Null, |limit| humantime::format_duration(limit).to_string().into())
+        };
         let execution = [
             ("concurrency", Value::from(self.width(context))),
             ("cache", self.cache.into()),
             ("cache_max_size", self.cache_max_size.into()),
-            ("max_retries", self.limits.max_retries.into()),
-            ("attempt_timeout", timeout.into()),
+            ("max_retries", limits.max_retries.into()),
+            ("first_token_timeout", shown(limits.first_token_timeout)),
+            ("attempt_timeout", shown(Some(limits.attempt_timeout))),
+            ("timeout", shown(limits.timeout)),
             ("fail_on_error", self.fail_on_error.to_json()),
         ];
         let mut about = engine.backend.describe();
@@ -411,7 +514,11 @@ impl Stage for Workflow {
     }
 
     fn reads(&self) -> Vec<Utf8PathBuf> {
-        self.lookup.iter().cloned().collect()
+        let format = match &self.format {
+            Some(Format::JsonSchema(path) | Format::Grammar(path)) => Some(path),
+            _ => None,
+        };
+        self.lookup.iter().chain(format).cloned().collect()
     }
 
     fn as_workflow(&self) -> Option<&Workflow> {

@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::sample::{Semantics, run_sample};
 use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
-use crate::engine::{Failure, Mode};
+use crate::engine::{Failure, Mode, Price};
 use crate::record::{
     Event, Observed, ProfileBuilder, RequestCounts, ServedFrom, Tally, TallySummary,
 };
@@ -39,9 +39,16 @@ pub(super) async fn run_all(
     let start = Instant::now();
     let (flows, engine) = workflow.sources(inputs);
     // Read once: what is used is what the key is made of, even if a file changes meanwhile.
+    if context.budget.is_some() && engine.backend.is_paid() && engine.backend.price().is_none() {
+        return Err(StageError::User(format!(
+            "`--budget` cannot be held: the engine `{}` has no price; add `price = {{ input = …, output = … }}` \
+             (dollars for a million tokens), or `prices = \"<file>\"`",
+            engine.stage
+        )));
+    }
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
-    let mut window = Window::new(workflow, context)?;
+    let mut window = Window::new(workflow, context, engine.backend.price())?;
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
@@ -154,10 +161,15 @@ struct Window<'a> {
     failed: u64,
     first_failure: String,
     worked: bool,
+    price: Option<Price>,
 }
 
 impl<'a> Window<'a> {
-    fn new(workflow: &'a Workflow, context: &'a Context) -> Result<Self, StageError> {
+    fn new(
+        workflow: &'a Workflow,
+        context: &'a Context,
+        price: Option<Price>,
+    ) -> Result<Self, StageError> {
         Ok(Window {
             workflow,
             context,
@@ -170,6 +182,7 @@ impl<'a> Window<'a> {
             failed: 0,
             first_failure: String::new(),
             worked: false,
+            price,
         })
     }
 
@@ -208,7 +221,8 @@ impl<'a> Window<'a> {
     fn tell(&mut self, index: u64, sample: &Sample, observed: &Observed) {
         self.worked |= observed.served_from == ServedFrom::Live;
         let mut requests = RequestCounts::default();
-        observed.requests.iter().for_each(|request| requests.add(request.served_from));
+        let answered = observed.requests.iter().filter(|request| !request.has_failed());
+        answered.for_each(|request| requests.add(request.served_from));
         let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
         (self.context.emit)(Event::SampleFinished {
             stage: self.workflow.name.clone(),
@@ -219,8 +233,16 @@ impl<'a> Window<'a> {
             served_from: observed.served_from,
             latency_ms: observed.latency_ms(),
             requests,
+            cost: self.cost(observed),
             output_tokens: live.map(|request| request.usage.output_tokens).sum(),
         });
+    }
+
+    /// Dollars for the live requests of a sample.
+    fn cost(&self, observed: &Observed) -> Option<f64> {
+        let price = self.price?;
+        let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
+        live.map(|request| price.of(&request.usage)).sum()
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {

@@ -58,15 +58,7 @@ pub struct Semantics {
 impl Semantics {
     /// Adds all of them to a recipe.
     pub fn describe(&self, recipe: Recipe) -> Recipe {
-        let sampling = &self.sampling;
-        let recipe = recipe
-            .field("loop_rev", REV)
-            .field("temperature", sampling.temperature)
-            .field("top_p", sampling.top_p)
-            .field("top_k", sampling.top_k)
-            .field("max_tokens", sampling.max_tokens)
-            .field("stop", sampling.stop.clone())
-            .field("seed", sampling.seed);
+        let recipe = self.sampling.describe(recipe.field("loop_rev", REV));
         let recipe = match self.method.uses_tools() {
             true => recipe.field("max_iterations", self.max_turns),
             false => recipe,
@@ -196,10 +188,11 @@ impl Run<'_> {
         for step in &self.flow.steps {
             let ended = match self.step(step).await {
                 Ok(ended) => ended,
-                Err(Failure::Engine { detail, attempts }) => {
-                    let failure = Failure::Engine { detail, attempts };
+                Err(Failure::Engine(failed)) => {
+                    self.requests.push(failed.observed.clone());
                     self.end_trace();
-                    return Ok((Outcome::ProviderError, Some(failure.to_string())));
+                    let words = Failure::Engine(failed).to_string();
+                    return Ok((Outcome::ProviderError, Some(words)));
                 }
                 Err(other) => return Err(other),
             };

@@ -1,0 +1,533 @@
+//! One attempt at a request: sent to one server, read as it comes, ended in a reply or in the right kind of
+//! error. Knows nothing of further attempts.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Response;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use serde_json::Value;
+
+use super::Ready;
+use super::probe::brief;
+use super::sse::Events;
+use super::upstream::{Upstream, Visit};
+use super::wire::{Body, CallWire, Part, Wire, finish};
+use crate::engine::scripted::cut_at_stop;
+use crate::engine::{EngineError, Reply, Stamps, Trouble};
+use crate::sample::{
+    Completion, Finish, Request, ResponseFormat, TokenLogprob, TokenSource, ToolCall, Usage,
+};
+
+/// Longest reply that is read.
+const REPLY_MAX: usize = 64 << 20;
+/// Longest wait for the end of a stream after the end of its reply.
+const TRAILER: Duration = Duration::from_secs(5);
+
+/// Sends a request and reads its reply.
+pub(super) async fn complete(
+    ready: &Ready,
+    request: &Request,
+    first_token: Option<Duration>,
+) -> Result<Reply, EngineError> {
+    let mut notices = ready.check(request)?;
+    refuse_overflow(ready, request)?;
+    let settings = &ready.settings;
+    let body = serde_json::to_vec(&Body { settings, request }).expect("BUG: a body is plain data");
+    let visit = ready.upstreams.choose();
+    let upstream = visit.0;
+    let mut stamps = Stamps::start();
+    let url = upstream.url(settings.api.path());
+    // Only a stream shows when its first part comes.
+    let limit = first_token.filter(|_| settings.stream);
+    let answered = async {
+        // Servers send the head of their answer with its first part.
+        let (response, connect) = in_time(limit, stamps.start, ready.post.send(url, body)).await?;
+        stamps.connect = connect;
+        let response = response.map_err(|error| unreachable(ready, &error))?;
+        if !response.status().is_success() {
+            return Err(refused(ready, &visit, response).await);
+        }
+        let mut told = Told::default();
+        match settings.stream && is_stream(response.headers()) {
+            true => told.stream(ready, response, &mut stamps, limit).await?,
+            // Also a server that does not stream although it was asked to.
+            false => told.whole(ready, response).await?,
+        }
+        stamps.finish();
+        Ok(told)
+    };
+    let told = match answered.await {
+        Ok(told) => told,
+        Err(error) => return Err(blame(ready, upstream, error)),
+    };
+    upstream.succeeded();
+    drop(visit);
+    let completion = told.completion(ready, request, &mut notices)?;
+    Ok(Reply { completion, stamps, notices })
+}
+
+/// What comes of `work`, unless it takes longer than `limit` from `start`.
+async fn in_time<T>(
+    limit: Option<Duration>,
+    start: Instant,
+    work: impl Future<Output = T>,
+) -> Result<T, EngineError> {
+    match limit {
+        None => Ok(work.await),
+        Some(limit) => {
+            let left = limit.saturating_sub(start.elapsed());
+            tokio::time::timeout(left, work).await.map_err(|_| late(limit))
+        }
+    }
+}
+
+fn late(limit: Duration) -> EngineError {
+    let limit = humantime::format_duration(limit);
+    let mut trouble = Trouble::new("first token", format!("no part of a reply within {limit}"));
+    trouble.overload = true;
+    EngineError::Passing(trouble)
+}
+
+/// A prompt that cannot fit is not sent: some servers would cut it without a word.
+fn refuse_overflow(ready: &Ready, request: &Request) -> Result<(), EngineError> {
+    let (Some(context), Some(_)) = (ready.facts.context, &ready.tokenizer) else { return Ok(()) };
+    // Without the frames of the turns, so this is the least that it can be.
+    let texts = request.messages.iter().map(|message| ready.count(&message.content));
+    let Some(tokens) = texts.sum::<Option<u64>>() else { return Ok(()) };
+    if tokens < context {
+        return Ok(());
+    }
+    Err(EngineError::Rejected {
+        code: "overflow",
+        detail: format!("the prompt has {tokens} tokens, and the model's context {context} in all"),
+    })
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(reqwest::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    // A server that says nothing was asked for a stream.
+    kind.is_none_or(|kind| !kind.starts_with("application/json"))
+}
+
+fn unreachable(ready: &Ready, error: &reqwest::Error) -> EngineError {
+    let words = ready.post.words(error);
+    if error.is_connect() {
+        let reason = if error.is_timeout() { "connect time-out" } else { "connect" };
+        return EngineError::passing(reason, format!("cannot connect: {words}"));
+    }
+    broken_off(&words)
+}
+
+fn broken_off(words: &str) -> EngineError {
+    EngineError::passing("reset", format!("the connection broke: {words}"))
+}
+
+/// What a failed attempt says about its server.
+fn blame(ready: &Ready, upstream: &Upstream, error: EngineError) -> EngineError {
+    let EngineError::Passing(mut trouble) = error else {
+        if matches!(error, EngineError::Rejected { .. }) {
+            upstream.succeeded();
+        }
+        return error;
+    };
+    if let Some(wait) = trouble.retry_after {
+        upstream.rest(wait);
+        // Another server may be free at once.
+        trouble.retry_after = ready.upstreams.first_ready();
+    } else if trouble.reason != "429" {
+        upstream.failed();
+    }
+    if ready.upstreams.all.len() > 1 {
+        trouble.detail = format!("{}: {}", upstream.label, trouble.detail);
+    }
+    EngineError::Passing(trouble)
+}
+
+/// An answer that is no success, sorted.
+async fn refused(ready: &Ready, visit: &Visit<'_>, mut response: Response) -> EngineError {
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers());
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > 1 << 20 {
+            break;
+        }
+    }
+    let text = ready.post.hide(&String::from_utf8_lossy(&body));
+    let json: Value = serde_json::from_str(&text).unwrap_or_default();
+    let said = message(&json).unwrap_or_else(|| brief(&text));
+    let detail = format!("{status} {}", said.trim()).trim_end().to_owned();
+    let code = word(&json);
+    let has = |part: &str| code.contains(part) || said.to_lowercase().contains(part);
+    // An empty account answers 429 as well, and waiting does not fill it.
+    let no_money = code.contains("insufficient_quota") || code.contains("billing");
+    match status {
+        401 | 402 | 403 | 404 | 405 | 410 => EngineError::Broken(detail),
+        300..400 => EngineError::Broken(format!(
+            "{status}: `{}` points elsewhere, and a key must not follow",
+            visit.0.label
+        )),
+        429 if no_money => EngineError::Broken(detail),
+        400 | 413 | 422 if is_overflow(&code, &said) => {
+            EngineError::Rejected { code: "overflow", detail }
+        }
+        400 | 422 if has("model_not_found") || has("api key") || has("api_key") => {
+            EngineError::Broken(detail)
+        }
+        400 | 413 | 422 | 451 => EngineError::Rejected { code: "refused", detail },
+        408 | 409 | 425 | 429 | 500.. => {
+            // llama.cpp answers 500 where others say 400.
+            if status == 500 && is_overflow(&code, &said) {
+                return EngineError::Rejected { code: "overflow", detail };
+            }
+            let mut trouble = Trouble::new(status.to_string(), detail);
+            trouble.overload = matches!(status, 408 | 429 | 503 | 504 | 529);
+            trouble.retry_after = retry_after;
+            EngineError::Passing(trouble)
+        }
+        _ => EngineError::Broken(detail),
+    }
+}
+
+/// The words of an error: OpenAI's object, FastAPI's `detail`, or a bare text.
+fn message(json: &Value) -> Option<String> {
+    let error = &json["error"];
+    let candidates = [&error["message"], error, &json["message"], &json["detail"]];
+    let text = candidates.iter().find_map(|value| value.as_str());
+    let text = text.map(str::to_owned).or_else(|| match &json["detail"] {
+        Value::Null => None,
+        other => Some(other.to_string()),
+    });
+    text.map(|text| brief(&text))
+}
+
+/// The short names of an error.
+fn word(json: &Value) -> String {
+    let error = &json["error"];
+    let words = [&error["code"], &error["type"], &json["code"], &json["type"]];
+    words.iter().filter_map(|value| value.as_str()).collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Whether an error says that the prompt does not fit: each server has words of its own.
+fn is_overflow(code: &str, said: &str) -> bool {
+    let said = said.to_lowercase();
+    let codes = ["context_length_exceeded", "exceed_context_size", "context_window"];
+    let words = [
+        "context length",
+        "context size",
+        "context window",
+        "maximum context",
+        "too many tokens",
+        "prompt is too long",
+        "input is too long",
+        "max_seq_len",
+        "`inputs` tokens + `max_new_tokens`",
+    ];
+    codes.iter().any(|part| code.contains(part)) || words.iter().any(|part| said.contains(part))
+}
+
+/// How long to wait: seconds or a date (RFC 9110, § 10.2.3), or milliseconds in the header that OpenAI and
+/// Azure send beside it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let finite = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
+    if let Some(ms) = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()) {
+        return finite(ms / 1000.0);
+    }
+    let text = text(RETRY_AFTER.as_str())?;
+    if let Ok(seconds) = text.parse::<f64>() {
+        return finite(seconds);
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+}
+
+/// A reply as far as it has been told.
+#[derive(Default)]
+struct Told {
+    text: String,
+    reasoning: String,
+    refusal: String,
+    tool_calls: Vec<ToolCall>,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<String>,
+    usage: Option<Usage>,
+    events: u32,
+    done: bool,
+    /// Whether there was any choice at all.
+    chosen: bool,
+}
+
+impl Told {
+    /// Reads a reply that comes as one piece.
+    async fn whole(&mut self, ready: &Ready, mut response: Response) -> Result<(), EngineError> {
+        let first = response.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?;
+        let Some(first) = first else {
+            return Err(malformed(ready, "an empty body", b""));
+        };
+        // Most replies come in one read, and are parsed where they lie.
+        let mut more: Option<Vec<u8>> = None;
+        while let Some(chunk) =
+            response.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?
+        {
+            let body = more.get_or_insert_with(|| first.to_vec());
+            body.extend_from_slice(&chunk);
+            if body.len() > REPLY_MAX {
+                return Err(malformed(ready, "more than 64 MiB", b""));
+            }
+        }
+        let body: &[u8] = more.as_deref().unwrap_or(&first);
+        let wire: Wire<'_> = serde_json::from_slice(body)
+            .map_err(|error| malformed(ready, &error.to_string(), body))?;
+        self.take(ready, wire, false)?;
+        if !self.chosen {
+            return Err(malformed(ready, "no choice in it", body));
+        }
+        self.done = true;
+        Ok(())
+    }
+
+    /// Reads a reply that comes in parts.
+    async fn stream(
+        &mut self,
+        ready: &Ready,
+        mut response: Response,
+        stamps: &mut Stamps,
+        limit: Option<Duration>,
+    ) -> Result<(), EngineError> {
+        let mut events = Events::default();
+        let mut size = 0;
+        loop {
+            let next = response.chunk();
+            // The reply is there; what may still come are its counts and the end of the stream.
+            let next = match self.finish.is_some() || self.done {
+                true => match tokio::time::timeout(TRAILER, next).await {
+                    Ok(next) => next,
+                    Err(_) => return Ok(()),
+                },
+                false => in_time(limit.filter(|_| self.events == 0), stamps.start, next).await?,
+            };
+            // Stamped before it is parsed.
+            let at = Instant::now();
+            let chunk = match next {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // After its end a connection may break as it likes.
+                Err(_) if self.finish.is_some() => break,
+                Err(error) => return Err(broken_off(&ready.post.words(&error))),
+            };
+            size += chunk.len();
+            if size > REPLY_MAX || events.pending() > REPLY_MAX {
+                return Err(malformed(ready, "more than 64 MiB", b""));
+            }
+            events.read(&chunk, |data| self.event(ready, data, at, stamps))?;
+        }
+        match (&self.finish, self.chosen) {
+            (Some(_), _) => Ok(()),
+            (None, false) if self.done => Err(malformed(ready, "no choice in the stream", b"")),
+            // Some servers end a stream without saying why.
+            (None, true) if self.done => Ok(()),
+            _ => Err(EngineError::passing("reset", "the stream ended before the reply did")),
+        }
+    }
+
+    fn event(
+        &mut self,
+        ready: &Ready,
+        data: &[u8],
+        at: Instant,
+        stamps: &mut Stamps,
+    ) -> Result<(), EngineError> {
+        if data == b"[DONE]" {
+            self.done = true;
+            return Ok(());
+        }
+        let wire: Wire<'_> = serde_json::from_slice(data)
+            .map_err(|error| malformed(ready, &error.to_string(), data))?;
+        let (text, all) = (self.text.len(), self.said());
+        self.take(ready, wire, true)?;
+        if self.said() > all {
+            self.events += 1;
+            stamps.event(at, self.text.len() > text);
+        }
+        Ok(())
+    }
+
+    /// How much has been said, of whatever kind.
+    fn said(&self) -> usize {
+        let calls = self.tool_calls.iter().map(|call| 1 + call.name.len() + call.arguments.len());
+        self.text.len() + self.reasoning.len() + self.refusal.len() + calls.sum::<usize>()
+    }
+
+    fn take(&mut self, ready: &Ready, wire: Wire<'_>, streams: bool) -> Result<(), EngineError> {
+        if let Some(error) = wire.error.filter(|error| !error.is_null()) {
+            return Err(said_error(ready, error));
+        }
+        if let Some(usage) = wire.usage {
+            self.usage = Some(usage.usage());
+        }
+        for choice in wire.choices.unwrap_or_default().into_iter().take(1) {
+            // A choice without anything in it is none: not even its end is there.
+            self.chosen |= streams || choice.message.is_some() || choice.text.is_some();
+            if let Some(text) = &choice.text {
+                self.text.push_str(text);
+            }
+            if let Some(part) = choice.message.or(choice.delta) {
+                self.part(part);
+            }
+            if let Some(logprobs) = choice.logprobs {
+                logprobs.add_to(&mut self.logprobs);
+            }
+            if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
+                self.finish = Some(reason.into_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: Part<'_>) {
+        self.text.push_str(part.said());
+        if let Some(thought) = part.thought() {
+            self.reasoning.push_str(thought);
+        }
+        if let Some(refusal) = &part.refusal {
+            self.refusal.push_str(refusal);
+        }
+        for (i, call) in part.tool_calls.unwrap_or_default().into_iter().enumerate() {
+            self.call(i, call);
+        }
+    }
+
+    /// A part of a call: the first names it, the others go on with its arguments.
+    fn call(&mut self, i: usize, call: CallWire<'_>) {
+        let at = call.index.unwrap_or(i).min(self.tool_calls.len());
+        if at == self.tool_calls.len() {
+            let empty = String::new;
+            self.tool_calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
+        }
+        let known = &mut self.tool_calls[at];
+        known.id.push_str(call.id.as_deref().unwrap_or(""));
+        if let Some(function) = call.function {
+            known.name.push_str(function.name.as_deref().unwrap_or(""));
+            known.arguments.push_str(function.arguments.as_deref().unwrap_or(""));
+        }
+    }
+
+    /// The reply as a whole, with what it shows about the server.
+    fn completion(
+        self,
+        ready: &Ready,
+        request: &Request,
+        notices: &mut Vec<String>,
+    ) -> Result<Completion, EngineError> {
+        let sampling = &request.sampling;
+        let usage = self.usage(ready, request, notices)?;
+        let (mut text, was_cut) = match sampling.stop.is_empty() {
+            true => (self.text, false),
+            false => cut_at_stop(&self.text, &sampling.stop),
+        };
+        if was_cut && !ready.settings.omit.iter().any(|omitted| omitted == "stop") {
+            let notice = "the server does not end its replies before `stop`; forge cuts them there";
+            notices.extend(ready.ignored(notice.to_owned())?);
+        }
+        if sampling.logprobs.is_some() && self.logprobs.is_empty() && !text.is_empty() {
+            let notice = "the server gives no log-probabilities, although `logprobs` asks for them";
+            notices.extend(ready.ignored(notice.to_owned())?);
+        }
+        let finish = match self.finish.as_deref() {
+            _ if was_cut => Finish::Stop,
+            _ if text.is_empty() && !self.refusal.is_empty() => {
+                text = self.refusal;
+                Finish::ContentFilter
+            }
+            None => Finish::Stop,
+            Some(reason) => finish(reason).unwrap_or_else(|| {
+                let notice = format!("the server ends a reply with the unknown reason `{reason}`");
+                notices.extend(ready.once(notice));
+                Finish::Stop
+            }),
+        };
+        let wants_json = matches!(
+            sampling.response_format,
+            Some(ResponseFormat::JsonObject | ResponseFormat::JsonSchema(_))
+        );
+        let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+        if wants_json && finish == Finish::Stop && !text.is_empty() && !is_json() {
+            let notice =
+                "the server does not keep its replies to `response_format`: this one is no JSON";
+            notices.extend(ready.ignored(notice.to_owned())?);
+        }
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        Ok(Completion {
+            text,
+            reasoning: some(self.reasoning),
+            tool_calls: self.tool_calls,
+            logprobs: sampling.logprobs.map(|_| self.logprobs).filter(|all| !all.is_empty()),
+            finish,
+            usage,
+        })
+    }
+
+    /// Tokens: the server's counts if they can be true, else those of the local tokenizer, else the events.
+    fn usage(
+        &self,
+        ready: &Ready,
+        request: &Request,
+        notices: &mut Vec<String>,
+    ) -> Result<Usage, EngineError> {
+        let said = self.text.len() + self.reasoning.len();
+        let mut usage = self.usage.unwrap_or_default();
+        if let Some(n) = usage.output_tokens {
+            // Tokens of calls and of hidden reasoning leave no text.
+            let visible = n.saturating_sub(usage.reasoning_tokens.unwrap_or(0));
+            let leaves_text = self.tool_calls.is_empty() && !self.text.is_empty();
+            let wrong = (n == 0 && said > 0) || (leaves_text && visible > said as u64 + 64);
+            let most = u64::from(request.sampling.max_tokens);
+            if wrong {
+                let notice = format!(
+                    "the server's count of tokens cannot be true ({n} for {said} bytes), and is not used"
+                );
+                notices.extend(ready.ignored(notice)?);
+                usage = Usage::default();
+            } else if n > most && !ready.settings.omit.iter().any(|name| name == "max_tokens") {
+                let field = &ready.settings.max_tokens_field;
+                let notice = format!("the server ignores `{field}`: {n} tokens instead of {most}");
+                notices.extend(ready.ignored(notice)?);
+            }
+        }
+        if usage.input_tokens.is_some() && usage.output_tokens.is_some() {
+            return Ok(usage);
+        }
+        if let Some(output) = ready.count(&self.text) {
+            let thought = ready.count(&self.reasoning).unwrap_or(0);
+            let texts = request.messages.iter().map(|message| ready.count(&message.content));
+            return Ok(Usage::counted(texts.sum(), Some(output + thought), TokenSource::Tokenizer));
+        }
+        let events = (self.events > 0).then_some(u64::from(self.events));
+        match events.filter(|_| usage.output_tokens.is_none()) {
+            Some(events) => Ok(Usage::counted(None, Some(events), TokenSource::Chunks)),
+            None => Ok(usage),
+        }
+    }
+}
+
+fn malformed(ready: &Ready, why: &str, body: &[u8]) -> EngineError {
+    let shown = brief(&ready.post.hide(&String::from_utf8_lossy(&body[..body.len().min(400)])));
+    let shown = if shown.is_empty() { shown } else { format!(": {shown}") };
+    EngineError::passing("malformed", format!("the reply cannot be read ({why}){shown}"))
+}
+
+/// An error in the place of a reply, or in the middle of one.
+fn said_error(ready: &Ready, error: Value) -> EngineError {
+    let status = error["code"].as_u64().or(error["status"].as_u64());
+    let json = serde_json::json!({ "error": error });
+    let text = message(&json).unwrap_or_else(|| brief(&json["error"].to_string()));
+    let detail = ready.post.hide(&text);
+    if is_overflow(&word(&json), &detail) {
+        return EngineError::Rejected { code: "overflow", detail };
+    }
+    let mut trouble = Trouble::new(status.map_or("error".to_owned(), |s| s.to_string()), detail);
+    trouble.overload = matches!(status, Some(429 | 503 | 529));
+    EngineError::Passing(trouble)
+}

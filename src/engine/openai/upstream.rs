@@ -1,0 +1,176 @@
+//! Several servers of one model: who gets the next request, and who is left alone for a while.
+//! Knows nothing of what is asked.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use url::Url;
+
+/// Failures in a row after which a server is left alone.
+const FAILURES_MAX: u32 = 3;
+/// How long at first; doubled with each further failure.
+const REST: Duration = Duration::from_secs(1);
+/// And at most.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    /// Its base, such as `http://127.0.0.1:8000/v1`.
+    pub(super) base: Url,
+    /// For messages and records: without path and query.
+    pub(super) label: String,
+    outstanding: AtomicUsize,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
+/// All servers of one engine.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    pub(super) all: Vec<Upstream>,
+    /// Where the search for the next begins: equals take turns.
+    turn: AtomicUsize,
+}
+
+/// A request at a server: counted until dropped.
+pub(super) struct Visit<'a>(pub(super) &'a Upstream);
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Upstreams {
+    pub(super) fn new(bases: &[Url]) -> Self {
+        let one = |base: &Url| Upstream {
+            base: base.clone(),
+            label: base.origin().ascii_serialization(),
+            outstanding: AtomicUsize::new(0),
+            health: Mutex::default(),
+        };
+        Upstreams { all: bases.iter().map(one).collect(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The server with the fewest requests among those that do not rest; when all rest, the one that is
+    /// soonest done.
+    pub(super) fn choose(&self) -> Visit<'_> {
+        let now = Instant::now();
+        let n = self.all.len();
+        let from = if n > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let in_turn = (0..n).map(|i| &self.all[(from + i) % n]);
+        let best = in_turn.min_by_key(|upstream| {
+            let rests = upstream.rests_until().filter(|until| *until > now);
+            (rests, upstream.outstanding.load(Ordering::Relaxed))
+        });
+        let upstream = best.expect("BUG: an engine without a server");
+        upstream.outstanding.fetch_add(1, Ordering::Relaxed);
+        Visit(upstream)
+    }
+
+    /// When the first of them may be asked again; `None` if one may be asked now.
+    pub(super) fn first_ready(&self) -> Option<Duration> {
+        self.first_ready_at(Instant::now())
+    }
+
+    fn first_ready_at(&self, now: Instant) -> Option<Duration> {
+        let wait = |upstream: &Upstream| {
+            upstream
+                .rests_until()
+                .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        };
+        self.all.iter().map(wait).min().filter(|wait| !wait.is_zero())
+    }
+}
+
+impl Upstream {
+    fn rests_until(&self) -> Option<Instant> {
+        self.health.lock().expect("BUG: the health lock is poisoned").rests_until
+    }
+
+    /// It answered.
+    pub(super) fn succeeded(&self) {
+        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
+        if health.failures > 0 {
+            *health = Health::default();
+        }
+    }
+
+    /// It did not answer, or not as a server in health does.
+    pub(super) fn failed(&self) {
+        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
+        health.failures += 1;
+        if let Some(more) = health.failures.checked_sub(FAILURES_MAX) {
+            let rest = REST.saturating_mul(1 << more.min(10)).min(REST_MAX);
+            health.rests_until = Some(Instant::now() + rest);
+        }
+    }
+
+    /// It asked to be left alone for a while.
+    pub(super) fn rest(&self, wait: Duration) {
+        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
+        let until = Instant::now() + wait;
+        health.rests_until = Some(health.rests_until.map_or(until, |before| before.max(until)));
+    }
+
+    /// Where a path of the interface is. A query of the base stays behind it.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+
+    /// A path of the server, outside of the interface.
+    pub(super) fn root(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url.set_query(None);
+        url
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Upstreams {
+        let urls = ["http://a:1/v1", "http://b:1/v1/?api-version=7"];
+        Upstreams::new(&urls.map(|url| Url::parse(url).unwrap()))
+    }
+
+    #[test]
+    fn the_least_busy_in_health_gets_the_next() {
+        let upstreams = two();
+        let visits: Vec<_> = (0..6).map(|_| upstreams.choose()).collect();
+        let at_a = visits.iter().filter(|visit| visit.0.label == "http://a:1").count();
+        assert_eq!(at_a, 3);
+        drop(visits);
+        for _ in 0..FAILURES_MAX {
+            upstreams.all[0].failed();
+        }
+        let held: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
+        assert!(held.iter().all(|visit| visit.0.label == "http://b:1"));
+        assert_eq!(upstreams.first_ready(), None);
+        upstreams.all[1].rest(Duration::from_secs(9));
+        assert!(upstreams.first_ready().is_some_and(|wait| wait <= REST));
+        assert_eq!(upstreams.choose().0.label, "http://a:1", "the one that is soonest done");
+        assert_eq!(upstreams.first_ready_at(Instant::now() + REST), None);
+    }
+
+    #[test]
+    fn paths_go_before_the_query() {
+        let upstreams = two();
+        let url = upstreams.all[1].url("chat/completions");
+        assert_eq!(url.as_str(), "http://b:1/v1/chat/completions?api-version=7");
+        assert_eq!(upstreams.all[1].root("/props").as_str(), "http://b:1/props");
+    }
+}

@@ -1,0 +1,315 @@
+//! A server that forge starts itself: its command, its port, its health, its log, its end. What it answers
+//! is read by `openai`. Knows nothing of which server it is.
+//!
+//! The command is started by a supervisor, which is this program again with another job (`supervise`): when
+//! the pipe to it closes, however this process ended, it stops the server and all that the server started.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::openai::{OpenAi, Ready};
+use super::{Admission, Backend, Engine, EngineError, Price, Progress, Reply};
+use crate::digest::{Digest, Recipe};
+use crate::sample::Request;
+
+pub mod supervise;
+
+/// Where the port of the server goes in its command.
+pub const PORT: &str = "{port}";
+/// Version of this adapter.
+const REV: u32 = 1;
+/// How often the health of a starting server is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How often a user hears how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How much of the end of the log goes into messages.
+const TAIL: u64 = 2000;
+/// How long the supervisor gets to stop everything.
+const STOP_MAX: Duration = Duration::from_secs(15);
+
+/// A server as a manifest declares it.
+#[derive(Clone)]
+pub struct Process {
+    /// Program and arguments; [`PORT`] stands for the port.
+    pub command: Vec<String>,
+    /// Where it is started: the project's root.
+    pub folder: Utf8PathBuf,
+    /// The environment that it sees.
+    pub env: BTreeMap<String, String>,
+    /// Digests of the files that it reads, by their path.
+    pub files: BTreeMap<String, Digest>,
+    /// Path that answers with success once it is ready.
+    pub health: String,
+    /// Path of the interface on the server.
+    pub base_path: String,
+    /// Longest time until it is ready.
+    pub startup_timeout: Duration,
+    /// What it says goes here.
+    pub log: Utf8PathBuf,
+    /// How it is asked; its address is known only later.
+    pub openai: OpenAi,
+}
+
+impl Process {
+    /// Adds all that decides answers to an engine's recipe. The port does not.
+    pub fn identify(&self, recipe: Recipe) -> Recipe {
+        let recipe = recipe.field("process_rev", REV).field("command", self.command.clone());
+        let files = self.files.iter();
+        let recipe = files
+            .fold(recipe, |recipe, (path, digest)| recipe.input(format!("file {path}"), *digest));
+        self.openai.identify(recipe)
+    }
+}
+
+impl Backend for Process {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn describe(&self) -> BTreeMap<String, Value> {
+        let mut about = self.openai.describe();
+        about.insert("backend".to_owned(), "process".into());
+        about.insert("command".to_owned(), self.command.join(" ").into());
+        about.remove("servers");
+        about
+    }
+
+    fn admission(&self) -> Admission {
+        self.openai.admission()
+    }
+
+    fn price(&self) -> Option<Price> {
+        self.openai.price
+    }
+
+    fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
+        async move {
+            let running = Running::start(self, &progress).await?;
+            let served = Served {
+                settings: self.clone(),
+                notices: running.ready.facts_told(),
+                running: Mutex::new(State { running: Some(running), restarts: 0 }),
+                progress,
+            };
+            Ok(Box::new(served) as Box<dyn Engine>)
+        }
+        .boxed()
+    }
+}
+
+/// A server that answers.
+struct Running {
+    ready: Arc<Ready>,
+    supervisor: Supervisor,
+}
+
+impl Running {
+    async fn start(settings: &Process, progress: &Progress) -> Result<Running, String> {
+        let port = free_port().map_err(|error| format!("there is no free port: {error}"))?;
+        let mut supervisor = Supervisor::start(settings, port)?;
+        let url = |path: &str| {
+            Url::parse(&format!("http://127.0.0.1:{port}/{}", path.trim_start_matches('/')))
+                .map_err(|error| format!("`{path}` is no path: {error}"))
+        };
+        let (health, base) = (url(&settings.health)?, url(&settings.base_path)?);
+        let start = Instant::now();
+        let mut told = start;
+        loop {
+            if let Some(status) = supervisor.ended() {
+                return Err(supervisor.words(&format!("it ended before it was ready ({status})")));
+            }
+            if is_healthy(&health).await {
+                break;
+            }
+            if start.elapsed() > settings.startup_timeout {
+                let limit = humantime::format_duration(settings.startup_timeout);
+                return Err(supervisor
+                    .words(&format!("`{}` did not answer within {limit}", settings.health)));
+            }
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                progress(format!(
+                    "starting `{}`: waiting for {health} ({} s)",
+                    settings.command[0],
+                    start.elapsed().as_secs()
+                ));
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        let openai = OpenAi { urls: vec![base], ..settings.openai.clone() };
+        let ready = Ready::new(openai).await.map_err(|error| supervisor.words(&error))?;
+        Ok(Running { ready: Arc::new(ready), supervisor })
+    }
+}
+
+/// A port that nobody uses now. The server may lose it to another program before it listens; then it fails
+/// to start, and says so in its log.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+async fn is_healthy(url: &Url) -> bool {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let Ok(client) = client else { return false };
+    client.get(url.clone()).send().await.is_ok_and(|response| response.status().is_success())
+}
+
+struct State {
+    running: Option<Running>,
+    restarts: u32,
+}
+
+/// A server that is started again once, should it die.
+struct Served {
+    settings: Process,
+    running: Mutex<State>,
+    notices: Vec<String>,
+    progress: Progress,
+}
+
+impl Served {
+    async fn ready(&self) -> Result<Arc<Ready>, EngineError> {
+        let mut state = self.running.lock().await;
+        let ended = match &mut state.running {
+            Some(running) => match running.supervisor.ended() {
+                None => return Ok(running.ready.clone()),
+                Some(status) => running.supervisor.words(&format!("it ended ({status})")),
+            },
+            None => "it could not be started again".to_owned(),
+        };
+        if state.restarts > 0 {
+            return Err(EngineError::Broken(format!("{ended}; it was started again once already")));
+        }
+        state.restarts += 1;
+        state.running = None;
+        (self.progress)(format!("{ended}; starting it again"));
+        let running = Running::start(&self.settings, &self.progress).await;
+        let running = running.map_err(EngineError::Broken)?;
+        let ready = running.ready.clone();
+        state.running = Some(running);
+        Ok(ready)
+    }
+}
+
+impl Engine for Served {
+    fn complete<'a>(
+        &'a self,
+        request: &'a Request,
+        first_token: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Reply, EngineError>> {
+        async move { self.ready().await?.complete(request, first_token).await }.boxed()
+    }
+
+    fn prompt_tokens(&self, request: &Request) -> u64 {
+        let state = self.running.try_lock().ok();
+        match state.as_ref().and_then(|state| state.running.as_ref()) {
+            Some(running) => running.ready.prompt_tokens(request),
+            None => request.messages.iter().map(|message| message.content.len() as u64 / 4).sum(),
+        }
+    }
+
+    fn notices(&self) -> Vec<String> {
+        self.notices.clone()
+    }
+}
+
+/// The supervisor of a server, and through it the server.
+struct Supervisor {
+    child: Child,
+    command: String,
+    log: Utf8PathBuf,
+    /// Where this start begins in the log.
+    from: u64,
+}
+
+impl Supervisor {
+    fn start(settings: &Process, port: u16) -> Result<Self, String> {
+        let command = settings.command.join(" ");
+        let fail = |error: std::io::Error| format!("cannot start `{command}`: {error}");
+        if let Some(folder) = settings.log.parent() {
+            std::fs::create_dir_all(folder).map_err(fail)?;
+        }
+        let log = File::options().create(true).append(true).open(&settings.log).map_err(fail)?;
+        let from = log.metadata().map_or(0, |meta| meta.len());
+        let words = settings.command.iter().map(|word| word.replace(PORT, &port.to_string()));
+        let mut process = Command::new(std::env::current_exe().map_err(fail)?);
+        process
+            .arg(supervise::COMMAND)
+            .args(words)
+            .current_dir(&settings.folder)
+            .env_clear()
+            .envs(&settings.env)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().map_err(fail)?)
+            .stderr(log);
+        // Ctrl-C on the terminal goes to this process alone: requests under way still need the server.
+        std::os::unix::process::CommandExt::process_group(&mut process, 0);
+        let child = process.spawn().map_err(fail)?;
+        Ok(Supervisor { child, command, log: settings.log.clone(), from })
+    }
+
+    /// How the server ended, if it did.
+    fn ended(&mut self) -> Option<String> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(status.to_string()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// What happened, with the last words of the server.
+    fn words(&self, what: &str) -> String {
+        let tail = tail(&self.log, self.from).unwrap_or_default();
+        let said = match tail.trim() {
+            "" => "it said nothing".to_owned(),
+            tail => format!("its last words:\n{tail}"),
+        };
+        format!("the server `{}`: {what}; log: {}; {said}", self.command, self.log)
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // Its standard input closes: the sign to stop the server.
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        while start.elapsed() < STOP_MAX {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The last lines of a log, from `from` on.
+fn tail(log: &Utf8Path, from: u64) -> std::io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    let start = from.max(length.saturating_sub(TAIL));
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    // A line that was cut at its start says little.
+    let text = match text.split_once('\n') {
+        Some((_, rest)) if start > from => rest,
+        _ => &text,
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(12)..].join("\n"))
+}
