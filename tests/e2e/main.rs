@@ -19,5 +19,6 @@ mod endpoint;
 mod rebuilds;
 mod remote;
 mod server;
+mod servers;
 mod store;
 mod survival;

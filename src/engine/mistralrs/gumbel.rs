@@ -4,8 +4,6 @@
 //! its logit plus Gumbel noise made from (seed, position, token), which is a draw from the softmax
 //! (Gumbel-max trick; Maddison, Tarlow & Minka 2014, "A* Sampling").
 
-use mistralrs::{CustomLogitsProcessor, Device, Tensor};
-
 use crate::digest::Digest;
 use crate::sample::Request;
 
@@ -14,6 +12,7 @@ pub(super) struct Gumbel {
     temperature: f64,
     top_k: Option<usize>,
     top_p: Option<f64>,
+    min_p: Option<f64>,
 }
 
 impl Gumbel {
@@ -30,6 +29,7 @@ impl Gumbel {
             temperature: sampling.temperature,
             top_k: sampling.top_k.map(|k| k as usize),
             top_p: sampling.top_p,
+            min_p: sampling.min_p,
         })
     }
 
@@ -42,7 +42,7 @@ impl Gumbel {
     }
 
     /// Logits with noise; tokens outside top-k or top-p at minus infinity.
-    fn perturb(&self, logits: &[f32], position: usize) -> Vec<f32> {
+    pub(super) fn perturb(&self, logits: &[f32], position: usize) -> Vec<f32> {
         let scaled: Vec<f64> = logits.iter().map(|l| f64::from(*l) / self.temperature).collect();
         let kept = self.kept(&scaled);
         let mut out = vec![f32::NEG_INFINITY; logits.len()];
@@ -52,7 +52,8 @@ impl Gumbel {
         out
     }
 
-    /// The tokens that may be drawn: the k likeliest, and of them the fewest that make up top-p.
+    /// The tokens that may be drawn: the k likeliest, of them the fewest that make up top-p, and of those the
+    /// ones that are not less likely than min-p of the likeliest.
     fn kept(&self, scaled: &[f64]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..scaled.len()).collect();
         // Equal logits in the order of their tokens.
@@ -69,15 +70,11 @@ impl Gumbel {
             });
             order.truncate(enough.map_or(order.len(), |last| last + 1));
         }
+        if let Some(min_p) = self.min_p {
+            let least = scaled[order[0]] + min_p.ln();
+            order.retain(|token| scaled[*token] >= least);
+        }
         order
-    }
-}
-
-impl CustomLogitsProcessor for Gumbel {
-    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        let perturbed = self.perturb(&logits.to_vec1::<f32>()?, context.len());
-        let length = perturbed.len();
-        Tensor::from_vec(perturbed, length, &Device::Cpu)
     }
 }
 
@@ -106,7 +103,13 @@ mod tests {
     #[test]
     fn draws_follow_the_softmax() {
         let logits = [1.0_f32, 2.0, 0.0];
-        let gumbel = |seed| Gumbel { seed: mix(seed), temperature: 2.0, top_k: None, top_p: None };
+        let gumbel = |seed| Gumbel {
+            seed: mix(seed),
+            temperature: 2.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+        };
         let shares = draws(gumbel, &logits, 20_000);
         let weights: Vec<f64> = logits.iter().map(|l| f64::from(*l / 2.0).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -119,12 +122,14 @@ mod tests {
     #[test]
     fn top_k_and_top_p_leave_the_rest_out() {
         let logits = [3.0_f32, 2.0, 1.0, 0.0];
-        let with = |top_k, top_p| Gumbel { seed: 1, temperature: 1.0, top_k, top_p };
+        let with = |top_k, top_p| Gumbel { seed: 1, temperature: 1.0, top_k, top_p, min_p: None };
         let scaled: Vec<f64> = logits.iter().map(|l| f64::from(*l)).collect();
         assert_eq!(with(Some(2), None).kept(&scaled), [0, 1]);
         // Shares 0.64, 0.24, 0.09, 0.03.
         assert_eq!(with(None, Some(0.6)).kept(&scaled), [0]);
         assert_eq!(with(None, Some(0.8)).kept(&scaled), [0, 1]);
         assert_eq!(with(None, Some(1.0)).kept(&scaled).len(), 4);
+        let min_p = Gumbel { min_p: Some(0.3), ..with(None, None) };
+        assert_eq!(min_p.kept(&scaled), [0, 1]);
     }
 }

@@ -39,12 +39,18 @@ use crate::store::{Store, StoreError};
 mod gumbel;
 pub mod hub;
 #[cfg(feature = "mistralrs")]
+mod load;
+#[cfg(feature = "mistralrs")]
 mod native;
+#[cfg(feature = "mistralrs")]
+mod prompt;
+#[cfg(feature = "mistralrs")]
+mod steps;
 
 pub mod gguf;
 
 /// Version of this adapter: raised when the same model would answer otherwise.
-const REV: u32 = 1;
+const REV: u32 = 2;
 /// The engine's version: part of the identity, since numerics may change with it.
 const ENGINE_VERSION: &str = "0.8.1";
 
@@ -52,9 +58,42 @@ const ENGINE_VERSION: &str = "0.8.1";
 pub const GGUF_ARCHITECTURES: &[&str] =
     &["llama", "mistral3", "phi2", "phi3", "starcoder2", "qwen2", "qwen3", "qwen3moe"];
 
-/// Numeric types of weights and activations, by their names in manifests. Not bf16: its matrix product is
-/// not there on CPU.
-pub const DTYPES: &[&str] = &["f32", "f16"];
+/// `architectures` of `config.json` that mistral.rs 0.8.1 loads as text models.
+pub const ARCHITECTURES: &[&str] = &[
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "PhiForCausalLM",
+    "Phi3ForCausalLM",
+    "LlamaForCausalLM",
+    "Qwen2ForCausalLM",
+    "Starcoder2ForCausalLM",
+    "PhiMoEForCausalLM",
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Glm4ForCausalLM",
+    "Glm4MoeLiteForCausalLM",
+    "Glm4MoeForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "SmolLM3ForCausalLM",
+    "GraniteMoeHybridForCausalLM",
+    "GptOssForCausalLM",
+    "Qwen3NextForCausalLM",
+];
+
+/// Numeric types of weights and activations, by their names in manifests. bf16 is for accelerators: its
+/// matrix product is not there on CPU.
+pub const DTYPES: &[&str] = &["f32", "f16", "bf16"];
+
+/// In-situ quantisations that have kernels of their own on CPU; the others of mistral.rs work out the whole
+/// weight at every step there.
+pub const ISQ: &[&str] =
+    &["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2k", "q3k", "q4k", "q5k", "q6k", "q8k"];
+
+/// Sequences in one step of an accelerator where the manifest is silent.
+const SEQUENCES: u32 = 16;
 
 /// Where the weights are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +113,18 @@ pub struct MistralRs {
     pub label: String,
     /// One of [`DTYPES`].
     pub dtype: String,
+    /// `cpu`, `cuda`, `cuda:<n>` or `metal`.
+    pub device: String,
+    /// One of [`ISQ`], for safetensors.
+    pub isq: Option<String>,
+    /// A chat template that takes the place of the model's own.
+    pub chat_template: Option<Utf8PathBuf>,
+    /// Tokens of prompt and reply, where fewer are wanted than the model has.
+    pub context_length: Option<u32>,
+    /// Whether beginnings of prompts are kept. It changes some answers, so it is part of the identity.
+    pub prefix_cache: bool,
+    /// Sequences in one step of an accelerator.
+    pub max_sequences: Option<u32>,
     /// Copies of the model, each with one request at a time: an execution setting, in no key.
     pub instances: u32,
     /// Why not more of them.
@@ -165,6 +216,11 @@ pub fn fitting_instances(size: u64, cores: u32, memory_limit: u64) -> (u32, Stri
 }
 
 impl MistralRs {
+    /// Requests that one instance gets at a time.
+    pub fn at_once(&self) -> u32 {
+        if self.device == "cpu" { 1 } else { self.max_sequences.unwrap_or(SEQUENCES) }
+    }
+
     /// Adds all that decides answers to an engine's recipe.
     pub fn identify(&self, store: &Store, recipe: Recipe) -> Result<Recipe, StoreError> {
         let format = match self.weights {
@@ -176,8 +232,14 @@ impl MistralRs {
             .field("engine_version", ENGINE_VERSION)
             .field("format", format)
             .field("dtype", self.dtype.as_str())
-            .field("device", "cpu")
-            .field("prefix_cache", false);
+            .field("device", self.device.as_str())
+            .field("isq", self.isq.as_deref())
+            .field("context_length", self.context_length)
+            .field("prefix_cache", self.prefix_cache);
+        let recipe = match &self.chat_template {
+            Some(path) => recipe.input("chat_template", store.digest_of_file(path)?),
+            None => recipe,
+        };
         let digests = self.weights.digests(store)?;
         Ok(digests
             .into_iter()
@@ -201,12 +263,17 @@ impl Backend for MistralRs {
             ("model".to_owned(), self.label.as_str().into()),
             ("format".to_owned(), format.into()),
             ("dtype".to_owned(), self.dtype.as_str().into()),
-            ("device".to_owned(), "cpu".into()),
+            ("device".to_owned(), self.device.as_str().into()),
+            ("isq".to_owned(), self.isq.as_deref().into()),
         ]
         .into()
     }
 
     fn admission(&self) -> Admission {
+        if self.device != "cpu" {
+            let reason = format!("{} sequences in one step of the accelerator", self.at_once());
+            return Admission::fixed(Some(self.instances * self.at_once()), reason);
+        }
         let reason = format!(
             "one request at a time for each instance, because mistral.rs {ENGINE_VERSION} mixes up \
              concurrent requests on CPU; {}",
@@ -223,7 +290,7 @@ impl Backend for MistralRs {
     fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         async move {
             let pool = native::Pool::load(self).await?;
-            Ok(Box::new(pool) as Box<dyn Engine>)
+            Ok(Box::new(native::Shared(pool)) as Box<dyn Engine>)
         }
         .boxed()
     }

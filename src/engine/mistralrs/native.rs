@@ -1,26 +1,27 @@
-//! Loaded instances of a model, each with one request at a time. Knows nothing of the memo.
+//! Loaded instances of a model, each with as many requests at a time as keep its answers right. Knows
+//! nothing of the memo.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use either::Either;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use mistralrs::core::{
-    AddModelConfig, EngineConfig, GGUFLoaderBuilder, GGUFSpecificConfig, Loader,
-};
 use mistralrs::{
-    DefaultSchedulerMethod, Device, DeviceMapSetting, Model, ModelDType, NormalRequest,
-    Request as EngineRequest, RequestBuilder, RequestLike, Response, SamplingParams,
-    SchedulerConfig, StopTokens, TextMessageRole, TextMessages, TextModelBuilder, TokenSource,
+    Constraint, NormalRequest, Request as EngineRequest, RequestBuilder, RequestLike,
+    RequestMessage, Response, SamplingParams, StopTokens, TextMessageRole, TextMessages,
 };
 use tokio::sync::{Semaphore, mpsc};
 
+use super::MistralRs;
 use super::gumbel::Gumbel;
-use super::{GGUF_ARCHITECTURES, MistralRs, Weights, gguf};
+use super::load::{Instance, first_line};
+use super::steps::{End, Steps};
 use crate::engine::scripted::cut_at_stop;
-use crate::engine::{Engine, EngineError};
-use crate::sample::{Completion, Finish, Message, Request, Role, Usage};
+use crate::engine::{Engine, EngineError, Reply, Stamps};
+use crate::sample::{
+    Completion, Finish, Message, Request, ResponseFormat, Role, TokenLogprob, TokenSource, Usage,
+};
 
 /// Chunks that may wait for us. The engine's loop waits when it is full, so it is drained at once.
 const CHUNKS: usize = 1024;
@@ -32,110 +33,95 @@ const CACHE_BLOCK: usize = 512;
 /// All instances of one model.
 pub(super) struct Pool {
     settings: MistralRs,
-    /// Instances that nobody uses; `None` is one that has to be loaded again.
-    idle: Arc<Mutex<Vec<Option<Instance>>>>,
-    /// One for each instance, held until its engine has let go of the request: longer than the caller may
-    /// wait for the reply.
+    instances: Vec<Slot>,
+    /// Places at them, by number of the instance.
+    free: Mutex<Vec<usize>>,
+    /// One for each place, held until the engine has let go of the request: longer than the caller may wait
+    /// for the reply.
     permits: Arc<Semaphore>,
 }
 
-struct Instance {
-    model: Model,
-    /// Tokens in the model's context.
-    context: usize,
-}
+/// An instance, or the place of one that has to be loaded again.
+type Slot = tokio::sync::Mutex<Option<Arc<Instance>>>;
 
 impl Pool {
     /// Loads all instances, one after another: they share the disk cache of the weights.
-    pub(super) async fn load(settings: &MistralRs) -> Result<Pool, String> {
-        let mut idle = Vec::new();
-        for _ in 0..settings.instances {
-            idle.push(Some(Instance::load(settings.clone()).await?));
+    pub(super) async fn load(settings: &MistralRs) -> Result<Arc<Pool>, String> {
+        let mut instances = Vec::new();
+        let mut free = Vec::new();
+        for number in 0..settings.instances as usize {
+            let instance = Instance::load(settings.clone()).await?;
+            instances.push(Slot::new(Some(Arc::new(instance))));
+            free.extend(std::iter::repeat_n(number, settings.at_once() as usize));
         }
-        Ok(Pool {
+        Ok(Arc::new(Pool {
             settings: settings.clone(),
-            permits: Arc::new(Semaphore::new(idle.len())),
-            idle: Arc::new(Mutex::new(idle)),
-        })
+            instances,
+            permits: Arc::new(Semaphore::new(free.len())),
+            free: Mutex::new(free),
+        }))
     }
 
-    async fn answer(&self, request: &Request) -> Result<Completion, EngineError> {
-        let permit = self.permits.clone().acquire_owned().await;
-        let permit = permit.expect("BUG: the permits of the instances are never closed");
-        let (idle, settings, request) = (self.idle.clone(), self.settings.clone(), request.clone());
-        // On a task of its own: a caller that gives up must not leave a sequence running in the engine,
-        // where it would share a step with the next request.
-        let work = tokio::spawn(async move {
-            let _permit = permit;
-            let taken = idle.lock().expect("BUG: the pool lock is poisoned").pop();
-            let mut instance = taken.expect("BUG: a permit without an instance");
-            let reply = ask_instance(&mut instance, settings, &request).await;
-            idle.lock().expect("BUG: the pool lock is poisoned").push(instance);
-            reply
-        });
-        work.await.unwrap_or_else(|error| {
-            Err(EngineError::Broken(format!("the engine panicked: {error}")))
-        })
+    /// Asks an instance, loading it again after it broke.
+    async fn ask(&self, number: usize, request: &Request) -> Result<Reply, EngineError> {
+        let instance = {
+            let mut slot = self.instances[number].lock().await;
+            match &*slot {
+                Some(instance) => instance.clone(),
+                None => {
+                    let loaded = Instance::load(self.settings.clone()).await;
+                    let loaded = Arc::new(loaded.map_err(EngineError::Broken)?);
+                    slot.insert(loaded).clone()
+                }
+            }
+        };
+        let reply = instance.ask(request).await;
+        // After a panic of its thread every later request fails too, so it is not used again.
+        if matches!(reply, Err(EngineError::Passing(_))) {
+            let mut slot = self.instances[number].lock().await;
+            if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, &instance)) {
+                *slot = None;
+            }
+        }
+        reply
     }
 }
 
-/// Asks an instance, loading it again after it broke.
-async fn ask_instance(
-    slot: &mut Option<Instance>,
-    settings: MistralRs,
-    request: &Request,
-) -> Result<Completion, EngineError> {
-    let instance = match slot.take() {
-        Some(instance) => instance,
-        None => Instance::load(settings).await.map_err(EngineError::Broken)?,
-    };
-    let reply = instance.ask(request).await;
-    // After a panic of its thread every later request fails too, so a failed one is not put back.
-    if !matches!(reply, Err(EngineError::Passing(_))) {
-        *slot = Some(instance);
-    }
-    reply
+/// Answers a request at a free place of the pool.
+async fn answer(pool: &Arc<Pool>, request: &Request) -> Result<Reply, EngineError> {
+    let permit = pool.permits.clone().acquire_owned().await;
+    let permit = permit.expect("BUG: the permits of the instances are never closed");
+    let (pool, request) = (pool.clone(), request.clone());
+    // On a task of its own: a caller that gives up must not leave a sequence running in the engine,
+    // where it would share a step with the next request.
+    let work = tokio::spawn(async move {
+        let _permit = permit;
+        let taken = pool.free.lock().expect("BUG: the pool lock is poisoned").pop();
+        let number = taken.expect("BUG: a permit without an instance");
+        let reply = pool.ask(number, &request).await;
+        pool.free.lock().expect("BUG: the pool lock is poisoned").push(number);
+        reply
+    });
+    work.await
+        .unwrap_or_else(|error| Err(EngineError::Broken(format!("the engine panicked: {error}"))))
 }
 
-impl Engine for Pool {
+/// A pool as an engine.
+pub(super) struct Shared(pub(super) Arc<Pool>);
+
+impl Engine for Shared {
     fn complete<'a>(
         &'a self,
         request: &'a Request,
-    ) -> BoxFuture<'a, Result<Completion, EngineError>> {
-        self.answer(request).boxed()
+        _: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Reply, EngineError>> {
+        answer(&self.0, request).boxed()
     }
 }
 
 impl Instance {
-    /// Loads on a thread of its own, so that a panic of the loader becomes an error.
-    async fn load(settings: MistralRs) -> Result<Instance, String> {
-        let label = settings.label.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let load = std::thread::Builder::new().name("load-model".to_owned()).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .map_err(|error| error.to_string())?;
-                runtime.block_on(load_model(&settings))
-            });
-            match load.map_err(|error| error.to_string())?.join() {
-                Ok(loaded) => loaded,
-                Err(panic) => Err(panic_text(panic.as_ref())),
-            }
-        });
-        let model = work
-            .await
-            .unwrap_or_else(|error| Err(error.to_string()))
-            .map_err(|error| format!("cannot load `{label}`: {error}"))?;
-        let context = model
-            .max_sequence_length()
-            .map_err(|error| format!("cannot load `{label}`: {error}"))?
-            .unwrap_or(usize::MAX);
-        Ok(Instance { model, context })
-    }
-
-    async fn ask(&self, request: &Request) -> Result<Completion, EngineError> {
-        let prompt = self.prompt_tokens(&request.messages).await?;
+    async fn ask(&self, request: &Request) -> Result<Reply, EngineError> {
+        let (messages, prompt) = self.prompt(&request.messages).await?;
         let room = room(prompt, self.context);
         if room == 0 {
             return Err(EngineError::Rejected {
@@ -146,71 +132,95 @@ impl Instance {
                 ),
             });
         }
+        if !request.tools.is_empty() {
+            let message = "mistral.rs takes no tools here: `tool_calls = \"text\"`";
+            return Err(EngineError::Broken(message.to_owned()));
+        }
         let max_tokens = (request.sampling.max_tokens as usize).min(room);
-        self.generate(request, max_tokens, prompt as u64).await
+        self.generate(request, messages, max_tokens, prompt as u64).await
     }
 
-    async fn prompt_tokens(&self, messages: &[Message]) -> Result<usize, EngineError> {
+    /// The messages as the engine takes them, and how many tokens they are.
+    async fn prompt(&self, messages: &[Message]) -> Result<(RequestMessage, usize), EngineError> {
+        let fail = |error: String| {
+            EngineError::passing("engine", format!("cannot make the prompt: {error}"))
+        };
+        if self.prompts.needs_care(messages) {
+            let (disguised, stand_ins) = self.prompts.disguise(messages);
+            let RequestMessage::Chat { messages, .. } = chat(&disguised) else {
+                return Err(fail("it is no chat".to_owned()));
+            };
+            let rendered = {
+                let pipeline = self.pipeline.lock().await;
+                let processor = pipeline.get_processor();
+                let processed =
+                    processor.process(&*pipeline, messages, true, true, None, None, Vec::new());
+                processed.map_err(|error| fail(first_line(&format!("{error:#}"))))?.1
+            };
+            let ids = self.prompts.encode(&rendered, &stand_ins).map_err(fail)?;
+            let length = ids.len();
+            return Ok((RequestMessage::CompletionTokens(ids), length));
+        }
         let mut texts = TextMessages::new();
         for message in messages {
             texts = texts.add_message(role(message.role), &message.content);
         }
         let tokens = self.model.tokenize(Either::Left(texts), None, true, true, None).await;
-        tokens.map(|tokens| tokens.len()).map_err(|error| {
-            EngineError::Passing(format!("cannot count the tokens of the prompt: {error}"))
+        let tokens = tokens.map_err(|error| fail(error.to_string()))?;
+        Ok((chat(messages), tokens.len()))
+    }
+
+    /// What watches and steers every token of a reply.
+    fn steps(&self, request: &Request) -> Arc<Steps> {
+        let sampling = &request.sampling;
+        let bias = sampling.logit_bias.iter();
+        let end = sampling.response_format.as_ref().and(self.grammar_end);
+        Arc::new(Steps {
+            gumbel: Gumbel::of(request),
+            bias: bias.filter_map(|(id, bias)| Some((id.parse().ok()?, *bias as f32))).collect(),
+            logprobs: sampling.logprobs.map(|n| n as usize),
+            end: end.map(|(token, vocabulary)| End { token, own: self.ends.clone(), vocabulary }),
+            state: Mutex::default(),
         })
     }
 
     async fn generate(
         &self,
         request: &Request,
+        messages: RequestMessage,
         max_tokens: usize,
         prompt_tokens: u64,
-    ) -> Result<Completion, EngineError> {
-        let closed = || EngineError::Passing("the engine has stopped".to_owned());
+    ) -> Result<Reply, EngineError> {
+        let closed = || EngineError::passing("engine", "the engine has stopped");
         let (sender, mut receiver) = mpsc::channel::<Response>(CHUNKS);
         let still_running = sender.downgrade();
-        let mut builder = RequestBuilder::new();
-        for message in &request.messages {
-            builder = builder.add_message(role(message.role), &message.content);
-        }
         let stop = &request.sampling.stop;
         let mut sampling = SamplingParams::neutral();
         // Greedy, over logits that carry the noise of a sampled request already.
         sampling.temperature = Some(0.0);
         sampling.max_len = Some(max_tokens);
+        sampling.frequency_penalty = request.sampling.frequency_penalty.map(|p| p as f32);
+        sampling.presence_penalty = request.sampling.presence_penalty.map(|p| p as f32);
         sampling.stop_toks = (!stop.is_empty()).then(|| StopTokens::Seqs(stop.clone()));
-        let mut call =
-            NormalRequest::new_simple(builder.take_messages(), sampling, sender, 0, None, None);
+        let mut call = NormalRequest::new_simple(messages, sampling, sender, 0, None, None);
+        if let Some(format) = &request.sampling.response_format {
+            call.constraint = constraint(format);
+            // The two ways to stop exclude each other; stop strings are cut off below.
+            let end = self.grammar_end.map(|(token, _)| StopTokens::Ids(vec![token]));
+            call.sampling_params.stop_toks = end.or(call.sampling_params.stop_toks);
+        }
         // Streaming, because only a streamed request can be cut off without a panic in the engine.
         call.is_streaming = true;
-        call.logits_processors = Gumbel::of(request).map(|gumbel| vec![Arc::new(gumbel) as _]);
+        let steps = self.steps(request);
+        call.logits_processors = Some(vec![steps.clone() as _]);
         let engine = self.model.inner().get_sender(None).map_err(|_| closed())?;
+        let mut stamps = Stamps::start();
         engine.send(EngineRequest::Normal(Box::new(call))).await.map_err(|_| closed())?;
 
-        let mut text = String::new();
-        let mut end = None;
+        let mut reply = Streamed::default();
         while let Some(response) = receiver.recv().await {
-            match response {
-                Response::Chunk(mut chunk) => {
-                    let Some(choice) = chunk.choices.pop() else { continue };
-                    text.push_str(choice.delta.content.as_deref().unwrap_or(""));
-                    if let Some(reason) = choice.finish_reason {
-                        end = Some((reason, chunk.usage));
-                        // A sequence that ends at its first token sends more after its end.
-                        break;
-                    }
-                    if cut_at_stop(&text, stop).1 {
-                        break;
-                    }
-                }
-                Response::InternalError(error) | Response::ValidationError(error) => {
-                    return Err(EngineError::Passing(first_line(&error.to_string())));
-                }
-                Response::ModelError(error, _) => {
-                    return Err(EngineError::Passing(first_line(&error)));
-                }
-                _ => return Err(EngineError::Passing("an unexpected kind of response".to_owned())),
+            if reply.take(response)? || cut_at_stop(&reply.text, stop).1 {
+                break;
             }
         }
         // Closing the channel ends what still runs; the next request waits until it has ended.
@@ -220,23 +230,134 @@ impl Instance {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
         };
+        stamps.finish();
         if tokio::time::timeout(IDLE_MAX, idle).await.is_err() {
-            return Err(EngineError::Passing("the engine does not let go of a request".to_owned()));
+            return Err(EngineError::passing("engine", "the engine does not let go of a request"));
         }
+        self.completion(request, reply, prompt_tokens, &steps, stamps)
+    }
+
+    fn completion(
+        &self,
+        request: &Request,
+        reply: Streamed,
+        prompt_tokens: u64,
+        steps: &Steps,
+        mut stamps: Stamps,
+    ) -> Result<Reply, EngineError> {
         // The engine finds a stop string one token late, and leaves it in when the reply ends there.
-        let (text, was_cut) = cut_at_stop(text.trim_start(), stop);
-        let (finish, usage) = match end {
-            Some((reason, usage)) => {
-                let finish =
-                    if reason == "length" && !was_cut { Finish::Length } else { Finish::Stop };
-                (finish, usage.map(|usage| usage.completion_tokens as u64))
-            }
-            None if was_cut => (Finish::Stop, None),
+        let (text, was_cut) = cut_at_stop(reply.text.trim_start(), &request.sampling.stop);
+        let state = steps.state();
+        // Every step is a token, and the moment of its choice the moment of the token.
+        let thinks_until = reply.reasoned_until;
+        let end = stamps.end;
+        for step in state.steps.iter().filter(|step| step.at <= end) {
+            stamps.event(step.at, thinks_until.is_none_or(|until| step.at > until));
+        }
+        let finish = match reply.finish {
+            _ if was_cut => Finish::Stop,
+            Some(reason) if reason == "length" => Finish::Length,
+            Some(_) => Finish::Stop,
             // The channel closed without an end: the engine died, or the reply ends inside a character.
-            None => return Err(closed()),
+            None => return Err(EngineError::passing("engine", "the engine has stopped")),
         };
-        let usage = Usage { input_tokens: Some(prompt_tokens), output_tokens: usage };
-        Ok(Completion { text, finish, usage })
+        let output = reply.tokens.unwrap_or(state.steps.len() as u64);
+        let logprobs = request.sampling.logprobs.map(|_| {
+            let all = state.steps.iter();
+            // What ends a turn is no part of its text.
+            let said = all.filter(|step| finish == Finish::Length || !self.ends_text(step.token));
+            said.map(|step| TokenLogprob {
+                token: self.text_of(step.token),
+                logprob: step.logprob,
+                top: step.top.iter().map(|(id, p)| (self.text_of(*id), *p)).collect(),
+            })
+            .collect()
+        });
+        let usage = Usage::counted(Some(prompt_tokens), Some(output), TokenSource::Engine);
+        let reasoning = (!reply.reasoning.is_empty()).then_some(reply.reasoning);
+        let completion = Completion { reasoning, logprobs, ..Completion::new(text, finish, usage) };
+        drop(state);
+        Ok(Reply { completion, stamps, notices: Vec::new() })
+    }
+
+    fn ends_text(&self, token: u32) -> bool {
+        self.ends.contains(&token) || self.grammar_end.is_some_and(|(end, _)| end == token)
+    }
+
+    fn text_of(&self, token: u32) -> String {
+        self.prompts.text_of(token)
+    }
+}
+
+/// A reply as it comes.
+#[derive(Default)]
+struct Streamed {
+    text: String,
+    reasoning: String,
+    /// When the last thought came.
+    reasoned_until: Option<Instant>,
+    finish: Option<String>,
+    tokens: Option<u64>,
+}
+
+impl Streamed {
+    /// Takes a piece; whether it was the last.
+    fn take(&mut self, response: Response) -> Result<bool, EngineError> {
+        match response {
+            Response::Chunk(mut chunk) => {
+                let Some(choice) = chunk.choices.pop() else { return Ok(false) };
+                self.text.push_str(choice.delta.content.as_deref().unwrap_or(""));
+                if let Some(thought) = choice.delta.reasoning_content {
+                    self.reasoning.push_str(&thought);
+                    self.reasoned_until = Some(Instant::now());
+                }
+                self.finish = choice.finish_reason;
+                if self.finish.is_some() {
+                    self.tokens = chunk.usage.map(|usage| usage.completion_tokens as u64);
+                }
+                // A sequence that ends at its first token sends more after its end.
+                Ok(self.finish.is_some())
+            }
+            Response::CompletionChunk(mut chunk) => {
+                let Some(choice) = chunk.choices.pop() else { return Ok(false) };
+                self.text.push_str(&choice.text);
+                self.finish = choice.finish_reason;
+                Ok(self.finish.is_some())
+            }
+            Response::ValidationError(error) => {
+                let detail = first_line(&error.to_string());
+                match detail.contains("grammar") || detail.contains("schema") {
+                    true => Err(EngineError::Broken(detail)),
+                    false => Err(EngineError::passing("engine", detail)),
+                }
+            }
+            Response::InternalError(error) => {
+                Err(EngineError::passing("engine", first_line(&error.to_string())))
+            }
+            Response::ModelError(error, _) | Response::CompletionModelError(error, _) => {
+                Err(EngineError::passing("engine", first_line(&error)))
+            }
+            _ => Err(EngineError::passing("engine", "an unexpected kind of response")),
+        }
+    }
+}
+
+fn chat(messages: &[Message]) -> RequestMessage {
+    let mut builder = RequestBuilder::new();
+    for message in messages {
+        builder = builder.add_message(role(message.role), &message.content);
+    }
+    builder.take_messages()
+}
+
+fn constraint(format: &ResponseFormat) -> Constraint {
+    match format {
+        ResponseFormat::JsonObject => {
+            Constraint::JsonSchema(serde_json::json!({ "type": "object" }))
+        }
+        ResponseFormat::JsonSchema(schema) => Constraint::JsonSchema(schema.clone()),
+        ResponseFormat::Regex(regex) => Constraint::Regex(regex.clone()),
+        ResponseFormat::Grammar(grammar) => Constraint::Lark(grammar.clone()),
     }
 }
 
@@ -256,94 +377,8 @@ fn role(role: Role) -> TextMessageRole {
         Role::System => TextMessageRole::System,
         Role::User => TextMessageRole::User,
         Role::Assistant => TextMessageRole::Assistant,
+        Role::Tool => TextMessageRole::Tool,
     }
-}
-
-/// An error without the backtrace that candle writes into it.
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("the engine panicked: {}", text.unwrap_or("without a word"))
-}
-
-fn dtype(name: &str) -> ModelDType {
-    match name {
-        "f16" => ModelDType::F16,
-        "f32" => ModelDType::F32,
-        other => panic!("BUG: dtype `{other}` passed the manifest"),
-    }
-}
-
-async fn load_model(settings: &MistralRs) -> Result<Model, String> {
-    match &settings.weights {
-        Weights::Folder(folder) => TextModelBuilder::new(folder)
-            .with_dtype(dtype(&settings.dtype))
-            .with_force_cpu()
-            // Never evicts on CPU, and changes some answers.
-            .with_prefix_cache_n(None)
-            .with_max_num_seqs(1)
-            .with_token_source(TokenSource::None)
-            .build()
-            .await
-            .map_err(|error| format!("{error:#}")),
-        Weights::Gguf(file) => load_gguf(file, dtype(&settings.dtype)).await,
-    }
-}
-
-/// Through the loader itself: the builder for GGUF has no way to say f32.
-async fn load_gguf(file: &camino::Utf8Path, dtype: ModelDType) -> Result<Model, String> {
-    let architecture = gguf::architecture(file).map_err(|error| error.to_string())?;
-    let architecture = architecture.unwrap_or_default().to_lowercase();
-    if !GGUF_ARCHITECTURES.contains(&architecture.as_str()) {
-        return Err(format!(
-            "the architecture `{architecture}` is not supported as GGUF (known: {}); its safetensors \
-             may be",
-            GGUF_ARCHITECTURES.join(", ")
-        ));
-    }
-    let file = file.canonicalize_utf8().map_err(|error| error.to_string())?;
-    let folder = file.parent().map_or_else(String::new, ToString::to_string);
-    let name = file.file_name().unwrap_or_default().to_owned();
-    let loader: Box<dyn Loader> = GGUFLoaderBuilder::new(
-        None,
-        None,
-        folder,
-        vec![name],
-        GGUFSpecificConfig::default(),
-        false,
-        None,
-    )
-    .build();
-    let pipeline = loader
-        .load_model_from_hf(
-            None,
-            TokenSource::None,
-            &dtype,
-            &Device::Cpu,
-            true,
-            DeviceMapSetting::dummy(),
-            None,
-            None,
-        )
-        .map_err(|error| format!("{error:#}"))?;
-    let scheduler = SchedulerConfig::DefaultScheduler {
-        method: DefaultSchedulerMethod::Fixed(std::num::NonZeroUsize::MIN),
-    };
-    let config = AddModelConfig::new(EngineConfig {
-        no_prefix_cache: true,
-        throughput_logging_enabled: false,
-        ..EngineConfig::default()
-    });
-    let model =
-        mistralrs::model_builder_trait::build_model_from_pipeline(pipeline, scheduler, config)
-            .await;
-    Ok(model)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Declared, Found, REV};
 use crate::digest::Recipe;
-use crate::engine::mistralrs::{DTYPES, MistralRs, Weights, fitting_instances};
+use crate::engine::mistralrs::{DTYPES, ISQ, MistralRs, Weights, fitting_instances};
 use crate::manifest::{Diagnostic, Fields};
 use crate::stage::{Context, Setting, StageError};
 
@@ -16,6 +16,12 @@ const INSTANCES_MAX: u32 = 64;
 struct Local {
     model: Model,
     dtype: String,
+    device: String,
+    isq: Option<String>,
+    chat_template: Option<Utf8PathBuf>,
+    context_length: Option<u32>,
+    prefix_cache: bool,
+    max_sequences: Option<u32>,
     instances: Option<u32>,
     memory_limit_mb: Option<u32>,
 }
@@ -30,6 +36,30 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
     let revision = fields.text("revision");
     let model = fields.path("model");
     let dtype = fields.choice("dtype", DTYPES).map_or("f32".to_owned(), |dtype| dtype.value);
+    let device = read_device(fields);
+    let isq = fields.choice("isq", ISQ);
+    let chat_template = fields.path("chat_template").filter(|path| {
+        let is_jinja = path.value.extension() == Some("jinja");
+        if !is_jinja {
+            let message = format!("`{}` is no `.jinja` file", path.value);
+            fields.error(Diagnostic::at(path.span, message).hint("the engine takes no other form"));
+        }
+        is_jinja && setting.check_exists(fields, path)
+    });
+    let context_length = fields.count("context_length", 1..=u32::MAX);
+    let prefix_cache = fields.boolean("prefix_cache").unwrap_or(false);
+    let max_sequences = fields.count("max_sequences", 1..=4096);
+    if device == "cpu" && max_sequences.is_some() {
+        let message = "on CPU an instance gets one request at a time";
+        fields.error(
+            Diagnostic::at(fields.place("max_sequences"), message)
+                .hint("`instances` makes more of it at once"),
+        );
+    }
+    if device == "cpu" && dtype == "bf16" {
+        let message = "bf16 has no matrix product on CPU";
+        fields.error(Diagnostic::at(fields.place("dtype"), message).hint("f32 or f16"));
+    }
     let instances = fields.count("instances", 1..=INSTANCES_MAX);
     let memory_limit_mb = fields.count("memory_limit_mb", 1..=u32::MAX);
     let model = match (model, hub) {
@@ -61,7 +91,36 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
             return None;
         }
     };
-    Some(Box::new(Local { model, dtype, instances, memory_limit_mb }))
+    if let (Some(isq), Model::Local(path)) = (&isq, &model)
+        && path.extension() == Some("gguf")
+    {
+        let message = "a GGUF file is quantised already";
+        fields.error(Diagnostic::at(isq.span, message).hint("`isq` is for safetensors"));
+    }
+    Some(Box::new(Local {
+        model,
+        dtype,
+        device,
+        isq: isq.map(|isq| isq.value),
+        chat_template: chat_template.map(|path| path.value),
+        context_length,
+        prefix_cache,
+        max_sequences,
+        instances,
+        memory_limit_mb,
+    }))
+}
+
+fn read_device(fields: &Fields<'_>) -> String {
+    let Some(device) = fields.text("device") else { return "cpu".to_owned() };
+    let number = device.value.strip_prefix("cuda:").map(str::parse::<u8>);
+    if !matches!(device.value.as_str(), "cpu" | "cuda" | "metal") && !matches!(number, Some(Ok(_)))
+    {
+        let message =
+            format!("unknown device `{}` (known: cpu, cuda, cuda:<n>, metal)", device.value);
+        fields.error(Diagnostic::at(device.span, message));
+    }
+    device.value
 }
 
 impl Local {
@@ -82,6 +141,7 @@ impl Local {
             }
         };
         let (instances, instances_reason) = match settings.instances {
+            None if settings.device != "cpu" => (1, "one instance on an accelerator".to_owned()),
             Some(instances) => (instances, format!("{instances} instances, as the manifest says")),
             None => {
                 // Half of the machine, where the manifest is silent.
@@ -91,8 +151,20 @@ impl Local {
                 fitting_instances(weights.size()?, context.run.cores, limit)
             }
         };
-        let dtype = settings.dtype.clone();
-        Ok(MistralRs { weights, label, dtype, instances, instances_reason })
+        let template = self.chat_template.as_ref().map(|path| context.resolve(path)).transpose()?;
+        Ok(MistralRs {
+            weights,
+            label,
+            dtype: self.dtype.clone(),
+            device: self.device.clone(),
+            isq: self.isq.clone(),
+            chat_template: template,
+            context_length: self.context_length,
+            prefix_cache: self.prefix_cache,
+            max_sequences: self.max_sequences,
+            instances,
+            instances_reason,
+        })
     }
 }
 
@@ -112,10 +184,11 @@ impl Declared for Local {
     }
 
     fn reads(&self) -> Vec<Utf8PathBuf> {
-        match &self.model {
-            Model::Local(path) => vec![path.clone()],
-            Model::Hub { .. } => Vec::new(),
-        }
+        let model = match &self.model {
+            Model::Local(path) => Some(path),
+            Model::Hub { .. } => None,
+        };
+        model.into_iter().chain(&self.chat_template).cloned().collect()
     }
 }
 

@@ -1,0 +1,231 @@
+//! Real inference servers, started by forge: llama.cpp's own and one that shares no code with it.
+//! `tests/services/inference` fetches them; without them these tests say so and pass on a machine that is no
+//! CI.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::project::{Project, Ran};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn service(name: &str) -> Option<PathBuf> {
+    let folder = Path::new(ROOT).join("target/services").join(name);
+    if folder.join("installed").exists() {
+        return Some(folder);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{name} is not installed: tests/services/inference");
+    tell!("{name} is not installed (tests/services/inference): nothing tested");
+    None
+}
+
+/// The engine of a manifest that starts llama.cpp's server, perhaps by way of a shell.
+fn llama_cpp(folder: &Path, shell: Option<&str>, more: &str) -> String {
+    let server = format!("{ROOT}/tests/services/llama_server.py");
+    let command = match shell {
+        None => format!("[\"python3\", \"{server}\", \"tiny.gguf\", \"{{port}}\"]"),
+        Some(before) => format!(
+            "[\"sh\", \"-c\", '''{before} exec python3 {server} tiny.gguf \"$0\"''', \"{{port}}\"]"
+        ),
+    };
+    format!(
+        "backend = \"process\"\ncommand = {command}\nfiles = [\"tiny.gguf\"]\nmodel = \"tiny-chat\"\n\
+         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"60s\"\n{more}",
+        folder.display()
+    )
+}
+
+fn das_llama(folder: &Path, more: &str) -> String {
+    let folder = folder.display();
+    format!(
+        "backend = \"process\"\nmodel = \"tiny.gguf\"\nfiles = [\"tiny.gguf\"]\nhealth = \"/v1/models\"\n\
+         command = [\"python3\", \"{folder}/bin/dasllama-server\", \"--model\", \"tiny.gguf\", \"--port\", \
+         \"{{port}}\", \"--gpu\", \"off\", \"--streams\", \"8\", \"--threads\", \"1\"]\n\
+         env = {{ PYTHONPATH = \"{folder}\", DASLLAMA_IMAGE_SAVE = \"0\" }}\nstartup_timeout = \"60s\"\n{more}"
+    )
+}
+
+/// The shipped questions for an engine.
+fn project(workflow: &str, engine: &str) -> Project {
+    let project = Project::asking(workflow, engine);
+    let from = |name: &str| format!("{ROOT}/{name}");
+    std::fs::copy(from("fixtures/tiny-chat-q8_0.gguf"), project.path("tiny.gguf")).unwrap();
+    std::fs::copy(from("fixtures/qa_25.jsonl"), project.path("fixtures/rows.jsonl")).unwrap();
+    std::fs::copy(from("fixtures/facts_kb.jsonl"), project.path("fixtures/kb.jsonl")).unwrap();
+    std::fs::copy(from("templates/qa.toml"), project.path("templates/qa.toml")).unwrap();
+    project
+}
+
+const METHODS: &str = "max_tokens = 160\nlookup = \"fixtures/kb.jsonl\"\n\
+    [stage.ask.matrix]\nmethod = [\"naive\", \"cot\", \"react\"]";
+
+fn accuracies(ran: &Ran) -> [f64; 3] {
+    ["naive", "cot", "react"].map(|m| ran.metric(&format!("ask[method={m}]"), "accuracy") * 100.0)
+}
+
+/// Whether any process has this in its command line.
+fn is_alive(mark: &str) -> bool {
+    let found = Command::new("pgrep").args(["-f", mark]).stdout(Stdio::null()).status().unwrap();
+    found.success()
+}
+
+fn wait_until_gone(mark: &str) {
+    let start = Instant::now();
+    while is_alive(mark) {
+        assert!(start.elapsed() < Duration::from_secs(20), "`{mark}` still runs");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn llama_cpp_answers_as_it_should_with_eight_at_once() {
+    let Some(folder) = service("xllamacpp") else { return };
+    for stream in ["stream = true", "stream = false"] {
+        let project = project(METHODS, &llama_cpp(&folder, None, stream));
+        let ran = project.ok(&[]);
+        // As measured with the same server when the model was made; one row of 25 is 4 points.
+        for (accuracy, expected) in accuracies(&ran).into_iter().zip([68.0, 84.0, 100.0]) {
+            assert!(
+                (accuracy - expected).abs() <= 4.0,
+                "{stream}: {accuracy} instead of {expected}"
+            );
+        }
+        let row = project.report_rows()[0].clone();
+        let request = &row["observed"]["requests"][0];
+        assert_eq!(request["usage"]["token_source"], "usage");
+        assert!(request["usage"]["input_tokens"].as_u64().unwrap() > 10, "{row}");
+        assert_eq!(request["timing"]["ttft_ms"].is_number(), stream == "stream = true");
+        let report: Value =
+            serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+        let speed = &report["cells"][1]["profile"]["speed"];
+        assert!(speed["tokens_per_s"].as_f64().unwrap() > 10.0, "{speed}");
+        assert!(speed["concurrency_peak"].as_u64().unwrap() <= 8, "{speed}");
+        assert_eq!(speed["tpot"].is_object(), stream == "stream = true", "{speed}");
+        assert_eq!(project.ok(&[]).live(), 0);
+    }
+}
+
+#[test]
+fn llama_cpp_keeps_to_schemas_seeds_and_contexts() {
+    let Some(folder) = service("xllamacpp") else { return };
+    let engine = llama_cpp(&folder, None, "");
+    let schema = project(
+        "max_tokens = 100\njson_schema = \"schema.json\"\nlogprobs = 2\ntemperature = 0.7\nseed = 7",
+        &engine,
+    );
+    schema.write(
+        "schema.json",
+        r#"{"type": "object", "properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}},
+            "required": ["n"], "additionalProperties": false}"#,
+    );
+    schema.edit("pipelines/bench.toml", "default = 100000", "default = 3");
+    let ran = schema.ok(&[]);
+    for row in schema.report_rows() {
+        let text = row["sample"]["answer"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|_| panic!("{text}"));
+        assert!(value["n"].is_u64(), "{text}");
+    }
+    assert!(!ran.stderr.contains("gives no log-probabilities"), "{}", ran.stderr);
+    let answers = |project: &Project| {
+        let rows = project.report_rows();
+        rows.iter().map(|row| row["sample"]["answer"].to_string()).collect::<Vec<_>>()
+    };
+    let first = answers(&schema);
+    schema.ok(&["--no-cache"]);
+    assert_eq!(answers(&schema), first, "the same seed is the same draw");
+    let long = project("max_tokens = 20", &engine);
+    long.edit("pipelines/bench.toml", "default = 100000", "default = 1");
+    long.edit("templates/qa.toml", "{{ row.question }}", &"well ".repeat(3000));
+    let ran = long.ok(&[]);
+    assert_eq!(ran.result("ask")["outcomes"]["overflow"], 1, "{}", ran.stderr);
+}
+
+#[test]
+fn another_server_answers_the_same() {
+    let Some(folder) = service("dasllama") else { return };
+    let project = project(METHODS, &das_llama(&folder, "max_in_flight = 8"));
+    let ran = project.ok(&[]);
+    for (accuracy, expected) in accuracies(&ran).into_iter().zip([68.0, 84.0, 100.0]) {
+        assert!((accuracy - expected).abs() <= 4.0, "{accuracy} instead of {expected}");
+    }
+    let unknown = das_llama(&folder, "").replace("model = \"tiny.gguf\"", "model = \"tiny.ggu\"");
+    let wrong = self::project("", &unknown);
+    let ran = wrong.apply(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("did you mean `tiny.gguf`?"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_server_and_its_children_end_with_forge() {
+    let Some(folder) = service("xllamacpp") else { return };
+    // A child in a session of its own, which no signal to a group reaches.
+    let mark = format!("forge-child-{}", std::process::id());
+    let shell = format!("setsid sh -c 'exec sleep 1000 # {mark}' sh {mark} &");
+    let project = project("concurrency = 1", &llama_cpp(&folder, Some(&shell), ""));
+    project.ok(&[]);
+    wait_until_gone(&mark);
+    assert!(!is_alive(&project.root().display().to_string()));
+    // Killed without a word.
+    let mut command = project.command(&["apply", "pipelines/bench.toml", "--no-cache"]);
+    let mut forge =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).process_group_alone().spawn().unwrap();
+    let logged = project.logged("\"sample_finished\"");
+    project.wait_for_samples(logged + 1);
+    assert!(is_alive(&mark));
+    forge.kill().unwrap();
+    forge.wait().unwrap();
+    wait_until_gone(&mark);
+}
+
+/// So that a signal to the test's own group is none to forge.
+trait Alone {
+    fn process_group_alone(&mut self) -> &mut Self;
+}
+
+impl Alone for Command {
+    fn process_group_alone(&mut self) -> &mut Self {
+        std::os::unix::process::CommandExt::process_group(self, 0)
+    }
+}
+
+#[test]
+fn a_server_that_dies_is_started_again_once() {
+    let Some(folder) = service("xllamacpp") else { return };
+    // Each start writes its number, and ends itself after a second: the second start for good.
+    let dies = "echo $$ >> pids; (sleep 1; [ $(wc -l < pids) -le 1 ] && kill -9 $(tail -1 pids)) &";
+    let engine = llama_cpp(&folder, Some(dies), "");
+    let project = project("concurrency = 1\nepochs = 8\nmax_tokens = 60", &engine);
+    let ran = project.ok(&[]);
+    assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("it ended (") && ran.stderr.contains("starting it again"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.done()["retries"].as_object().unwrap().values().any(|n| n.as_u64() >= Some(1)));
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let run = |command: &str, more: &str| {
+        let engine = format!("backend = \"process\"\ncommand = {command}\nmodel = \"m\"\n{more}");
+        let ran = Project::asking("", &engine).apply(&[]);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        ran.stderr
+    };
+    let said = run("[\"sh\", \"-c\", \"echo no such model >&2; exit 3\", \"{port}\"]", "");
+    assert!(said.contains("it ended before it was ready (exit status: 3)"), "{said}");
+    assert!(said.contains("its last words:\nno such model"), "{said}");
+    let said = run("[\"no-such-server\", \"{port}\"]", "");
+    assert!(said.contains("cannot start `no-such-server`"), "{said}");
+    let said = run("[\"sleep\", \"1000\", \"{port}\"]", "startup_timeout = \"1500ms\"");
+    assert!(said.contains("`/health` did not answer within 1s 500ms"), "{said}");
+    assert!(said.contains("waiting for http://127.0.0.1:"), "progress: {said}");
+    let engine = "backend = \"process\"\ncommand = [\"sleep\", \"1\"]\nmodel = \"m\"";
+    let ran = Project::asking("", engine).apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("does not say where its port goes: `{port}`"), "{}", ran.stderr);
+}
