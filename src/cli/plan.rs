@@ -10,7 +10,7 @@ use super::{Failure, ManifestArgs, block_on, print, say};
 use crate::digest::Difference;
 use crate::plan::{NodePlan, State, assess_all};
 use crate::stage::Options;
-use crate::stage::workflow::{Reason, Survey, Why};
+use crate::stage::workflow::{Ahead, Reason, Survey, Why};
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
@@ -110,7 +110,16 @@ pub(super) fn survey_lines(survey: &Survey) -> Vec<String> {
         let all = grouped(survey.samples);
         lines.push(format!("{} of {all} samples {miss} because {why}", grouped(*samples)));
     }
+    lines.extend(survey.cost.filter(|_| survey.samples_to_ask > 0).map(cost));
     lines
+}
+
+/// What asking may cost.
+fn cost(Ahead { ceiling, estimate }: Ahead) -> String {
+    format!(
+        "at most ${ceiling:.4}, or ${estimate:.4} with four bytes to a token of the prompts, if every reply has \
+         `max_tokens`"
+    )
 }
 
 /// A count with commas: 10,000.
@@ -138,8 +147,15 @@ fn totals(plan: &[NodePlan]) -> String {
     let surveys = || plan.iter().filter_map(|node| node.survey.as_ref());
     let answered: u64 = surveys().map(|survey| survey.requests_answered).sum();
     let to_ask: u64 = surveys().map(|survey| survey.samples_to_ask).sum();
+    let costs = || surveys().filter_map(|survey| survey.cost);
+    let money = (costs().count() > 0 && to_ask > 0).then(|| {
+        let (ceiling, estimate) =
+            (costs().map(|c| c.ceiling).sum(), costs().map(|c| c.estimate).sum());
+        format!("; {}", cost(Ahead { ceiling, estimate }))
+    });
     format!(
-        "\n{}; {answered} requests already answered, {to_ask} samples to ask",
-        counts.join(", ")
+        "\n{}; {answered} requests already answered, {to_ask} samples to ask{}",
+        counts.join(", "),
+        money.unwrap_or_default()
     )
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::Timing;
+use crate::record::{Price, Timing};
 use crate::sample::{Completion, Request};
 
 mod budget;
@@ -23,7 +23,7 @@ pub mod openai;
 pub mod process;
 pub mod scripted;
 
-pub use budget::{Budget, Price};
+pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
 pub use gate::{Gate, Rates};

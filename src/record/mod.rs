@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Key;
 use crate::sample::Usage;
 
+mod price;
 mod profile;
 mod run;
 mod speed;
 mod tally;
 
+pub use price::Price;
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
 pub use speed::{InFlight, Speed, Steady, Timing};

@@ -12,7 +12,7 @@ use super::markdown::{
     Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
     metric, moment, outcomes, params, percent, rate, revision, scorers, settings,
 };
-use super::{Cell, Report, Row};
+use super::{Cell, Report, Row, speed};
 use crate::digest::{Digest, Key};
 use crate::record::RequestObserved;
 use crate::sample::{Role, Sample, Score, Trace};
@@ -84,6 +84,9 @@ fn page(report: &Report) -> Value {
         judge => judges.first().filter(|_| judges.len() == 1),
         chart => chart(&report.cells),
         metrics => metrics(report),
+        speed => speed::overview(report),
+        speed_note => speed::NOTE,
+        costs => speed::costs(report),
         groups => groups(report),
         outcomes => outcome_chart(report),
         cells => report.cells.iter().map(one_cell).collect::<Vec<_>>(),
@@ -217,7 +220,7 @@ fn one_cell(cell: &Cell) -> Value {
         context! {
             name => phase.name(),
             count => count(times.count),
-            times => [times.total_ms, times.mean_ms, times.p50_ms, times.p95_ms]
+            times => [times.total_ms, times.mean_ms, times.p50_ms, times.p90_ms, times.p95_ms, times.p99_ms]
                 .map(|ms| duration(Some(ms))),
             width => if longest > 0.0 { round(times.total_ms / longest * 100.0) } else { 0.0 },
         }
@@ -233,6 +236,9 @@ fn one_cell(cell: &Cell) -> Value {
         batched => count(profile.batch_stats.total_prompts_batched),
         phases => phases.collect::<Vec<_>>(),
         latency => latency(cell),
+        speed => (profile.speed.requests > 0).then(|| speed::points(&profile.speed)),
+        timeline => speed::timeline(&profile.speed),
+        retries => speed::retries(&profile.speed),
         histogram => histogram(cell),
         settings => settings(cell),
     }

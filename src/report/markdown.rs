@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Cell, Report, RunInfo};
+use super::{Cell, Report, RunInfo, speed};
 use crate::record::TallySummary;
 use crate::sample::Outcome;
 
@@ -49,6 +49,17 @@ pub fn markdown(report: &Report) -> String {
     }
     blocks.push("## ⚡ Optimization Profile".to_owned());
     blocks.push(numbers(&profile(report)));
+    blocks.push("## Speed of live requests".to_owned());
+    blocks.push(numbers(&speed::overview(report)));
+    for cell in report.cells.iter().filter(|cell| cell.profile.speed.requests > 0) {
+        blocks.push(format!("### Speed of {}", escape(&cell.name)));
+        blocks.push(numbers(&speed::points(&cell.profile.speed)));
+    }
+    blocks.push(speed::NOTE.to_owned());
+    if let Some(costs) = speed::costs(report) {
+        blocks.push("## Costs".to_owned());
+        blocks.push(numbers(&costs));
+    }
     blocks.push("## What was run".to_owned());
     blocks.push(texts(&Table {
         head: vec!["fact".to_owned(), "value".to_owned()],
@@ -392,7 +403,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::digest::{Digest, Recipe};
-    use crate::record::{Observed, Phase, PhasesMs, ProfileBuilder, RequestObserved, ServedFrom};
+    use crate::record::{
+        Observed, Phase, PhasesMs, Price, ProfileBuilder, RequestObserved, ServedFrom, Timing,
+    };
     use crate::report::{CellInfo, REPORT_VERSION, Row};
     use crate::sample::{Message, Role, Sample, Score, StepRun, TokenSource, Usage};
 
@@ -440,7 +453,14 @@ pub(super) mod tests {
             usage: Usage::counted(Some(1000), Some(20), TokenSource::Usage),
             attempts: 1,
             retries: Vec::new(),
-            timing: None,
+            timing: Some(Timing {
+                ttft_ms: Some(450.0),
+                e2e_ms: 1400.0,
+                close_ms: 1400.0,
+                events: 20,
+                gaps_ms: vec![50.0; 19],
+                ..Timing::default()
+            }),
         };
         let observed = Observed {
             served_from: ServedFrom::Live,
@@ -460,6 +480,7 @@ pub(super) mod tests {
             inputs: BTreeMap::from([("flows".to_owned(), "abc".to_owned())]),
             engine: BTreeMap::from([("model".to_owned(), json!("tiny|model"))]),
             admission: "4 at once: set in the manifest".to_owned(),
+            price: Some(Price { input: 10.0, output: 100.0, cached_input: None }),
             profile: {
                 let mut profile = ProfileBuilder::default();
                 observed.iter().for_each(|observed| profile.add(observed));
@@ -505,6 +526,10 @@ pub(super) mod tests {
             "| topic = a | 100.0 % (n 1) |",
             "| ask | 3.00 s | 0.0 % (0 hits, 2 misses) | 1 |",
             "| n | 3 |",
+            "| time to first token | TTFT | 2 | 450 ms | 450 ms | 450 ms | 450 ms | 450 ms \\* |",
+            "| time per output token | TPOT | 2 | 50.0 ms | 50.0 ms | 50.0 ms | 50.0 ms | 50.0 ms \\* |",
+            "| between tokens | ITL | 38 | 50.0 ms | 50.0 ms | 50.0 ms | 50.0 ms | 50.0 ms \\* |",
+            "| ask | 10 / 100 / – | 2,000 | 40 | $0.0240 | $0.0000 |",
             "| config | temperature | 0.0 |",
         ] {
             assert!(text.lines().any(|have| have == line), "no `{line}` in\n{text}");

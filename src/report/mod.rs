@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::record::{Observed, Profile, Tally, TallySummary};
+use crate::record::{Observed, Price, Profile, ServedFrom, Tally, TallySummary};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
 mod html;
 mod markdown;
+mod speed;
 
 pub use html::html;
 pub use markdown::markdown;
@@ -98,12 +99,37 @@ pub struct Cell {
     pub histogram: Vec<Bar>,
     /// Tokens of all requests, live and remembered.
     pub usage: Usage,
+    /// What they cost, where somebody has said what tokens cost.
+    pub cost: Option<Cost>,
     /// Output tokens a second of engine time, over live requests; null without any.
     pub tokens_per_s: Option<f64>,
     /// Samples a second of wall time, over live samples; null without any.
     pub samples_per_s: Option<f64>,
     /// Every sample.
     pub samples: Vec<Row>,
+}
+
+/// What the requests of a workflow cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Dollars for a million tokens.
+    pub price: Price,
+    /// Dollars for live requests; null where tokens are unknown.
+    pub spent: Option<f64>,
+    /// Dollars that the requests answered from the store would have cost.
+    pub saved: Option<f64>,
+}
+
+impl Cost {
+    fn of(price: Price, samples: &[Row]) -> Cost {
+        let requests = || samples.iter().flat_map(|row| &row.observed.requests);
+        let sum = |live: bool| {
+            let some = requests().filter(|r| (r.served_from == ServedFrom::Live) == live);
+            // Adding zero to nothing at all makes it a zero without a sign.
+            some.map(|request| price.of(&request.usage)).sum::<Option<f64>>().map(|sum| sum + 0.0)
+        };
+        Cost { price, spent: sum(true), saved: sum(false) }
+    }
 }
 
 /// Metrics of the samples with one value of one tag.
@@ -141,6 +167,8 @@ pub struct CellInfo {
     pub engine: BTreeMap<String, Value>,
     /// What was let in at once, and why.
     pub admission: String,
+    /// What tokens cost.
+    pub price: Option<Price>,
     /// Where the time went.
     pub profile: Profile,
 }
@@ -205,6 +233,7 @@ impl Cell {
             latency_live: Summary::of(live),
             latency_cached: Summary::of(cached),
             usage,
+            cost: info.price.map(|price| Cost::of(price, &samples)),
             samples,
         }
     }

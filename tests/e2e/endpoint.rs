@@ -447,6 +447,9 @@ fn a_budget_stops_before_it_is_passed() {
     let price = "price = { input = 0, output = 1000000 }";
     let project = Project::asking("max_tokens = 10\nconcurrency = 4", &server.engine(price));
     project.rows(30);
+    // 30 replies of at most 10 tokens, and nothing for prompts.
+    let plan = project.forge(&["plan", "pipelines/bench.toml"]);
+    assert!(plan.stdout.contains("at most $300.0000, or $300.0000"), "{}", plan.stdout);
     let ran = project.apply(&["--budget", "40"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);

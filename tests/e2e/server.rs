@@ -20,7 +20,6 @@ pub enum Step {
 /// A request as it came.
 #[derive(Clone)]
 pub struct Asked {
-    pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Value,
     /// Requests for a completion before it, those of the probe not counted.
@@ -153,8 +152,7 @@ fn serve(
         let one = {
             let mut asked = asked.lock().unwrap();
             let body = serde_json::from_slice(&body).unwrap();
-            let one =
-                Asked { path, headers, body, number: asked.len(), at_once, at: Instant::now() };
+            let one = Asked { headers, body, number: asked.len(), at_once, at: Instant::now() };
             asked.push(one.clone());
             one
         };

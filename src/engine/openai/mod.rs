@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 use url::Url;
 
-use super::{Admission, Backend, Engine, EngineError, Price, Progress, Rates, Reply};
+use super::{Admission, Backend, Engine, EngineError, Progress, Rates, Reply};
 use crate::digest::{Digest, Recipe};
+use crate::record::Price;
 use crate::sample::Request;
 
 mod attempt;

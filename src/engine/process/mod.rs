@@ -20,8 +20,9 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::openai::{OpenAi, Ready};
-use super::{Admission, Backend, Engine, EngineError, Price, Progress, Reply};
+use super::{Admission, Backend, Engine, EngineError, Progress, Reply};
 use crate::digest::{Digest, Recipe};
+use crate::record::Price;
 use crate::sample::Request;
 
 pub mod supervise;

@@ -11,9 +11,10 @@ use url::Url;
 
 use super::{Declared, Found, REV};
 use crate::digest::Recipe;
+use crate::engine::Rates;
 use crate::engine::openai::{APIS, Api, MAX_TOKENS_FIELDS, OMITTABLE, OpenAi};
-use crate::engine::{Price, Rates};
 use crate::manifest::{Diagnostic, Fields, Spanned};
+use crate::record::Price;
 use crate::stage::{Context, Setting, StageError, read_project_text};
 
 /// Time to connect where the manifest is silent.

@@ -29,7 +29,7 @@ mod run;
 pub mod sample;
 mod survey;
 
-pub use survey::{Earlier, Reason, RequestExplained, Survey, Why};
+pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
 
 use sample::{Job, Semantics};
 
@@ -427,6 +427,7 @@ impl Workflow {
             inputs: recipe.inputs.iter().map(|(port, d)| (port.clone(), d.to_string())).collect(),
             engine: about,
             admission: self.admission(engine, context),
+            price: engine.backend.price(),
             profile,
         }
     }

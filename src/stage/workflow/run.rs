@@ -12,9 +12,9 @@ use tokio::task::{JoinError, JoinSet};
 use super::sample::{Semantics, run_sample};
 use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
-use crate::engine::{Failure, Mode, Price};
+use crate::engine::{Failure, Mode};
 use crate::record::{
-    Event, Observed, ProfileBuilder, RequestCounts, ServedFrom, Tally, TallySummary,
+    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Tally, TallySummary,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample};
@@ -242,7 +242,7 @@ impl<'a> Window<'a> {
     fn cost(&self, observed: &Observed) -> Option<f64> {
         let price = self.price?;
         let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
-        live.map(|request| price.of(&request.usage)).sum()
+        live.map(|request| price.of(&request.usage)).sum::<Option<f64>>().map(|sum| sum + 0.0)
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {

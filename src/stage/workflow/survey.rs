@@ -9,15 +9,16 @@ use super::Workflow;
 use super::sample::{self, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
 use crate::engine::{Failure, Mode};
+use crate::record::Price;
 use crate::report::CellInfo;
-use crate::sample::Flow;
+use crate::sample::{Flow, Text};
 use crate::stage::{Context, Inputs, Samples, StageError};
 
 /// Samples that are looked for at once: a shared store takes its time.
 const AT_ONCE: usize = 64;
 
 /// How far the store can answer.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Survey {
     /// Flows × epochs.
     pub samples: u64,
@@ -29,9 +30,73 @@ pub struct Survey {
     pub samples_to_ask: u64,
     /// Why they will, the most frequent reason first.
     pub reasons: Vec<Reason>,
+    /// What asking may cost, where somebody said what tokens cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Ahead>,
+}
+
+/// What the samples that are not answered may still cost, in dollars, if every reply has all the tokens that
+/// it may have, and every agent takes all its turns.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Ahead {
+    /// With one token for each byte of the prompts: no tokenizer makes more of them.
+    pub ceiling: f64,
+    /// With one token for four bytes of the prompts, as English text has them.
+    pub estimate: f64,
+}
+
+/// Tokens that a turn has besides its text.
+const FRAME: u64 = 8;
+/// Bytes of an observation, where nothing is known of it.
+const OBSERVATION: u64 = 1024;
+
+impl Ahead {
+    /// Adds a sample.
+    fn add(&mut self, job: &Job, flow: &Flow, price: Price) {
+        let settings = &job.settings;
+        let (mut before, mut replies) = (0, 0);
+        for step in &flow.steps {
+            let text = |text: &Text| match text {
+                Text::Ready(text) => text.len() as u64,
+                // What earlier steps said comes in here.
+                Text::Later(source) => {
+                    let row = flow.row.as_ref().map_or(0, |row| row.to_string().len() as u64);
+                    source.len() as u64 + row + 4 * replies
+                }
+            };
+            let shots = step.shots.iter().map(|shot| {
+                (shot.user.len() + settings.method.show(shot).len()) as u64 + 2 * FRAME
+            });
+            let own = step.system.as_ref().map_or(0, text)
+                + settings.instructions.len() as u64
+                + text(&step.user)
+                + shots.sum::<u64>()
+                + 2 * FRAME;
+            let opening = if step.continues { before + own } else { own };
+            let most = u64::from(step.max_tokens.unwrap_or(settings.sampling.max_tokens));
+            // Replies that stand in the prompt: of this step, and of a conversation that goes on.
+            let mut said = if step.continues { replies } else { 0 };
+            let mut bytes = opening;
+            for _ in 0..settings.max_turns {
+                self.ceiling += price.ceiling(bytes + said, most);
+                self.estimate += price.ceiling(bytes / 4 + said, most);
+                bytes += OBSERVATION + 2 * FRAME;
+                said += most;
+                replies += most;
+            }
+            before = bytes;
+        }
+    }
 }
 
 impl Survey {
+    /// Adds what asking a sample may cost.
+    fn expect(&mut self, job: &Job, flow: &Flow, price: Option<Price>) {
+        if let Some((cost, price)) = self.cost.as_mut().zip(price) {
+            cost.add(job, flow, price);
+        }
+    }
+
     /// Of a workflow whose result is there as a whole: nothing has to be walked.
     pub fn of_whole(samples: &Samples, context: &Context) -> Survey {
         let info = context.store.blob(samples.info);
@@ -43,6 +108,7 @@ impl Survey {
             requests_answered: requests.map_or(0, |cache| cache.hits + cache.misses),
             samples_to_ask: 0,
             reasons: Vec::new(),
+            cost: None,
         }
     }
 }
@@ -154,9 +220,10 @@ impl Workflow {
     ) -> Result<Survey, StageError> {
         let forced = self.mode(context) == Mode::Afresh;
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
-        let (flows, _) = self.sources(inputs);
+        let (flows, engine) = self.sources(inputs);
+        let price = engine.backend.price();
         let mut reader = flows.reader();
-        let mut survey = Survey::default();
+        let mut survey = Survey { cost: price.map(|_| Ahead::default()), ..Survey::default() };
         let mut reasons: BTreeMap<Why, u64> = BTreeMap::new();
         let mut ended = false;
         while !ended {
@@ -169,6 +236,9 @@ impl Workflow {
             }
             survey.samples += chunk.len() as u64;
             if forced {
+                for (flow, _) in &chunk {
+                    survey.expect(&job, flow, price);
+                }
                 *reasons.entry(Why::Forced).or_default() += chunk.len() as u64;
                 continue;
             }
@@ -176,7 +246,7 @@ impl Workflow {
             let looked = chunk.iter().map(|(flow, epoch)| async move {
                 match run_sample(job, flow, *epoch).await {
                     Err(Failure::Missing(_)) => {
-                        Err(Ok(why(job, flow, *epoch, earlier, context).await))
+                        Err(Ok((why(job, flow, *epoch, earlier, context).await, flow)))
                     }
                     Err(other) => Err(Err(other)),
                     Ok(found) => Ok(found),
@@ -189,7 +259,10 @@ impl Workflow {
                         survey.samples_answered += 1;
                         survey.requests_answered += observed.requests.len() as u64;
                     }
-                    Err(Ok(why)) => *reasons.entry(why).or_default() += 1,
+                    Err(Ok((why, flow))) => {
+                        survey.expect(job, flow, price);
+                        *reasons.entry(why).or_default() += 1;
+                    }
                     Err(Err(other)) => return Err(StageError::Failed(other.to_string())),
                 }
             }
