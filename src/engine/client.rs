@@ -7,7 +7,7 @@ use cached::Cached;
 use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
-use super::gate::Signal;
+use super::gate::{Pass, Signal};
 use super::{Budget, Engine, EngineError, Reply, Resource, Trouble};
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, Timing};
@@ -274,7 +274,7 @@ impl Client {
             attempts: 0,
             retries: Vec::new(),
             retry_ms: 0.0,
-            began: Instant::now(),
+            began: None,
         };
         let answered = asking.ask().await;
         let Asking { attempts, retries, retry_ms, .. } = asking;
@@ -309,7 +309,7 @@ impl Client {
         phases_ms.insert(Phase::Queue, waited.max(0.0));
         let usage = match &outcome {
             Ok(completion) => completion.usage,
-            Err(_) => Usage::default(),
+            Err(_) => Usage::ZERO,
         };
         let outcome = match outcome {
             Ok(completion) => {
@@ -342,7 +342,8 @@ impl Client {
         };
         let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
         answer.observed.retries = retries;
-        answer.observed.timing = Some(timing);
+        // A refusal says nothing about speed.
+        answer.observed.timing = answer.completion.is_ok().then_some(timing);
         Ok(answer)
     }
 
@@ -377,7 +378,8 @@ struct Asking<'a> {
     attempts: u32,
     retries: Vec<Retry>,
     retry_ms: f64,
-    began: Instant,
+    /// When the first attempt was sent: queueing and loading are no part of the time-out.
+    began: Option<Instant>,
 }
 
 impl Asking<'_> {
@@ -385,25 +387,30 @@ impl Asking<'_> {
         let door = self.door;
         let (engine, gate) = (&door.engine, &door.engine.gate);
         let mut pause = BACKOFF;
+        let mut is_trial = false;
         loop {
-            if let Some(why) = gate.blocked() {
-                return Err(Gone::Engine(why));
-            }
+            self.may_ask(&mut is_trial)?;
             let permit = door.unless_stopped(gate.enter(self.attempts > 0)).await?;
             let ready = door.unless_stopped(engine.engine()).await?.map_err(Gone::Engine)?;
             if door.access.stop.is_cancelled() {
                 return Err(Failure::Cancelled.into());
             }
             // Counting takes time, and most engines have nothing to hold.
-            let counts = gate.counts_tokens() || door.access.budget.is_some();
-            let prompt = if counts { ready.prompt_tokens(self.request) } else { 0 };
+            let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
             let most = u64::from(self.request.sampling.max_tokens);
-            let reserved = door.reserve(prompt, most).await?;
+            let reserved = door.reserve(ready, self.request).await?;
             let at = gate.take(prompt + most);
             if at > tokio::time::Instant::now() {
                 door.unless_stopped(tokio::time::sleep_until(at)).await?;
             }
+            if let Err(error) = door.unless_stopped(ready.recover()).await? {
+                gate.failed("broken", &error.to_string());
+                return Err(Gone::Engine(error.to_string()));
+            }
+            // While this one waited, others may have found that nothing works.
+            self.may_ask(&mut is_trial)?;
             self.attempts += 1;
+            self.began.get_or_insert_with(Instant::now);
             let start = Instant::now();
             let ended = self.attempt(ready).await;
             let trouble = match ended {
@@ -423,18 +430,22 @@ impl Asking<'_> {
                 Err(EngineError::Rejected { code, detail }) => {
                     permit.end(Signal::Fine);
                     gate.succeeded();
-                    let close_ms = ms(start);
-                    let start_ms = (start - door.anchor).as_secs_f64() * 1000.0;
-                    let timing =
-                        Timing { start_ms, close_ms, e2e_ms: close_ms, ..Timing::default() };
+                    let timing = Timing { close_ms: ms(start), ..Timing::default() };
                     return Ok(Answered { outcome: Err((code.to_owned(), detail)), timing });
                 }
                 Err(EngineError::Broken(detail)) => {
+                    if let Some(reserved) = reserved {
+                        reserved.settle(Some(0.0));
+                    }
                     gate.failed("broken", &detail);
                     return Err(Gone::Engine(detail));
                 }
                 Err(EngineError::Passing(trouble)) => trouble,
             };
+            if let Some(reserved) = reserved {
+                // Nobody knows what was begun and broke off did cost.
+                reserved.settle((!trouble.may_be_billed).then_some(0.0));
+            }
             permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
             let attempt_ms = ms(start);
             self.retry_ms += attempt_ms;
@@ -457,12 +468,33 @@ impl Asking<'_> {
         }
     }
 
+    /// Whether nothing is known that would make asking useless. A request that is under way goes on to its
+    /// own end, and one that was let in to try tries.
+    fn may_ask(&self, is_trial: &mut bool) -> Result<(), Gone> {
+        if *is_trial || self.attempts > 0 {
+            return Ok(());
+        }
+        match self.door.engine.gate.pass() {
+            Pass::Open => Ok(()),
+            Pass::Trial => {
+                *is_trial = true;
+                Ok(())
+            }
+            Pass::Blocked(why) => Err(Gone::Engine(why)),
+        }
+    }
+
+    /// Since the first attempt was sent.
+    fn elapsed(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
     /// One attempt, within its time.
     async fn attempt(&self, engine: &dyn Engine) -> Result<Reply, EngineError> {
         let limits = &self.door.access.limits;
         let mut limit = limits.attempt_timeout;
         if let Some(total) = limits.timeout {
-            limit = limit.min(total.saturating_sub(self.began.elapsed()));
+            limit = limit.min(total.saturating_sub(self.elapsed()));
         }
         let asked = engine.complete(self.request, limits.first_token_timeout);
         tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
@@ -495,7 +527,7 @@ impl Asking<'_> {
         if wait > RETRY_AFTER_MAX {
             return give_up(format!("{}; the server asks to wait {shown}", trouble.detail));
         }
-        if limits.timeout.is_some_and(|total| self.began.elapsed() + wait > total) {
+        if limits.timeout.is_some_and(|total| self.elapsed() + wait >= total) {
             return give_up(format!("{}; no time is left for another attempt", trouble.detail));
         }
         Ok(wait)
@@ -515,13 +547,14 @@ impl Client {
     /// Sets money aside for a request, where there is a budget to hold.
     async fn reserve(
         &self,
-        prompt: u64,
-        most: u64,
+        engine: &dyn Engine,
+        request: &Request,
     ) -> Result<Option<super::budget::Reservation<'_>>, Failure> {
         let (Some(budget), Some(price)) = (&self.access.budget, self.engine.backend.price()) else {
             return Ok(None);
         };
-        let ceiling = price.ceiling(prompt, most);
+        let most = u64::from(request.sampling.max_tokens);
+        let ceiling = price.ceiling(engine.prompt_ceiling(request), most);
         match self.unless_stopped(budget.reserve(ceiling)).await? {
             Some(reserved) => Ok(Some(reserved)),
             None => {
@@ -547,7 +580,8 @@ fn answer(
             served_from,
             phases_ms,
             live_ms: Some(*live_ms),
-            usage: completion.as_ref().map_or(Usage::default(), |completion| completion.usage),
+            // A refusal has no tokens.
+            usage: completion.as_ref().map_or(Usage::ZERO, |completion| completion.usage),
             attempts,
             retries: Vec::new(),
             timing: None,

@@ -42,6 +42,17 @@ pub(super) enum Signal {
     Unclear,
 }
 
+/// Whether an engine may be asked.
+#[derive(Debug, PartialEq)]
+pub(super) enum Pass {
+    /// By everybody.
+    Open,
+    /// By this one, to see whether it has recovered.
+    Trial,
+    /// By nobody, and why.
+    Blocked(String),
+}
+
 /// The door of one engine.
 #[derive(Debug)]
 pub struct Gate {
@@ -192,24 +203,26 @@ impl Gate {
         state.not_before = Some(state.not_before.map_or(until, |before| before.max(until)));
     }
 
-    /// Why nobody may ask at all for now.
-    pub(super) fn blocked(&self) -> Option<String> {
-        self.blocked_at(Instant::now())
+    /// Whether the engine may be asked at all for now.
+    pub(super) fn pass(&self) -> Pass {
+        self.pass_at(Instant::now())
     }
 
-    fn blocked_at(&self, now: Instant) -> Option<String> {
+    fn pass_at(&self, now: Instant) -> Pass {
         let mut state = self.state();
         let breaker = &mut state.breaker;
-        let until = breaker.until?;
-        if now >= until {
-            // One may try; the others wait for what it finds.
-            breaker.until = Some(now + BREAK_FOR);
-            return None;
+        match breaker.until {
+            None => Pass::Open,
+            Some(until) if now >= until => {
+                // One may try; the others wait for what it finds.
+                breaker.until = Some(now + BREAK_FOR);
+                Pass::Trial
+            }
+            Some(_) => Pass::Blocked(format!(
+                "not asked, because the last {} requests all failed with: {}",
+                breaker.count, breaker.error
+            )),
         }
-        Some(format!(
-            "not asked, because the last {} requests all failed with: {}",
-            breaker.count, breaker.error
-        ))
     }
 
     /// A request ended well.
@@ -224,7 +237,8 @@ impl Gate {
     pub(super) fn failed(&self, reason: &str, error: &str) {
         let mut state = self.state();
         let breaker = &mut state.breaker;
-        if breaker.reason != reason {
+        // A trial that fails in another way is no success either.
+        if breaker.reason != reason && breaker.until.is_none() {
             *breaker = Breaker { reason: reason.to_owned(), ..Breaker::default() };
         }
         breaker.error = error.to_owned();
@@ -241,17 +255,19 @@ impl Gate {
     }
 
     fn leave(self: &Arc<Self>, entered: Instant, signal: Signal) {
-        let next = {
-            let mut state = self.state();
-            if self.adaptive {
-                state.adapt(signal, entered, self.max);
+        let mut state = self.state();
+        if self.adaptive {
+            state.adapt(signal, entered, self.max);
+        }
+        state.in_flight -= 1;
+        while (state.in_flight as f64) < state.limit.floor() {
+            let Some(waiting) = state.waiting.pop_front() else { break };
+            state.in_flight += 1;
+            if let Err(mut permit) = waiting.send(self.permit()) {
+                // Who waited there has gone: the place goes to the one behind.
+                permit.gate = None;
+                state.in_flight -= 1;
             }
-            state.in_flight -= 1;
-            state.admitted()
-        };
-        for sender in next {
-            // Of a waiter that has gone the place comes back here, and goes to the one after it.
-            drop(sender.send(self.permit()));
         }
     }
 }
@@ -271,17 +287,6 @@ impl State {
             }
             _ => {}
         }
-    }
-
-    /// Takes those out of the queue who may go now.
-    fn admitted(&mut self) -> Vec<oneshot::Sender<Permit>> {
-        let mut next = Vec::new();
-        while (self.in_flight as f64) < self.limit.floor() {
-            let Some(sender) = self.waiting.pop_front() else { break };
-            self.in_flight += 1;
-            next.push(sender);
-        }
-        next
     }
 }
 
@@ -399,21 +404,38 @@ mod tests {
     async fn the_same_error_again_and_again_stops_everybody_until_one_succeeds() {
         let gate = Gate::new(None, true, Rates::default());
         for _ in 0..BREAK_AFTER {
-            assert_eq!(gate.blocked(), None);
+            assert_eq!(gate.pass(), Pass::Open);
             gate.failed("401", "no such key");
         }
-        assert!(
-            gate.blocked().unwrap().contains("the last 5 requests all failed with: no such key")
-        );
+        let why = "not asked, because the last 5 requests all failed with: no such key";
+        assert_eq!(gate.pass(), Pass::Blocked(why.to_owned()));
         let later = Instant::now() + BREAK_FOR;
-        assert_eq!(gate.blocked_at(later), None, "one may try");
-        assert!(gate.blocked_at(later).is_some(), "and only one");
+        assert_eq!(gate.pass_at(later), Pass::Trial, "one may try");
+        assert!(matches!(gate.pass_at(later), Pass::Blocked(_)), "and only one");
+        gate.failed("connect", "nobody there");
+        assert!(matches!(gate.pass(), Pass::Blocked(_)), "another failure is no success");
         gate.succeeded();
-        assert_eq!(gate.blocked(), None);
+        assert_eq!(gate.pass(), Pass::Open);
         // Different errors are no pattern.
         for reason in ["500", "401", "500", "401", "500", "401"] {
             gate.failed(reason, "");
         }
-        assert_eq!(gate.blocked(), None);
+        assert_eq!(gate.pass(), Pass::Open);
+    }
+
+    #[tokio::test]
+    async fn thousands_who_have_gone_are_passed_over_at_once() {
+        let gate = Gate::new(Some(1), false, Rates::default());
+        let first = gate.enter(false).await;
+        let mut gone: Vec<_> = (0..100_000).map(|_| Box::pin(gate.enter(false))).collect();
+        for waiting in &mut gone {
+            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        }
+        let mut last = Box::pin(gate.enter(false));
+        assert!(futures_util::poll!(last.as_mut()).is_pending());
+        drop(gone);
+        drop(first);
+        last.await.end(Signal::Fine);
+        assert_eq!(gate.state().in_flight, 0);
     }
 }

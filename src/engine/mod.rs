@@ -58,12 +58,20 @@ pub struct Trouble {
     pub overload: bool,
     /// How long the engine asks to wait.
     pub retry_after: Option<Duration>,
+    /// Whether the provider may want money for it all the same: it began to answer, or nobody knows.
+    pub may_be_billed: bool,
 }
 
 impl Trouble {
     /// Of a kind, with what happened.
     pub fn new(reason: impl Into<String>, detail: impl Into<String>) -> Self {
-        Trouble { reason: reason.into(), detail: detail.into(), overload: false, retry_after: None }
+        Trouble {
+            reason: reason.into(),
+            detail: detail.into(),
+            overload: false,
+            retry_after: None,
+            may_be_billed: true,
+        }
     }
 }
 
@@ -174,6 +182,19 @@ pub trait Engine: Send + Sync {
     fn prompt_tokens(&self, request: &Request) -> u64 {
         let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
         bytes as u64 / 4 + 4 * request.messages.len() as u64
+    }
+
+    /// The most that the prompt of a request can be: no tokenizer makes more tokens than bytes.
+    fn prompt_ceiling(&self, request: &Request) -> u64 {
+        let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
+        let form = request.sampling.response_format.as_ref();
+        let form = form.map_or(0, |form| serde_json::to_vec(form).map_or(0, |form| form.len()));
+        (bytes + form + 16 * request.messages.len()) as u64
+    }
+
+    /// Waits until it can be asked, however long that takes: a server that died is started again here.
+    fn recover(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// What there is to say once it is ready, such as what a probe has found.

@@ -97,7 +97,7 @@ pub struct Speed {
     pub requests_per_s: Option<f64>,
     /// Output tokens a second over the makespan.
     pub tokens_per_s: Option<f64>,
-    /// Σ close / makespan.
+    /// Σ e2e / makespan.
     pub concurrency_mean: Option<f64>,
     /// Most in flight at once.
     pub concurrency_peak: u64,
@@ -135,18 +135,19 @@ pub struct InFlight {
     pub mean: Vec<f64>,
 }
 
-/// A request on the time line: 16 bytes.
+/// A request on the time line.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    start_ms: f32,
-    close_ms: f32,
+    start_ms: f64,
+    e2e_ms: f64,
+    close_ms: f64,
     /// Negative where unknown.
     tokens: i64,
 }
 
 impl Span {
     fn end(self) -> f64 {
-        f64::from(self.start_ms) + f64::from(self.close_ms)
+        self.start_ms + self.close_ms
     }
 }
 
@@ -192,7 +193,9 @@ impl SpeedBuilder {
         some(&mut self.norm, tokens.filter(|n| *n > 0).map(|n| timing.e2e_ms / n as f64));
         self.e2e.add(timing.e2e_ms);
         self.close.add(timing.close_ms);
-        let each_is_a_token = tokens == Some(u64::from(timing.events));
+        // Of events that were counted as tokens nobody knows how many they are.
+        let counted = request.usage.token_source.is_some_and(|by| by != TokenSource::Chunks);
+        let each_is_a_token = counted && tokens == Some(u64::from(timing.events));
         for gap in &timing.gaps_ms {
             self.icl.add(f64::from(*gap));
             if each_is_a_token {
@@ -205,8 +208,9 @@ impl SpeedBuilder {
             self.sources.push(source);
         }
         self.spans.push(Span {
-            start_ms: timing.start_ms as f32,
-            close_ms: timing.close_ms as f32,
+            start_ms: timing.start_ms,
+            e2e_ms: timing.e2e_ms,
+            close_ms: timing.close_ms,
             tokens: tokens.map_or(-1, |tokens| tokens as i64),
         });
     }
@@ -246,7 +250,7 @@ fn over_time(mut spans: Vec<Span>) -> Speed {
     }
     spans.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
     let mut steps: Vec<(f64, i64)> =
-        spans.iter().flat_map(|span| [(f64::from(span.start_ms), 1), (span.end(), -1)]).collect();
+        spans.iter().flat_map(|span| [(span.start_ms, 1), (span.end(), -1)]).collect();
     // Of one moment ends come first: a request that follows another is not beside it.
     steps.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let (from, to) = (steps[0].0, steps[steps.len() - 1].0);
@@ -267,7 +271,7 @@ fn over_time(mut spans: Vec<Span>) -> Speed {
         speed.makespan_ms = Some(makespan);
         speed.requests_per_s = Some(a_second(spans.len() as f64));
         speed.tokens_per_s = speed.output_tokens.map(|tokens| a_second(tokens as f64));
-        let busy: f64 = spans.iter().map(|span| f64::from(span.close_ms)).sum();
+        let busy: f64 = spans.iter().map(|span| span.e2e_ms).sum();
         speed.concurrency_mean = Some(busy / makespan);
         speed.timeline = in_flight(&steps, from, makespan);
     }
@@ -320,8 +324,8 @@ fn in_flight(steps: &[(f64, i64)], from: f64, makespan: f64) -> InFlight {
 mod tests {
     use super::*;
 
-    fn span(start_ms: f32, close_ms: f32, tokens: i64) -> Span {
-        Span { start_ms, close_ms, tokens }
+    fn span(start_ms: f64, close_ms: f64, tokens: i64) -> Span {
+        Span { start_ms, e2e_ms: close_ms, close_ms, tokens }
     }
 
     #[test]
@@ -346,8 +350,8 @@ mod tests {
     #[test]
     fn a_timeline_holds_all_the_time_of_all_requests() {
         let spans: Vec<_> =
-            (0..997).map(|i| span(i as f32 * 3.7, 10.0 + (i % 7) as f32, -1)).collect();
-        let busy: f64 = spans.iter().map(|span| f64::from(span.close_ms)).sum();
+            (0..997).map(|i| span(f64::from(i) * 3.7, 10.0 + f64::from(i % 7), -1)).collect();
+        let busy: f64 = spans.iter().map(|span| span.close_ms).sum();
         let speed = over_time(spans);
         let drawn: f64 = speed.timeline.mean.iter().map(|n| n * speed.timeline.step_ms).sum();
         assert!((drawn / busy - 1.0).abs() < 1e-4, "{drawn} of {busy}");

@@ -13,7 +13,11 @@ const DIGITS_MAX: usize = 300;
 
 /// Lower case, compatibility characters folded, punctuation to spaces, initials joined, articles gone.
 pub fn text(raw: &str) -> String {
-    let folded: Vec<char> = raw.nfkc().flat_map(char::to_lowercase).collect();
+    // Most answers are ASCII, where the two are the same and one is twenty times as fast.
+    let folded: Vec<char> = match raw.is_ascii() {
+        true => raw.chars().map(|c| c.to_ascii_lowercase()).collect(),
+        false => raw.nfkc().flat_map(char::to_lowercase).collect(),
+    };
     let mut plain = String::with_capacity(raw.len());
     for (i, &c) in folded.iter().enumerate() {
         let before = i.checked_sub(1).map(|j| folded[j]);

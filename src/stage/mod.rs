@@ -385,6 +385,17 @@ impl Context {
     /// The engine of an identity: the one that is there, or this one.
     pub fn engine(&self, resource: Resource) -> Arc<Resource> {
         let mut engines = self.engines.lock().expect("BUG: the engine lock is poisoned");
+        let differs = engines.get(&resource.identity).filter(|first| {
+            let (a, b) = (&first.backend, &resource.backend);
+            a.describe() != b.describe() || a.admission() != b.admission() || a.price() != b.price()
+        });
+        if let Some(first) = differs {
+            let message = format!(
+                "gives the same answers as `{}`, and shares it: settings that change no answer are taken from there",
+                first.stage
+            );
+            self.notice(&resource.stage, message);
+        }
         engines.entry(resource.identity).or_insert_with(|| Arc::new(resource)).clone()
     }
 }

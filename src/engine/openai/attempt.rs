@@ -34,7 +34,7 @@ pub(super) async fn complete(
     let settings = &ready.settings;
     let body = serde_json::to_vec(&Body { settings, request }).expect("BUG: a body is plain data");
     let visit = ready.upstreams.choose();
-    let upstream = visit.0;
+    let upstream = visit.upstream;
     let mut stamps = Stamps::start();
     let url = upstream.url(settings.api.path());
     // Only a stream shows when its first part comes.
@@ -45,7 +45,7 @@ pub(super) async fn complete(
         stamps.connect = connect;
         let response = response.map_err(|error| unreachable(ready, &error))?;
         if !response.status().is_success() {
-            return Err(refused(ready, &visit, response).await);
+            return Err(refused(ready, upstream, response).await);
         }
         let mut told = Told::default();
         match settings.stream && is_stream(response.headers()) {
@@ -58,10 +58,9 @@ pub(super) async fn complete(
     };
     let told = match answered.await {
         Ok(told) => told,
-        Err(error) => return Err(blame(ready, upstream, error)),
+        Err(error) => return Err(blame(ready, visit, error)),
     };
-    upstream.succeeded();
-    drop(visit);
+    visit.succeeded();
     let completion = told.completion(ready, request, &mut notices)?;
     Ok(Reply { completion, stamps, notices })
 }
@@ -113,7 +112,9 @@ fn unreachable(ready: &Ready, error: &reqwest::Error) -> EngineError {
     let words = ready.post.words(error);
     if error.is_connect() {
         let reason = if error.is_timeout() { "connect time-out" } else { "connect" };
-        return EngineError::passing(reason, format!("cannot connect: {words}"));
+        let mut trouble = Trouble::new(reason, format!("cannot connect: {words}"));
+        trouble.may_be_billed = false;
+        return EngineError::Passing(trouble);
     }
     broken_off(&words)
 }
@@ -123,19 +124,24 @@ fn broken_off(words: &str) -> EngineError {
 }
 
 /// What a failed attempt says about its server.
-fn blame(ready: &Ready, upstream: &Upstream, error: EngineError) -> EngineError {
+fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
+    let upstream = visit.upstream;
     let EngineError::Passing(mut trouble) = error else {
-        if matches!(error, EngineError::Rejected { .. }) {
-            upstream.succeeded();
+        match error {
+            EngineError::Rejected { .. } => visit.succeeded(),
+            _ => visit.abstain(),
         }
         return error;
     };
     if let Some(wait) = trouble.retry_after {
-        upstream.rest(wait);
+        visit.rest(wait);
         // Another server may be free at once.
         trouble.retry_after = ready.upstreams.first_ready();
-    } else if trouble.reason != "429" {
-        upstream.failed();
+    } else if trouble.reason == "429" {
+        visit.abstain();
+    } else {
+        // Without a verdict it counts as failed.
+        drop(visit);
     }
     if ready.upstreams.all.len() > 1 {
         trouble.detail = format!("{}: {}", upstream.label, trouble.detail);
@@ -144,7 +150,7 @@ fn blame(ready: &Ready, upstream: &Upstream, error: EngineError) -> EngineError 
 }
 
 /// An answer that is no success, sorted.
-async fn refused(ready: &Ready, visit: &Visit<'_>, mut response: Response) -> EngineError {
+async fn refused(ready: &Ready, upstream: &Upstream, mut response: Response) -> EngineError {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
     let mut body = Vec::new();
@@ -163,20 +169,22 @@ async fn refused(ready: &Ready, visit: &Visit<'_>, mut response: Response) -> En
     // An empty account answers 429 as well, and waiting does not fill it.
     let no_money = code.contains("insufficient_quota") || code.contains("billing");
     match status {
-        401 | 402 | 403 | 404 | 405 | 410 => EngineError::Broken(detail),
         300..400 => EngineError::Broken(format!(
             "{status}: `{}` points elsewhere, and a key must not follow",
-            visit.0.label
+            upstream.label
         )),
         429 if no_money => EngineError::Broken(detail),
         400 | 413 | 422 if is_overflow(&code, &said) => {
             EngineError::Rejected { code: "overflow", detail }
         }
-        400 | 422 if has("model_not_found") || has("api key") || has("api_key") => {
-            EngineError::Broken(detail)
+        400 | 403 | 422 | 451
+            if has("content_filter") || has("content_policy") || has("moderation") =>
+        {
+            EngineError::Rejected { code: "refused", detail }
         }
-        400 | 413 | 422 | 451 => EngineError::Rejected { code: "refused", detail },
-        408 | 409 | 425 | 429 | 500.. => {
+        // Anything else is as likely a setting that this server does not take, and mending that would not
+        // change the key: it must not be remembered.
+        408 | 409 | 424 | 425 | 429 | 500.. => {
             // llama.cpp answers 500 where others say 400.
             if status == 500 && is_overflow(&code, &said) {
                 return EngineError::Rejected { code: "overflow", detail };
@@ -184,6 +192,8 @@ async fn refused(ready: &Ready, visit: &Visit<'_>, mut response: Response) -> En
             let mut trouble = Trouble::new(status.to_string(), detail);
             trouble.overload = matches!(status, 408 | 429 | 503 | 504 | 529);
             trouble.retry_after = retry_after;
+            // Providers bill replies, and this is none.
+            trouble.may_be_billed = false;
             EngineError::Passing(trouble)
         }
         _ => EngineError::Broken(detail),
@@ -223,6 +233,7 @@ fn is_overflow(code: &str, said: &str) -> bool {
         "input is too long",
         "max_seq_len",
         "`inputs` tokens + `max_new_tokens`",
+        "`inputs` must have less than",
     ];
     codes.iter().any(|part| code.contains(part)) || words.iter().any(|part| said.contains(part))
 }
@@ -231,7 +242,11 @@ fn is_overflow(code: &str, said: &str) -> bool {
 /// Azure send beside it.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let finite = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
+    // Nobody waits longer, and a clock has an end.
+    let finite = |seconds: f64| {
+        let wait = Duration::try_from_secs_f64(seconds).ok()?;
+        Some(wait.min(Duration::from_secs(86_400)))
+    };
     if let Some(ms) = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()) {
         return finite(ms / 1000.0);
     }
@@ -442,6 +457,11 @@ impl Told {
                 Finish::ContentFilter
             }
             None => Finish::Stop,
+            // Servers that shut down or pause end replies so: what is there is a part.
+            Some(reason @ ("abort" | "aborted" | "error" | "cancelled")) => {
+                let detail = format!("the server broke the reply off (`{reason}`)");
+                return Err(EngineError::passing("aborted", detail));
+            }
             Some(reason) => finish(reason).unwrap_or_else(|| {
                 let notice = format!("the server ends a reply with the unknown reason `{reason}`");
                 notices.extend(ready.once(notice));
@@ -521,11 +541,15 @@ fn malformed(ready: &Ready, why: &str, body: &[u8]) -> EngineError {
 /// An error in the place of a reply, or in the middle of one.
 fn said_error(ready: &Ready, error: Value) -> EngineError {
     let status = error["code"].as_u64().or(error["status"].as_u64());
+    let is_final = matches!(status, Some(400..=407 | 410..=423 | 426..=428));
     let json = serde_json::json!({ "error": error });
     let text = message(&json).unwrap_or_else(|| brief(&json["error"].to_string()));
     let detail = ready.post.hide(&text);
     if is_overflow(&word(&json), &detail) {
         return EngineError::Rejected { code: "overflow", detail };
+    }
+    if is_final {
+        return EngineError::Broken(detail);
     }
     let mut trouble = Trouble::new(status.map_or("error".to_owned(), |s| s.to_string()), detail);
     trouble.overload = matches!(status, Some(429 | 503 | 529));

@@ -37,6 +37,7 @@ impl Post {
         key: Option<&str>,
         plain: &[(String, String)],
         secret: &[(String, String)],
+        is_local: bool,
     ) -> Result<Self, String> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -57,7 +58,14 @@ impl Post {
         if let Some(key) = key {
             insert(AUTHORIZATION.as_str(), &format!("Bearer {key}"), true)?;
         }
-        let client = Client::builder()
+        let mut builder = Client::builder();
+        if is_local {
+            // A proxy is for the world outside.
+            builder = builder.no_proxy();
+        }
+        let client = builder
+            // Requests that share a connection wait for each other where nobody can see it.
+            .http1_only()
             .connect_timeout(connect_timeout)
             .connector_layer(TimeConnects)
             .tcp_nodelay(true)

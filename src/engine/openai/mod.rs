@@ -16,7 +16,7 @@ use url::Url;
 use super::{Admission, Backend, Engine, EngineError, Progress, Rates, Reply};
 use crate::digest::{Digest, Recipe};
 use crate::record::Price;
-use crate::sample::Request;
+use crate::sample::{Request, ResponseFormat};
 
 mod attempt;
 mod http;
@@ -129,6 +129,8 @@ impl OpenAi {
             .field("api", self.api.name())
             .field("extra_body", extra.map(|_| Value::Object(self.extra_body.clone())))
             .field("omit", omit)
+            // Decides what is too long before a server is asked.
+            .field("context_length", self.context_length)
     }
 }
 
@@ -178,7 +180,8 @@ impl Backend for OpenAi {
 
     fn is_paid(&self) -> bool {
         // A key is what one has an account with.
-        self.key_env.is_some() || self.price.is_some()
+        let secrets = !self.secret_headers.is_empty() || !self.missing_env.is_empty();
+        self.key_env.is_some() || secrets || self.price.is_some()
     }
 
     fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
@@ -223,6 +226,7 @@ impl Ready {
             settings.key.as_deref(),
             &settings.headers,
             &settings.secret_headers,
+            settings.urls.iter().all(is_loopback),
         )?;
         let upstreams = Upstreams::new(&settings.urls);
         let mut facts = Facts::default();
@@ -268,7 +272,9 @@ impl Ready {
                 return Ok(Vec::new());
             }
         }
-        let further = self.settings.extra_body.keys().map(String::as_str);
+        // What `/props` lists are settings of sampling, and not all that a request may hold.
+        let body = (self.facts.source != "/props").then_some(&self.settings.extra_body);
+        let further = body.into_iter().flat_map(|body| body.keys().map(String::as_str));
         let unknown: Vec<_> = used
             .into_iter()
             .chain(further)
@@ -304,6 +310,15 @@ impl Ready {
     }
 }
 
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// Asks every server about itself. One that answers is enough; the others are told.
 async fn probe_all(settings: &OpenAi, post: &Post, upstreams: &Upstreams) -> Result<Facts, String> {
     let asked = upstreams.all.iter().map(|upstream| probe::probe(settings, post, upstream));
@@ -321,7 +336,7 @@ async fn probe_all(settings: &OpenAi, post: &Post, upstreams: &Upstreams) -> Res
                 first.notices.extend(facts.notices);
             }
             (Err(error), _) => {
-                upstream.failed();
+                upstream.failed(tokio::time::Instant::now());
                 errors.push(error);
             }
         }
@@ -338,6 +353,7 @@ async fn probe_all(settings: &OpenAi, post: &Post, upstreams: &Upstreams) -> Res
 fn used(settings: &OpenAi, request: &Request) -> Vec<&'static str> {
     let sampling = &request.sampling;
     let sends = |name: &str| !settings.omit.iter().any(|omitted| omitted == name);
+    let form = |is: fn(&ResponseFormat) -> bool| sampling.response_format.as_ref().is_some_and(is);
     let all = [
         ("temperature", sends("temperature")),
         ("max_tokens", sends("max_tokens") && settings.max_tokens_field == "max_tokens"),
@@ -352,7 +368,12 @@ fn used(settings: &OpenAi, request: &Request) -> Vec<&'static str> {
         ("reasoning_effort", sampling.reasoning_effort.is_some()),
         ("logit_bias", !sampling.logit_bias.is_empty()),
         ("logprobs", sampling.logprobs.is_some()),
-        ("response_format", sampling.response_format.is_some()),
+        (
+            "response_format",
+            form(|form| matches!(form, ResponseFormat::JsonObject | ResponseFormat::JsonSchema(_))),
+        ),
+        ("regex", form(|form| matches!(form, ResponseFormat::Regex(_)))),
+        ("grammar", form(|form| matches!(form, ResponseFormat::Grammar(_)))),
         ("tools", !request.tools.is_empty()),
     ];
     all.into_iter().filter(|(_, is_used)| *is_used).map(|(name, _)| name).collect()

@@ -21,6 +21,8 @@ use crate::manifest::closest;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries, for a server that is just coming up.
 const TRIES: u32 = 4;
+/// How long a server may say that it is not ready.
+const LOADING: Duration = Duration::from_secs(60);
 /// Longest answer that is read.
 const SIZE_MAX: usize = 16 << 20;
 
@@ -83,7 +85,7 @@ pub(super) async fn probe(
     let models = reachable(post, upstream).await?;
     let list = match models {
         Asked::Is(body) => body,
-        Asked::Status(401 | 403, text) => {
+        Asked::Status(401, text) => {
             let key = match &settings.key_env {
                 Some(name) => format!("the key in `{name}` is not accepted"),
                 None => "it wants a key: `api_key_env = \"<variable>\"`".to_owned(),
@@ -103,7 +105,10 @@ pub(super) async fn probe(
     let wanted = settings.model.as_str();
     // A router's suffix chooses a provider: `model:provider`.
     let stem = wanted.split_once(':').map_or(wanted, |(stem, _)| stem);
-    let is_it = |model: &&Value| id(model).is_some_and(|id| id == wanted || id == stem);
+    let is_it = |model: &&Value| {
+        // Ollama's default tag may be left out.
+        id(model).is_some_and(|id| id == wanted || id == stem || id == format!("{wanted}:latest"))
+    };
     let model = models.iter().find(is_it);
     facts.server =
         model.or(models.first()).and_then(|model| model["owned_by"].as_str()).map(str::to_owned);
@@ -192,12 +197,11 @@ enum Asked {
 /// The list of models, from a server that may still be coming up.
 async fn reachable(post: &Post, upstream: &Upstream) -> Result<Asked, String> {
     let mut pause = Duration::from_millis(250);
+    let start = std::time::Instant::now();
     for attempt in 1.. {
         match get(post, upstream.url("models")).await {
-            Ok(Asked::Status(status @ (429 | 500..), _)) if attempt >= TRIES => {
-                return Err(format!("`{}` answers with status {status}", upstream.label));
-            }
-            Ok(Asked::Status(429 | 500.., _)) => {}
+            // Loading a model takes a while; after that the requests themselves will tell.
+            Ok(Asked::Status(429 | 500.., _)) if start.elapsed() < LOADING => {}
             Ok(asked) => return Ok(asked),
             Err(error) if attempt >= TRIES => {
                 return Err(format!("cannot reach `{}`: {error}", upstream.label));
@@ -205,7 +209,7 @@ async fn reachable(post: &Post, upstream: &Upstream) -> Result<Asked, String> {
             Err(_) => {}
         }
         tokio::time::sleep(pause).await;
-        pause *= 2;
+        pause = (pause * 2).min(Duration::from_secs(2));
     }
     unreachable!("BUG: the loop above ends by itself")
 }
@@ -235,7 +239,11 @@ fn context_of(model: &Value) -> Option<u64> {
 /// The fields of a request in an OpenAPI document.
 fn fields_of(spec: &Value, path: &str) -> Option<BTreeSet<String>> {
     let paths = spec["paths"].as_object()?;
-    let (_, item) = paths.iter().find(|(name, _)| name.trim_end_matches('/').ends_with(path))?;
+    let is_it = |name: &str| {
+        let name = name.trim_end_matches('/').strip_suffix(path);
+        name.is_some_and(|before| before.ends_with('/') && !before.ends_with("/chat/"))
+    };
+    let (_, item) = paths.iter().find(|(name, _)| is_it(name))?;
     let schema = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
     let mut names = BTreeSet::new();
     collect(spec, schema, &mut names, 0);

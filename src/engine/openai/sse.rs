@@ -56,6 +56,11 @@ impl Events {
             }
             return Ok(rest);
         }
+        // Not in the standard: llama.cpp says so what went wrong.
+        if let Some(error) = line.strip_prefix(b"error:") {
+            event(&[b"{\"error\":".as_slice(), error, b"}"].concat())?;
+            return Ok(rest);
+        }
         // Comments, which keep a connection alive, and names of events say nothing here.
         let Some(data) = line.strip_prefix(b"data:") else { return Ok(rest) };
         let data = data.strip_prefix(b" ").unwrap_or(data);
@@ -108,6 +113,11 @@ mod tests {
         }
         let each: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(cut(&each), WANTED);
+    }
+
+    #[test]
+    fn a_line_that_says_error_is_an_event() {
+        assert_eq!(cut(&[b"error: {\"code\":400}\n\n"]), ["{\"error\": {\"code\":400}}"]);
     }
 
     #[test]

@@ -29,7 +29,11 @@ pub(super) struct Upstream {
 #[derive(Debug, Default)]
 struct Health {
     failures: u32,
-    rests_until: Option<Instant>,
+    last_failure: Option<Instant>,
+    /// Left alone because it failed.
+    recovers_until: Option<Instant>,
+    /// Left alone because it asked for that.
+    asked_until: Option<Instant>,
 }
 
 /// All servers of one engine.
@@ -40,12 +44,44 @@ pub(super) struct Upstreams {
     turn: AtomicUsize,
 }
 
-/// A request at a server: counted until dropped.
-pub(super) struct Visit<'a>(pub(super) &'a Upstream);
+/// A request at a server: counted until dropped. One that is given up without a verdict counts against it.
+pub(super) struct Visit<'a> {
+    pub(super) upstream: &'a Upstream,
+    began: Instant,
+    judged: bool,
+}
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.upstream.outstanding.fetch_sub(1, Ordering::Relaxed);
+        if !self.judged {
+            self.upstream.failed(self.began);
+        }
+    }
+}
+
+impl Visit<'_> {
+    /// It answered.
+    pub(super) fn succeeded(mut self) {
+        self.judged = true;
+        let mut health = self.upstream.health();
+        if health.failures > 0 {
+            let asked_until = health.asked_until;
+            *health = Health { asked_until, ..Health::default() };
+        }
+    }
+
+    /// Nothing that happened says anything about it.
+    pub(super) fn abstain(mut self) {
+        self.judged = true;
+    }
+
+    /// It asked to be left alone for a while.
+    pub(super) fn rest(mut self, wait: Duration) {
+        self.judged = true;
+        let mut health = self.upstream.health();
+        let until = Instant::now() + wait;
+        health.asked_until = Some(health.asked_until.map_or(until, |before| before.max(until)));
     }
 }
 
@@ -73,7 +109,7 @@ impl Upstreams {
         });
         let upstream = best.expect("BUG: an engine without a server");
         upstream.outstanding.fetch_add(1, Ordering::Relaxed);
-        Visit(upstream)
+        Visit { upstream, began: now, judged: false }
     }
 
     /// When the first of them may be asked again; `None` if one may be asked now.
@@ -92,33 +128,28 @@ impl Upstreams {
 }
 
 impl Upstream {
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().expect("BUG: the health lock is poisoned")
+    }
+
     fn rests_until(&self) -> Option<Instant> {
-        self.health.lock().expect("BUG: the health lock is poisoned").rests_until
+        let health = self.health();
+        health.recovers_until.max(health.asked_until)
     }
 
-    /// It answered.
-    pub(super) fn succeeded(&self) {
-        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
-        if health.failures > 0 {
-            *health = Health::default();
+    /// It did not answer a request that began then, or not as a server in health does. Those that were under
+    /// way together fail together, and count once.
+    pub(super) fn failed(&self, began: Instant) {
+        let mut health = self.health();
+        if health.last_failure.is_some_and(|last| began < last) {
+            return;
         }
-    }
-
-    /// It did not answer, or not as a server in health does.
-    pub(super) fn failed(&self) {
-        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
         health.failures += 1;
+        health.last_failure = Some(Instant::now());
         if let Some(more) = health.failures.checked_sub(FAILURES_MAX) {
             let rest = REST.saturating_mul(1 << more.min(10)).min(REST_MAX);
-            health.rests_until = Some(Instant::now() + rest);
+            health.recovers_until = Some(Instant::now() + rest);
         }
-    }
-
-    /// It asked to be left alone for a while.
-    pub(super) fn rest(&self, wait: Duration) {
-        let mut health = self.health.lock().expect("BUG: the health lock is poisoned");
-        let until = Instant::now() + wait;
-        health.rests_until = Some(health.rests_until.map_or(until, |before| before.max(until)));
     }
 
     /// Where a path of the interface is. A query of the base stays behind it.
@@ -151,18 +182,24 @@ mod tests {
     fn the_least_busy_in_health_gets_the_next() {
         let upstreams = two();
         let visits: Vec<_> = (0..6).map(|_| upstreams.choose()).collect();
-        let at_a = visits.iter().filter(|visit| visit.0.label == "http://a:1").count();
+        let at_a = visits.iter().filter(|visit| visit.upstream.label == "http://a:1").count();
         assert_eq!(at_a, 3);
-        drop(visits);
-        for _ in 0..FAILURES_MAX {
-            upstreams.all[0].failed();
+        visits.into_iter().for_each(Visit::abstain);
+        let together = Instant::now();
+        upstreams.all[0].failed(together);
+        upstreams.all[0].failed(together);
+        for _ in 1..FAILURES_MAX {
+            assert_eq!(upstreams.all[0].rests_until(), None);
+            upstreams.all[0].failed(Instant::now());
         }
         let held: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
-        assert!(held.iter().all(|visit| visit.0.label == "http://b:1"));
+        assert!(held.iter().all(|visit| visit.upstream.label == "http://b:1"));
         assert_eq!(upstreams.first_ready(), None);
-        upstreams.all[1].rest(Duration::from_secs(9));
+        held.into_iter().next().unwrap().rest(Duration::from_secs(9));
         assert!(upstreams.first_ready().is_some_and(|wait| wait <= REST));
-        assert_eq!(upstreams.choose().0.label, "http://a:1", "the one that is soonest done");
+        let soonest = upstreams.choose();
+        assert_eq!(soonest.upstream.label, "http://a:1", "the one that is soonest done");
+        soonest.abstain();
         assert_eq!(upstreams.first_ready_at(Instant::now() + REST), None);
     }
 

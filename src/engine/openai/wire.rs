@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::{Api, OpenAi};
+use crate::digest::{Digest, Replica};
 use crate::sample::{
     Finish, Message, Request, ResponseFormat, Role, TokenLogprob, TokenSource, ToolCall, ToolSpec,
     Usage,
@@ -88,13 +89,14 @@ impl Serialize for Body<'_> {
 
 /// Servers give the same reply to the same seed, so each draw has its own; the first has the manifest's.
 fn replica_seed(request: &Request) -> Option<i64> {
-    let replica = request.replica;
-    let draw = (i64::from(replica.epoch) << 20).wrapping_add(i64::from(replica.occurrence));
+    let seed = request.sampling.seed?;
+    if request.replica == Replica::default() {
+        return Some(seed);
+    }
+    let digest = Digest::of_json(&(seed, request.replica));
+    let bytes: [u8; 4] = digest.bytes()[..4].try_into().expect("BUG: a digest has 32 bytes");
     // 31 bits: more is not taken everywhere.
-    request.sampling.seed.map(|seed| match draw {
-        0 => seed,
-        draw => seed.wrapping_add(draw.wrapping_mul(1_000_003)) & 0x7fff_ffff,
-    })
+    Some(i64::from(u32::from_le_bytes(bytes) >> 1))
 }
 
 fn optional<M: SerializeMap>(

@@ -181,11 +181,12 @@ struct Served {
 }
 
 impl Served {
-    async fn ready(&self) -> Result<Arc<Ready>, EngineError> {
+    /// Starts the server again if it has died.
+    async fn revive(&self) -> Result<(), EngineError> {
         let mut state = self.running.lock().await;
         let ended = match &mut state.running {
             Some(running) => match running.supervisor.ended() {
-                None => return Ok(running.ready.clone()),
+                None => return Ok(()),
                 Some(status) => running.supervisor.words(&format!("it ended ({status})")),
             },
             None => "it could not be started again".to_owned(),
@@ -197,10 +198,8 @@ impl Served {
         state.running = None;
         (self.progress)(format!("{ended}; starting it again"));
         let running = Running::start(&self.settings, &self.progress).await;
-        let running = running.map_err(EngineError::Broken)?;
-        let ready = running.ready.clone();
-        state.running = Some(running);
-        Ok(ready)
+        state.running = Some(running.map_err(EngineError::Broken)?);
+        Ok(())
     }
 }
 
@@ -210,7 +209,18 @@ impl Engine for Served {
         request: &'a Request,
         first_token: Option<Duration>,
     ) -> BoxFuture<'a, Result<Reply, EngineError>> {
-        async move { self.ready().await?.complete(request, first_token).await }.boxed()
+        async move {
+            let ready = self.running.lock().await.running.as_ref().map(|r| r.ready.clone());
+            match ready {
+                Some(ready) => ready.complete(request, first_token).await,
+                None => Err(EngineError::passing("process", "the server is not there")),
+            }
+        }
+        .boxed()
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.revive().boxed()
     }
 
     fn prompt_tokens(&self, request: &Request) -> u64 {

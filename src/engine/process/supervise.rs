@@ -16,6 +16,8 @@ pub const COMMAND: &str = "supervise-server";
 
 /// How long a server may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often its descendants are looked for, as long as they are known to be its own.
+const FAMILY_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -41,12 +43,17 @@ pub fn run(command: &[String]) -> u8 {
         while matches!(input.read(&mut byte), Ok(1..)) {}
         closes.store(true, Ordering::SeqCst);
     });
+    let leader = Pid::from_u32(child.id());
+    let (mut known, mut looked) = (BTreeSet::new(), Instant::now());
     loop {
+        if looked.elapsed() >= FAMILY_EVERY {
+            known = family(leader);
+            looked = Instant::now();
+        }
         match child.try_wait() {
             Ok(Some(status)) => {
                 // Its children may outlive it; of their parents nothing is known any more.
-                let leader = Pid::from_u32(child.id());
-                signal(leader, &BTreeSet::new(), Signal::Kill);
+                signal(leader, &known, Signal::Kill);
                 return code(status);
             }
             Ok(None) if closed.load(Ordering::SeqCst) => {

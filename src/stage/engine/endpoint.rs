@@ -103,6 +103,15 @@ fn check_url(text: &Spanned<String>) -> Result<Url, Diagnostic> {
             "name the variable of the environment that has it: `api_key_env`, or `headers_env`";
         return Err(fail("a URL in a manifest holds no secret".to_owned()).hint(hint));
     }
+    let secret = |name: &str| {
+        ["key", "api_key", "api-key", "apikey", "token", "access_token", "sig", "code"]
+            .contains(&name)
+    };
+    if url.query_pairs().any(|(name, _)| secret(&name.to_ascii_lowercase())) {
+        let hint =
+            "most providers take it in a header: `headers_env = { \"<header>\" = \"<variable>\" }`";
+        return Err(fail("a URL in a manifest holds no secret".to_owned()).hint(hint));
+    }
     if url.path().trim_end_matches('/').ends_with("/completions") {
         let hint = "leave out `/chat/completions`";
         return Err(fail("`base_url` ends before the path of a request".to_owned()).hint(hint));
