@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, ManifestArgs, RemoteArgs, USER};
-use crate::engine::Budget;
+use crate::engine::{Budget, Memory};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
@@ -118,6 +118,8 @@ impl Project {
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),
             programs: tokio::sync::Semaphore::new(cores),
+            // Half of the machine: something else is running on it, too.
+            memory: Arc::new(Memory::new(system.total_memory() / 2)),
             budget: options.budget.map(|dollars| Arc::new(Budget::new(dollars))),
             options,
         }

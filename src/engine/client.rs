@@ -155,13 +155,16 @@ pub struct Client {
     /// Zero of all its times.
     anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
+    /// Keeps the engine loaded.
+    _user: super::memory::User,
 }
 
 impl Client {
     /// A door to `engine`.
     pub fn new(engine: Arc<Resource>, store: Arc<Store>, access: Access) -> Self {
         let memory = Mutex::new(LruCache::new(access.memory_max));
-        Client { engine, store, access, anchor: Instant::now(), memory }
+        let user = engine.user();
+        Client { engine, store, access, anchor: Instant::now(), memory, _user: user }
     }
 
     /// Entries in the memory cache, and its bound.
@@ -398,7 +401,7 @@ impl Asking<'_> {
             // Counting takes time, and most engines have nothing to hold.
             let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
             let most = u64::from(self.request.sampling.max_tokens);
-            let reserved = door.reserve(ready, self.request).await?;
+            let reserved = door.reserve(ready.as_ref(), self.request).await?;
             let at = gate.take(prompt + most);
             if at > tokio::time::Instant::now() {
                 door.unless_stopped(tokio::time::sleep_until(at)).await?;
@@ -412,7 +415,7 @@ impl Asking<'_> {
             self.attempts += 1;
             self.began.get_or_insert_with(Instant::now);
             let start = Instant::now();
-            let ended = self.attempt(ready).await;
+            let ended = self.attempt(ready.as_ref()).await;
             let trouble = match ended {
                 Ok(Reply { completion, stamps, notices }) => {
                     permit.end(Signal::Fine);

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing};
@@ -18,6 +17,7 @@ use crate::sample::{Completion, Request};
 mod budget;
 mod client;
 mod gate;
+mod memory;
 pub mod mistralrs;
 pub mod openai;
 pub mod process;
@@ -27,6 +27,7 @@ pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
 pub use gate::{Gate, Rates};
+pub use memory::Memory;
 
 /// Why an engine gave no completion.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -235,6 +236,10 @@ pub trait Backend: Send + Sync {
     fn instances(&self) -> u32 {
         1
     }
+    /// Bytes of memory that loading takes, about; 0 for what is not in this process.
+    fn memory(&self) -> u64 {
+        0
+    }
     /// What its tokens cost; `None` where nobody said.
     fn price(&self) -> Option<Price> {
         None
@@ -262,7 +267,12 @@ pub struct Resource {
     pub backend: Box<dyn Backend>,
     /// Who may ask, and when.
     pub gate: Arc<Gate>,
-    loaded: OnceCell<Result<Box<dyn Engine>, String>>,
+    /// Where it is when it is loaded. One that nobody uses may be let go, and is loaded again.
+    slot: Arc<memory::Slot>,
+    /// Shared by all engines of a run.
+    memory: Arc<Memory>,
+    /// Held while loading; why that failed, if it did.
+    loading: tokio::sync::Mutex<Option<String>>,
     /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
     /// and then finds it answered.
     flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
@@ -277,7 +287,12 @@ type OnLoad = Box<dyn FnOnce(f64, Vec<String>) + Send>;
 
 impl Resource {
     /// An engine that is not loaded yet.
-    pub fn new(stage: &str, recipe: Recipe, backend: Box<dyn Backend>) -> Self {
+    pub fn new(
+        stage: &str,
+        recipe: Recipe,
+        backend: Box<dyn Backend>,
+        memory: Arc<Memory>,
+    ) -> Self {
         let admission = backend.admission();
         Resource {
             stage: stage.to_owned(),
@@ -285,7 +300,9 @@ impl Resource {
             recipe,
             backend,
             gate: Gate::new(admission.width, admission.adaptive, admission.rates),
-            loaded: OnceCell::new(),
+            slot: Arc::default(),
+            memory,
+            loading: tokio::sync::Mutex::default(),
             flights: Mutex::default(),
             renewed: Mutex::default(),
             on_load: Mutex::new(Vec::new()),
@@ -331,22 +348,46 @@ impl Resource {
         }
     }
 
+    /// Somebody who may ask, as long as it lives.
+    fn user(&self) -> memory::User {
+        self.memory.user(&self.slot)
+    }
+
     /// The engine, loaded by the first who asks. One that cannot be loaded is not tried again in this run.
-    async fn engine(&self) -> Result<&dyn Engine, String> {
-        let load = || async {
-            let start = Instant::now();
-            let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
-            let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
-            let engine = self.backend.load(progress).await?;
-            let init_ms = start.elapsed().as_secs_f64() * 1000.0;
-            let waiting =
-                std::mem::take(&mut *self.on_load.lock().expect("BUG: the load lock is poisoned"));
-            waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
-            Ok(engine)
-        };
-        match self.loaded.get_or_init(load).await {
-            Ok(engine) => Ok(engine.as_ref()),
-            Err(error) => Err(error.clone()),
+    async fn engine(&self) -> Result<Arc<dyn Engine>, String> {
+        if let Some(engine) = self.slot.engine() {
+            return Ok(engine);
+        }
+        let mut failed = self.loading.lock().await;
+        if let Some(engine) = self.slot.engine() {
+            return Ok(engine);
+        }
+        if let Some(error) = &*failed {
+            return Err(error.clone());
+        }
+        let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
+        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+        let bytes = self.backend.memory();
+        if bytes > 0 {
+            let waits = || progress("waiting for the memory of another engine".to_owned());
+            self.memory.reserve(&self.slot, bytes, waits).await;
+        }
+        let start = Instant::now();
+        match self.backend.load(progress).await {
+            Ok(engine) => {
+                let engine: Arc<dyn Engine> = Arc::from(engine);
+                self.slot.fill(engine.clone());
+                let init_ms = start.elapsed().as_secs_f64() * 1000.0;
+                let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
+                let waiting = std::mem::take(&mut *waiting);
+                waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
+                Ok(engine)
+            }
+            Err(error) => {
+                self.slot.clear(&self.memory);
+                *failed = Some(error.clone());
+                Err(error)
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! memoized and limited without knowing it.
 
 use crate::digest::{Recipe, Replica};
-use crate::sample::{Completion, Finish, Message, Request, Role, Sampling, Shot, Step};
+use crate::sample::{Completion, Finish, Message, Request, Role, Sampling, Shot, Step, ToolSpec};
 use crate::tool::Tool;
 
 pub mod answer;
@@ -54,6 +54,11 @@ pub trait Method: Send + Sync {
 
     /// Default instructions, sent as the system message (below that of the flow template).
     fn instructions(&self, tools: &[Box<dyn Tool>]) -> String;
+
+    /// The same where tools are offered in the provider's own form.
+    fn instructions_with_calls(&self) -> String {
+        self.instructions(&[])
+    }
 
     /// Stop strings of its own.
     fn stop(&self) -> &'static [&'static str] {
@@ -106,25 +111,28 @@ pub fn open(
     messages
 }
 
-/// The next request of a conversation.
+/// The next request of a conversation. `tools` are those that are offered in the provider's own form.
 pub fn ask(
     method: &dyn Method,
     step: &Step,
     sampling: &Sampling,
     transcript: &[Message],
+    tools: &[ToolSpec],
     replica: Replica,
 ) -> Request {
     let mut sampling = sampling.clone();
     if let Some(max_tokens) = step.max_tokens {
         sampling.max_tokens = max_tokens;
     }
-    let own = method.stop().iter().map(ToString::to_string);
+    // What a model must not write in a text that holds calls means nothing where calls have their own form.
+    let own: &[&str] = if tools.is_empty() { method.stop() } else { &[] };
+    let own = own.iter().map(ToString::to_string);
     for stop in step.stop.iter().cloned().chain(own) {
         if !sampling.stop.contains(&stop) {
             sampling.stop.push(stop);
         }
     }
-    Request { messages: transcript.to_vec(), sampling, tools: Vec::new(), replica }
+    Request { messages: transcript.to_vec(), sampling, tools: tools.to_vec(), replica }
 }
 
 /// Whether a turn says nothing because the reply was cut off: a format that a few more tokens might have
@@ -190,7 +198,7 @@ mod tests {
     fn a_step_narrows_the_sampling_of_the_workflow() {
         let sampling =
             Sampling { max_tokens: 160, stop: vec!["###".into()], ..Sampling::default() };
-        let request = ask(find("react").unwrap(), &step(), &sampling, &[], Replica::default());
+        let request = ask(find("react").unwrap(), &step(), &sampling, &[], &[], Replica::default());
         assert_eq!(request.sampling.max_tokens, 9);
         assert_eq!(request.sampling.stop, ["###", "Observation:"]);
     }

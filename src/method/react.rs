@@ -39,6 +39,12 @@ impl Method for React {
         )
     }
 
+    fn instructions_with_calls(&self) -> String {
+        "Answer the question with the help of the tools. When you know the result, reply with only the answer, no \
+         explanation."
+            .to_owned()
+    }
+
     fn stop(&self) -> &'static [&'static str] {
         &[OBSERVATION]
     }

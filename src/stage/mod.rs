@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::{Digest, Recipe};
-use crate::engine::{Budget, Resource};
+use crate::engine::{Budget, Memory, Resource};
 use crate::manifest::{Fields, Manifest, Spanned};
 use crate::record::{Event, TallySummary};
 use crate::store::{Outcome, Record, Store, StoreError};
@@ -313,6 +313,8 @@ pub struct Context {
     pub env: Env,
     /// Programs that may run at once: one for each core.
     pub programs: tokio::sync::Semaphore,
+    /// What loaded models share.
+    pub memory: Arc<Memory>,
     /// What the run may spend.
     pub budget: Option<Arc<Budget>>,
 }

@@ -512,6 +512,51 @@ fn thoughts_calls_and_log_probabilities_are_kept() {
 }
 
 #[test]
+fn tools_are_called_in_the_form_of_the_provider() {
+    let server = Server::start(|asked| {
+        let messages = asked.body["messages"].as_array().unwrap();
+        let last = messages.last().unwrap();
+        if last["role"] == "tool" {
+            assert_eq!(last["tool_call_id"], "call_1");
+            let before = &messages[messages.len() - 2]["tool_calls"][0];
+            assert_eq!(before["function"]["name"], "calculator", "its own call stands before it");
+            return stream(last["content"].as_str().unwrap());
+        }
+        let sum = asked.question().trim_start_matches("What is ").trim_end_matches('?');
+        let delta =
+            |call: Value| event(&json!({ "choices": [{ "delta": { "tool_calls": [call] } }] }));
+        let arguments = json!({ "input": sum }).to_string();
+        let (first, second) = arguments.split_at(5);
+        let ends = json!({ "choices": [{ "delta": {}, "finish_reason": "tool_calls" }] });
+        vec![
+            head(),
+            piece(&delta(json!({ "index": 0, "id": "call_1", "type": "function",
+                "function": { "name": "calculator", "arguments": first } }))),
+            piece(&delta(json!({ "index": 0, "function": { "arguments": second } }))),
+            piece(&event(&ends)),
+            piece(b"data: [DONE]\n\n"),
+            end(),
+        ]
+    });
+    let project =
+        Project::asking("method = \"react\"\ntool_calls = \"native\"", &server.engine(""));
+    project.rows(4);
+    let ran = project.ok(&[]);
+    assert_eq!(ran.metric("ask", "accuracy"), 1.0, "{}", ran.stderr);
+    assert_eq!(ran.live(), 8);
+    let row = &project.report_rows()[3];
+    let trace = &row["sample"]["steps"][0]["trace"];
+    assert_eq!(trace["termination_reason"], "answer");
+    assert_eq!(trace["steps"][0]["action_input"], "3 + 0");
+    assert_eq!(trace["steps"][0]["observation"], "3");
+    let asked = server.asked.lock().unwrap()[0].body.clone();
+    assert_eq!(asked["tools"][0]["function"]["name"], "calculator");
+    assert_eq!(asked["tools"][0]["function"]["parameters"]["required"], json!(["input"]));
+    assert!(asked.get("stop").is_none());
+    assert_eq!(project.ok(&[]).live(), 0);
+}
+
+#[test]
 fn what_a_manifest_may_not_say_of_a_server() {
     let bad = |engine: &str, wanted: &str| {
         let project =

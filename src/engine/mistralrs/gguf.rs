@@ -9,13 +9,18 @@ use std::io::{BufReader, Error, ErrorKind, Read, Result};
 
 use camino::Utf8Path;
 
-/// Longest text that a header may hold before the architecture.
-const TEXT_MAX: u64 = 1 << 16;
+/// Longest text that is read out of a header.
+const TEXT_MAX: u64 = 1 << 20;
 /// Deepest nesting of arrays.
 const DEPTH_MAX: u8 = 4;
 
 /// `general.architecture` of a GGUF file; `None` when it is not said.
 pub fn architecture(path: &Utf8Path) -> Result<Option<String>> {
+    text(path, "general.architecture")
+}
+
+/// A text of a GGUF header by its name; `None` when it is not there.
+pub fn text(path: &Utf8Path, wanted: &str) -> Result<Option<String>> {
     let mut header = Header { file: BufReader::new(File::open(path)?), wide: true };
     if &header.bytes::<4>()? != b"GGUF" {
         return Err(unreadable("it does not begin with `GGUF`"));
@@ -29,12 +34,12 @@ pub fn architecture(path: &Utf8Path) -> Result<Option<String>> {
     for _ in 0..header.length()? {
         let name = header.text()?;
         let kind = header.u32()?;
-        if name != "general.architecture" {
+        if name != wanted {
             header.skip_value(kind, 0)?;
         } else if kind == TEXT {
             return header.text().map(Some);
         } else {
-            return Err(unreadable("its architecture is not a text"));
+            return Err(unreadable(&format!("`{wanted}` is not a text")));
         }
     }
     Ok(None)

@@ -56,6 +56,9 @@ impl Gumbel {
     /// ones that are not less likely than min-p of the likeliest.
     fn kept(&self, scaled: &[f64]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..scaled.len()).collect();
+        if self.top_k.is_none() && self.top_p.is_none() && self.min_p.is_none() {
+            return order;
+        }
         // Equal logits in the order of their tokens.
         order.sort_by(|a, b| scaled[*b].total_cmp(&scaled[*a]).then(a.cmp(b)));
         order.truncate(self.top_k.unwrap_or(order.len()).max(1));

@@ -9,7 +9,12 @@ use std::path::PathBuf;
 use camino::Utf8PathBuf;
 /// The folder of a model at a revision: from the cache if it is there whole, else fetched, if that is
 /// allowed.
-pub fn snapshot(id: &str, revision: &str, may_fetch: bool) -> Result<Utf8PathBuf, String> {
+pub fn snapshot(
+    id: &str,
+    revision: &str,
+    may_fetch: bool,
+    tell: &(dyn Fn(String) + Sync),
+) -> Result<Utf8PathBuf, String> {
     let cache = cache_folder()?;
     if let Some(folder) = cached(&cache, id, revision) {
         return Ok(folder);
@@ -20,7 +25,7 @@ pub fn snapshot(id: &str, revision: &str, may_fetch: bool) -> Result<Utf8PathBuf
             cache.display()
         ));
     }
-    fetch(&cache, id, revision)
+    fetch(&cache, id, revision, tell)
         .map_err(|error| format!("cannot fetch `{id}` at `{revision}` from the hub: {error}"))
 }
 
@@ -63,7 +68,12 @@ fn is_whole(folder: &camino::Utf8Path) -> bool {
 }
 
 #[cfg(not(feature = "mistralrs"))]
-fn fetch(_: &std::path::Path, _: &str, _: &str) -> Result<Utf8PathBuf, &'static str> {
+fn fetch(
+    _: &std::path::Path,
+    _: &str,
+    _: &str,
+    _: &(dyn Fn(String) + Sync),
+) -> Result<Utf8PathBuf, &'static str> {
     Err("this forge was built without the feature `mistralrs`")
 }
 
@@ -72,33 +82,129 @@ fn fetch(
     cache: &std::path::Path,
     id: &str,
     revision: &str,
-) -> Result<Utf8PathBuf, hf_hub::api::sync::ApiError> {
+    tell: &(dyn Fn(String) + Sync),
+) -> Result<Utf8PathBuf, String> {
     use hf_hub::api::sync::ApiBuilder;
-    use hf_hub::{Repo, RepoType};
+    use hf_hub::{Cache, Repo, RepoType};
 
-    let repo = |id: &str, revision: &str| {
-        Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
-    };
-    let api = ApiBuilder::from_env()
+    let words = |error: hf_hub::api::sync::ApiError| error.to_string();
+    let mut builder = ApiBuilder::from_env()
         .with_cache_dir(cache.to_path_buf())
-        .with_token(std::env::var("HF_TOKEN").ok())
-        .with_progress(true)
-        .build()?;
-    let commit = api.repo(repo(id, revision)).info()?.sha;
-    // From here on by commit: the revision may move meanwhile.
-    let pinned = api.repo(repo(id, &commit));
-    for file in pinned.info()?.siblings {
-        if super::decides(&file.rfilename) {
-            pinned.get(&file.rfilename)?;
+        .with_progress(false)
+        .with_retries(5);
+    // Without it the token of the hub's own tools counts.
+    if let Ok(token) = std::env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder.build().map_err(words)?;
+    let pinned = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
+    let have = Cache::new(cache.to_path_buf()).repo(pinned.clone());
+    let remote = api.repo(pinned);
+    let files = remote.info().map_err(words)?.siblings;
+    let files: Vec<String> =
+        files.into_iter().map(|file| file.rfilename).filter(|name| super::decides(name)).collect();
+    for (i, name) in files.iter().enumerate() {
+        let at = format!("{id}: file {} of {}, `{name}`", i + 1, files.len());
+        let path = match have.get(name) {
+            Some(path) => path,
+            None => remote.download_with_progress(name, Download::new(&at, tell)).map_err(words)?,
+        };
+        tell(format!("{at}: verifying"));
+        if let Err(error) = verify(&path) {
+            // The next run fetches it again.
+            let _ = std::fs::remove_file(path.canonicalize().unwrap_or(path.clone()));
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
         }
     }
-    let folder = cache.join(folder_name(id)).join("snapshots").join(&commit);
+    let folder = cache.join(folder_name(id)).join("snapshots").join(revision);
     Ok(Utf8PathBuf::from_path_buf(folder).expect("BUG: the cache folder is UTF-8"))
+}
+
+/// A file of the cache against its name there, which is the SHA-256 of its content for weights, and git's
+/// own hash, which is not looked at, for small files.
+#[cfg_attr(not(feature = "mistralrs"), allow(dead_code, reason = "nothing is fetched"))]
+fn verify(path: &std::path::Path) -> Result<(), String> {
+    let shown = path.display();
+    let fail = |error: std::io::Error| format!("`{shown}`: {error}");
+    let blob = path.canonicalize().map_err(fail)?;
+    let name = blob.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.len() != 64 || !name.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let mut digest = crate::digest::DigestStream::default();
+    let mut file = std::fs::File::open(&blob).map_err(fail)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(fail)? {
+            0 => break,
+            n => digest.update(&buffer[..n]),
+        }
+    }
+    let found = digest.finish().to_string();
+    match found.eq_ignore_ascii_case(name) {
+        true => Ok(()),
+        false => Err(format!("`{shown}` is damaged: its SHA-256 is {found} and not {name}")),
+    }
+}
+
+/// Tells how far a download is, twice a second.
+#[cfg(feature = "mistralrs")]
+struct Download<'a> {
+    at: &'a str,
+    tell: &'a (dyn Fn(String) + Sync),
+    size: usize,
+    done: usize,
+    start: std::time::Instant,
+    told: std::time::Instant,
+}
+
+#[cfg(feature = "mistralrs")]
+impl<'a> Download<'a> {
+    fn new(at: &'a str, tell: &'a (dyn Fn(String) + Sync)) -> Self {
+        let now = std::time::Instant::now();
+        Download { at, tell, size: 0, done: 0, start: now, told: now }
+    }
+}
+
+#[cfg(feature = "mistralrs")]
+impl hf_hub::api::Progress for Download<'_> {
+    fn init(&mut self, size: usize, _: &str) {
+        // Once more for every further try.
+        (self.size, self.done) = (size, 0);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size;
+        if self.told.elapsed() >= std::time::Duration::from_millis(500) {
+            self.told = std::time::Instant::now();
+            let bytes = |n: usize| bytesize::ByteSize(n as u64).display().si();
+            let a_second = self.done as f64 / self.start.elapsed().as_secs_f64();
+            let (done, size) = (bytes(self.done), bytes(self.size));
+            (self.tell)(format!("{}: {done} of {size}, {}/s", self.at, bytes(a_second as usize)));
+        }
+    }
+
+    fn finish(&mut self) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_file_is_found_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = crate::digest::Digest::of(b"weights").to_string();
+        let path = dir.path().join(name);
+        std::fs::write(&path, "weights").unwrap();
+        assert_eq!(verify(&path), Ok(()));
+        std::fs::write(&path, "weight?").unwrap();
+        assert!(verify(&path).unwrap_err().contains("is damaged"));
+        let small = dir.path().join("0123456789abcdef0123456789abcdef01234567");
+        std::fs::write(&small, "{}").unwrap();
+        assert_eq!(verify(&small), Ok(()));
+    }
 
     #[test]
     fn a_cached_snapshot_is_found_by_branch_and_by_commit() {

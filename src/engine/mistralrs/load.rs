@@ -15,7 +15,7 @@ use mistralrs::{
 };
 
 use super::prompt::Prompts;
-use super::{ARCHITECTURES, GGUF_ARCHITECTURES, MistralRs, Weights, gguf};
+use super::{ARCHITECTURES, GGUF_ARCHITECTURES, MistralRs, Weights, gguf, template};
 
 /// Prompts whose beginnings are kept where the prefix cache is on.
 const PREFIXES: usize = 16;
@@ -23,8 +23,10 @@ const PREFIXES: usize = 16;
 /// A model that answers.
 pub(super) struct Instance {
     pub(super) model: Model,
-    /// Tokens in its context.
+    /// Tokens in the model's context, up to which its cache grows.
     pub(super) context: usize,
+    /// Tokens that the manifest allows, where that is fewer.
+    pub(super) declared: Option<usize>,
     /// The pipeline, to render prompts while the engine is idle.
     pub(super) pipeline: Arc<tokio::sync::Mutex<dyn mistralrs::core::Pipeline + Send + Sync>>,
     pub(super) prompts: Prompts,
@@ -64,9 +66,12 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
         None => None,
         Some(name) => Some(parse_isq_value(name, Some(&device))?),
     };
-    let template = match &settings.chat_template {
-        None => None,
-        Some(path) => {
+    // Kept until the model is loaded.
+    let dated = template::without_today(settings)?;
+    let template = match (&dated, &settings.chat_template) {
+        (Some(file), _) => Some(file.path().display().to_string()),
+        (None, None) => None,
+        (None, Some(path)) => {
             let path = path.canonicalize_utf8().map_err(|error| format!("`{path}`: {error}"))?;
             Some(path.to_string())
         }
@@ -109,8 +114,8 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
     .await;
     let own = model.max_sequence_length().map_err(|error| error.to_string())?;
     let declared = settings.context_length.map(|tokens| tokens as usize);
-    let context = own.unwrap_or(usize::MAX).min(declared.unwrap_or(usize::MAX));
-    Ok(Instance { model, context, pipeline, prompts, ends, grammar_end })
+    let context = own.unwrap_or(usize::MAX);
+    Ok(Instance { model, context, declared, pipeline, prompts, ends, grammar_end })
 }
 
 type Pipeline = Arc<tokio::sync::Mutex<dyn mistralrs::core::Pipeline + Send + Sync>>;
@@ -143,6 +148,15 @@ fn folder_loader(folder: &Utf8Path, template: Option<String>) -> Result<Box<dyn 
                 ARCHITECTURES.join(", ")
             ));
         }
+    }
+    let entries = folder.read_dir_utf8().map_err(|error| format!("`{folder}`: {error}"))?;
+    if !entries.flatten().any(|entry| entry.file_name().ends_with(".safetensors")) {
+        return Err("it has no weights as safetensors; other formats are not read".to_owned());
+    }
+    if template.is_some() && folder.join("processor_config.json").exists() {
+        return Err(
+            "its `processor_config.json` would take the place of `chat_template`".to_owned()
+        );
     }
     if folder.join("config_sentence_transformers.json").exists() {
         return Err("it is a model for embeddings, which writes no text".to_owned());

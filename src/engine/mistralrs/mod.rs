@@ -46,6 +46,8 @@ mod native;
 mod prompt;
 #[cfg(feature = "mistralrs")]
 mod steps;
+#[cfg(feature = "mistralrs")]
+mod template;
 
 pub mod gguf;
 
@@ -125,6 +127,8 @@ pub struct MistralRs {
     pub prefix_cache: bool,
     /// Sequences in one step of an accelerator.
     pub max_sequences: Option<u32>,
+    /// Bytes that one of them takes, about.
+    pub instance_bytes: u64,
     /// Copies of the model, each with one request at a time: an execution setting, in no key.
     pub instances: u32,
     /// Why not more of them.
@@ -201,10 +205,28 @@ impl Weights {
     }
 }
 
+/// Features that change numerics, where this build has any.
+fn kernels() -> Option<Vec<String>> {
+    let all = [
+        ("accelerate", cfg!(feature = "accelerate")),
+        ("cudnn", cfg!(feature = "cudnn")),
+        ("flash-attn", cfg!(feature = "flash-attn")),
+        ("mkl", cfg!(feature = "mkl")),
+    ];
+    let on: Vec<_> =
+        all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned()).collect();
+    (!on.is_empty()).then_some(on)
+}
+
+/// Bytes that an instance takes, about, of weights that take `size` on disk: half-precision weights double
+/// when they become f32, quantised ones stay as they are; buffers and cache come on top.
+pub fn instance_bytes(size: u64, is_gguf: bool, dtype: &str) -> u64 {
+    let weights = if is_gguf || dtype != "f32" { size + size / 4 } else { size * 2 };
+    weights + (64 << 20)
+}
+
 /// How many instances fit: at most `cores`, within `memory_limit` bytes, at least one.
-pub fn fitting_instances(size: u64, cores: u32, memory_limit: u64) -> (u32, String) {
-    // Half-precision weights double when they become f32; buffers and cache come on top.
-    let each = size * 2 + (64 << 20);
+pub fn fitting_instances(each: u64, cores: u32, memory_limit: u64) -> (u32, String) {
     let fit = u32::try_from(memory_limit / each).unwrap_or(u32::MAX);
     if fit == 0 {
         return (1, "one instance, which alone is above the memory limit".to_owned());
@@ -235,7 +257,10 @@ impl MistralRs {
             .field("device", self.device.as_str())
             .field("isq", self.isq.as_deref())
             .field("context_length", self.context_length)
-            .field("prefix_cache", self.prefix_cache);
+            .field("prefix_cache", self.prefix_cache)
+            .field("kernels", kernels())
+            // The shape of a step decides how its sums are rounded.
+            .field("max_sequences", (self.device != "cpu").then(|| self.at_once()));
         let recipe = match &self.chat_template {
             Some(path) => recipe.input("chat_template", store.digest_of_file(path)?),
             None => recipe,
@@ -286,6 +311,11 @@ impl Backend for MistralRs {
         self.instances
     }
 
+    fn memory(&self) -> u64 {
+        // What lies on a device of its own is that device's matter.
+        if self.device == "cpu" { self.instance_bytes * u64::from(self.instances) } else { 0 }
+    }
+
     #[cfg(feature = "mistralrs")]
     fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         async move {
@@ -309,8 +339,12 @@ mod tests {
 
     #[test]
     fn instances_follow_cores_and_memory() {
-        assert_eq!(fitting_instances(4 << 20, 2, 8 << 30).0, 2);
-        assert_eq!(fitting_instances(4 << 30, 16, 20 << 30).0, 2);
-        assert_eq!(fitting_instances(40 << 30, 16, 20 << 30).0, 1);
+        let fitting = |size, cores, limit| {
+            fitting_instances(instance_bytes(size, false, "f32"), cores, limit).0
+        };
+        assert_eq!(fitting(4 << 20, 2, 8 << 30), 2);
+        assert_eq!(fitting(4 << 30, 16, 20 << 30), 2);
+        assert_eq!(fitting(40 << 30, 16, 20 << 30), 1);
+        assert!(instance_bytes(4 << 30, true, "f32") < instance_bytes(4 << 30, false, "f32"));
     }
 }

@@ -12,11 +12,12 @@ use mistralrs::{
     RequestMessage, Response, SamplingParams, StopTokens, TextMessageRole, TextMessages,
 };
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::MistralRs;
 use super::gumbel::Gumbel;
 use super::load::{Instance, first_line};
-use super::steps::{End, Steps};
+use super::steps::{End, Step, Steps};
 use crate::engine::scripted::cut_at_stop;
 use crate::engine::{Engine, EngineError, Reply, Stamps};
 use crate::sample::{
@@ -63,7 +64,12 @@ impl Pool {
     }
 
     /// Asks an instance, loading it again after it broke.
-    async fn ask(&self, number: usize, request: &Request) -> Result<Reply, EngineError> {
+    async fn ask(
+        &self,
+        number: usize,
+        request: &Request,
+        given_up: &CancellationToken,
+    ) -> Result<Reply, EngineError> {
         let instance = {
             let mut slot = self.instances[number].lock().await;
             match &*slot {
@@ -75,7 +81,7 @@ impl Pool {
                 }
             }
         };
-        let reply = instance.ask(request).await;
+        let reply = instance.ask(request, given_up).await;
         // After a panic of its thread every later request fails too, so it is not used again.
         if matches!(reply, Err(EngineError::Passing(_))) {
             let mut slot = self.instances[number].lock().await;
@@ -92,18 +98,24 @@ async fn answer(pool: &Arc<Pool>, request: &Request) -> Result<Reply, EngineErro
     let permit = pool.permits.clone().acquire_owned().await;
     let permit = permit.expect("BUG: the permits of the instances are never closed");
     let (pool, request) = (pool.clone(), request.clone());
+    // Nobody waits any more: what is being written is cut off, and the place is free soon.
+    let given_up = CancellationToken::new();
+    let waits = given_up.clone().drop_guard();
     // On a task of its own: a caller that gives up must not leave a sequence running in the engine,
     // where it would share a step with the next request.
     let work = tokio::spawn(async move {
         let _permit = permit;
         let taken = pool.free.lock().expect("BUG: the pool lock is poisoned").pop();
         let number = taken.expect("BUG: a permit without an instance");
-        let reply = pool.ask(number, &request).await;
+        let reply = pool.ask(number, &request, &given_up).await;
         pool.free.lock().expect("BUG: the pool lock is poisoned").push(number);
         reply
     });
-    work.await
-        .unwrap_or_else(|error| Err(EngineError::Broken(format!("the engine panicked: {error}"))))
+    let reply = work
+        .await
+        .unwrap_or_else(|error| Err(EngineError::Broken(format!("the engine panicked: {error}"))));
+    drop(waits);
+    reply
 }
 
 /// A pool as an engine.
@@ -120,24 +132,33 @@ impl Engine for Shared {
 }
 
 impl Instance {
-    async fn ask(&self, request: &Request) -> Result<Reply, EngineError> {
+    async fn ask(
+        &self,
+        request: &Request,
+        given_up: &CancellationToken,
+    ) -> Result<Reply, EngineError> {
         let (messages, prompt) = self.prompt(&request.messages).await?;
-        let room = room(prompt, self.context);
+        let declared = self.declared.map_or(usize::MAX, |tokens| tokens.saturating_sub(prompt));
+        let room = room(prompt, self.context).min(declared);
         if room == 0 {
             return Err(EngineError::Rejected {
                 code: "overflow",
                 detail: format!(
                     "the prompt has {prompt} tokens, and the model's context {} in all",
-                    self.context
+                    self.context.min(self.declared.unwrap_or(usize::MAX))
                 ),
             });
         }
+        if request.sampling.reasoning_effort.is_some() {
+            let message = "mistral.rs takes no `reasoning_effort` here";
+            return Err(EngineError::Broken(message.to_owned()));
+        }
         if !request.tools.is_empty() {
-            let message = "mistral.rs takes no tools here: `tool_calls = \"text\"`";
+            let message = "mistral.rs takes no tools in a provider's form here";
             return Err(EngineError::Broken(message.to_owned()));
         }
         let max_tokens = (request.sampling.max_tokens as usize).min(room);
-        self.generate(request, messages, max_tokens, prompt as u64).await
+        self.generate(request, messages, (max_tokens, prompt as u64), given_up).await
     }
 
     /// The messages as the engine takes them, and how many tokens they are.
@@ -155,7 +176,7 @@ impl Instance {
                 let processor = pipeline.get_processor();
                 let processed =
                     processor.process(&*pipeline, messages, true, true, None, None, Vec::new());
-                processed.map_err(|error| fail(first_line(&format!("{error:#}"))))?.1
+                processed.map_err(|error| EngineError::Broken(first_line(&format!("{error:#}"))))?.1
             };
             let ids = self.prompts.encode(&rendered, &stand_ins).map_err(fail)?;
             let length = ids.len();
@@ -178,6 +199,8 @@ impl Instance {
         Arc::new(Steps {
             gumbel: Gumbel::of(request),
             bias: bias.filter_map(|(id, bias)| Some((id.parse().ok()?, *bias as f32))).collect(),
+            frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0) as f32,
+            presence_penalty: sampling.presence_penalty.unwrap_or(0.0) as f32,
             logprobs: sampling.logprobs.map(|n| n as usize),
             end: end.map(|(token, vocabulary)| End { token, own: self.ends.clone(), vocabulary }),
             state: Mutex::default(),
@@ -188,8 +211,8 @@ impl Instance {
         &self,
         request: &Request,
         messages: RequestMessage,
-        max_tokens: usize,
-        prompt_tokens: u64,
+        (max_tokens, prompt_tokens): (usize, u64),
+        given_up: &CancellationToken,
     ) -> Result<Reply, EngineError> {
         let closed = || EngineError::passing("engine", "the engine has stopped");
         let (sender, mut receiver) = mpsc::channel::<Response>(CHUNKS);
@@ -199,8 +222,6 @@ impl Instance {
         // Greedy, over logits that carry the noise of a sampled request already.
         sampling.temperature = Some(0.0);
         sampling.max_len = Some(max_tokens);
-        sampling.frequency_penalty = request.sampling.frequency_penalty.map(|p| p as f32);
-        sampling.presence_penalty = request.sampling.presence_penalty.map(|p| p as f32);
         sampling.stop_toks = (!stop.is_empty()).then(|| StopTokens::Seqs(stop.clone()));
         let mut call = NormalRequest::new_simple(messages, sampling, sender, 0, None, None);
         if let Some(format) = &request.sampling.response_format {
@@ -218,7 +239,12 @@ impl Instance {
         engine.send(EngineRequest::Normal(Box::new(call))).await.map_err(|_| closed())?;
 
         let mut reply = Streamed::default();
-        while let Some(response) = receiver.recv().await {
+        loop {
+            let response = tokio::select! {
+                response = receiver.recv() => response,
+                () = given_up.cancelled() => None,
+            };
+            let Some(response) = response else { break };
             if reply.take(response)? || cut_at_stop(&reply.text, stop).1 {
                 break;
             }
@@ -234,14 +260,14 @@ impl Instance {
         if tokio::time::timeout(IDLE_MAX, idle).await.is_err() {
             return Err(EngineError::passing("engine", "the engine does not let go of a request"));
         }
-        self.completion(request, reply, prompt_tokens, &steps, stamps)
+        self.completion(request, reply, (max_tokens, prompt_tokens), &steps, stamps)
     }
 
     fn completion(
         &self,
         request: &Request,
         reply: Streamed,
-        prompt_tokens: u64,
+        (max_tokens, prompt_tokens): (usize, u64),
         steps: &Steps,
         mut stamps: Stamps,
     ) -> Result<Reply, EngineError> {
@@ -250,22 +276,25 @@ impl Instance {
         let state = steps.state();
         // Every step is a token, and the moment of its choice the moment of the token.
         let thinks_until = reply.reasoned_until;
-        let end = stamps.end;
-        for step in state.steps.iter().filter(|step| step.at <= end) {
+        // What the engine goes on with after the end of a reply is no part of it.
+        let taken = self.taken(&state.steps, max_tokens, was_cut.then_some(text.len()));
+        for step in taken {
             stamps.event(step.at, thinks_until.is_none_or(|until| step.at > until));
         }
         let finish = match reply.finish {
             _ if was_cut => Finish::Stop,
             Some(reason) if reason == "length" => Finish::Length,
             Some(_) => Finish::Stop,
-            // The channel closed without an end: the engine died, or the reply ends inside a character.
+            // The engine does not say that a reply ended when it ends inside a character.
+            None if taken.last().is_some_and(|step| self.ends_text(step.token)) => Finish::Stop,
+            None if taken.len() == max_tokens => Finish::Length,
+            // It died.
             None => return Err(EngineError::passing("engine", "the engine has stopped")),
         };
-        let output = reply.tokens.unwrap_or(state.steps.len() as u64);
+        let output = taken.len() as u64;
         let logprobs = request.sampling.logprobs.map(|_| {
-            let all = state.steps.iter();
             // What ends a turn is no part of its text.
-            let said = all.filter(|step| finish == Finish::Length || !self.ends_text(step.token));
+            let said = taken.iter().filter(|step| !self.ends_text(step.token));
             said.map(|step| TokenLogprob {
                 token: self.text_of(step.token),
                 logprob: step.logprob,
@@ -274,10 +303,28 @@ impl Instance {
             .collect()
         });
         let usage = Usage::counted(Some(prompt_tokens), Some(output), TokenSource::Engine);
-        let reasoning = (!reply.reasoning.is_empty()).then_some(reply.reasoning);
+        let mut reasoning = (!reply.reasoning.is_empty()).then_some(reply.reasoning);
+        // A grammar leaves no room for thoughts: what a template takes for one is the reply.
+        let text = match (request.sampling.response_format.is_some(), text.is_empty()) {
+            (true, true) => reasoning.take().unwrap_or(text),
+            _ => text,
+        };
         let completion = Completion { reasoning, logprobs, ..Completion::new(text, finish, usage) };
         drop(state);
         Ok(Reply { completion, stamps, notices: Vec::new() })
+    }
+
+    /// The steps that are the reply: up to the first that ends it, or to the stop string that cut its text
+    /// at so many bytes.
+    fn taken<'a>(&self, steps: &'a [Step], most: usize, cut: Option<usize>) -> &'a [Step] {
+        let mut bytes = 0;
+        for (i, step) in steps.iter().enumerate().take(most) {
+            bytes += self.text_of(step.token).len();
+            if self.ends_text(step.token) || cut.is_some_and(|cut| bytes > cut) {
+                return &steps[..=i];
+            }
+        }
+        &steps[..most.min(steps.len())]
     }
 
     fn ends_text(&self, token: u32) -> bool {
@@ -297,7 +344,6 @@ struct Streamed {
     /// When the last thought came.
     reasoned_until: Option<Instant>,
     finish: Option<String>,
-    tokens: Option<u64>,
 }
 
 impl Streamed {
@@ -312,9 +358,6 @@ impl Streamed {
                     self.reasoned_until = Some(Instant::now());
                 }
                 self.finish = choice.finish_reason;
-                if self.finish.is_some() {
-                    self.tokens = chunk.usage.map(|usage| usage.completion_tokens as u64);
-                }
                 // A sequence that ends at its first token sends more after its end.
                 Ok(self.finish.is_some())
             }
@@ -325,11 +368,8 @@ impl Streamed {
                 Ok(self.finish.is_some())
             }
             Response::ValidationError(error) => {
-                let detail = first_line(&error.to_string());
-                match detail.contains("grammar") || detail.contains("schema") {
-                    true => Err(EngineError::Broken(detail)),
-                    false => Err(EngineError::passing("engine", detail)),
-                }
+                // It says the same again, and nothing is wrong with the engine.
+                Err(EngineError::Broken(first_line(&error.to_string())))
             }
             Response::InternalError(error) => {
                 Err(EngineError::passing("engine", first_line(&error.to_string())))
@@ -352,13 +392,22 @@ fn chat(messages: &[Message]) -> RequestMessage {
 
 fn constraint(format: &ResponseFormat) -> Constraint {
     match format {
-        ResponseFormat::JsonObject => {
-            Constraint::JsonSchema(serde_json::json!({ "type": "object" }))
-        }
-        ResponseFormat::JsonSchema(schema) => Constraint::JsonSchema(schema.clone()),
+        ResponseFormat::JsonObject => compact(&serde_json::json!({ "type": "object" })),
+        ResponseFormat::JsonSchema(schema) => compact(schema),
         ResponseFormat::Regex(regex) => Constraint::Regex(regex.clone()),
         ResponseFormat::Grammar(grammar) => Constraint::Lark(grammar.clone()),
     }
+}
+
+/// A schema whose JSON has no white space between its parts: a model that does not know what to say may
+/// else write line ends for ever.
+fn compact(schema: &serde_json::Value) -> Constraint {
+    let mut schema = schema.clone();
+    if let Some(schema) = schema.as_object_mut() {
+        let guidance = || serde_json::json!({ "whitespace_flexible": false });
+        schema.entry("x-guidance").or_insert_with(guidance);
+    }
+    Constraint::JsonSchema(schema)
 }
 
 /// Tokens that may still be written after a prompt. Beyond the context itself, the cache must not have to

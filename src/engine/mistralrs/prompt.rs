@@ -28,18 +28,20 @@ impl Prompts {
     /// From a tokenizer as JSON; an error says what is wrong with it.
     pub(super) fn new(json: &str) -> Result<Prompts, String> {
         let fail = |error: tokenizers::Error| error.to_string();
-        let mut parsed: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let parsed: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let mut control = BTreeMap::new();
-        for token in parsed["added_tokens"].as_array_mut().into_iter().flatten() {
-            if let (Some(text), Some(id)) = (token["content"].as_str(), token["id"].as_u64()) {
+        for token in parsed["added_tokens"].as_array().into_iter().flatten() {
+            // The others, such as runs of spaces, are ordinary text that has a token of its own.
+            let is_special = token["special"] == true;
+            if let (true, Some(text), Some(id)) =
+                (is_special, token["content"].as_str(), token["id"].as_u64())
+            {
                 control.insert(text.to_owned(), id as u32);
             }
-            // Only those that are called special can be taken as text.
-            token["special"] = true.into();
         }
         let whole = Tokenizer::from_bytes(json).map_err(fail)?;
         let prefix = whole.encode_fast("", true).map_err(fail)?.get_ids().to_vec();
-        let mut plain = Tokenizer::from_bytes(parsed.to_string()).map_err(fail)?;
+        let mut plain = whole.clone();
         plain.set_encode_special_tokens(true);
         let mut control: Vec<_> = control.into_iter().collect();
         control.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));

@@ -16,6 +16,10 @@ use super::gumbel::Gumbel;
 pub(super) struct Steps {
     pub(super) gumbel: Option<Gumbel>,
     pub(super) bias: BTreeMap<u32, f32>,
+    /// Taken from the logit of a token of the reply, for each time it was said.
+    pub(super) frequency_penalty: f32,
+    /// The same, once.
+    pub(super) presence_penalty: f32,
     /// How many of the likeliest tokens are wanted beside each, where log-probabilities are.
     pub(super) logprobs: Option<usize>,
     /// How a reply that is held to a grammar ends.
@@ -59,20 +63,37 @@ impl Steps {
     }
 
     fn changes_logits(&self) -> bool {
-        self.gumbel.is_some() || self.end.is_some() || !self.bias.is_empty()
+        let penalises = self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
+        self.gumbel.is_some() || self.end.is_some() || !self.bias.is_empty() || penalises
     }
 
-    fn step(&self, mut logits: Vec<f32>, position: usize) -> Vec<f32> {
+    /// As OpenAI counts: what the prompt holds is not penalised.
+    fn penalise(&self, logits: &mut [f32], reply: &[u32]) {
+        let mut counts: BTreeMap<u32, f32> = BTreeMap::new();
+        for token in reply {
+            *counts.entry(*token).or_default() += 1.0;
+        }
+        for (token, count) in counts {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit -= count * self.frequency_penalty + self.presence_penalty;
+            }
+        }
+    }
+
+    fn step(&self, mut logits: Vec<f32>, context: &[u32]) -> Vec<f32> {
+        let position = context.len();
         let mut state = self.state();
         // Of a token that the grammar refuses there is a second choice, among those that it allows.
         let is_new = state.steps.last().is_none_or(|step| step.position != position);
         if is_new {
-            let log_sum = log_sum_exp(&logits);
+            let log_sum = if self.logprobs.is_some() { log_sum_exp(&logits) } else { 0.0 };
             let top = self.logprobs.map_or_else(Vec::new, |n| likeliest(&logits, n, log_sum));
             let at = Instant::now();
             state.steps.push(Step { position, at, token: 0, logprob: 0.0, top, log_sum });
             state.raw.clone_from(&logits);
         }
+        let prompt = state.steps.first().map_or(position, |step| step.position);
+        self.penalise(&mut logits, &context[prompt.min(position)..]);
         for (token, bias) in &self.bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -106,19 +127,7 @@ impl Steps {
 
 impl CustomLogitsProcessor for Steps {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        if !self.changes_logits() && self.logprobs.is_none() {
-            let step = Step {
-                position: context.len(),
-                at: Instant::now(),
-                token: 0,
-                logprob: 0.0,
-                top: Vec::new(),
-                log_sum: 0.0,
-            };
-            self.state().steps.push(step);
-            return Ok(logits.clone());
-        }
-        let out = self.step(logits.to_vec1::<f32>()?, context.len());
+        let out = self.step(logits.to_vec1::<f32>()?, context);
         if !self.changes_logits() {
             return Ok(logits.clone());
         }
@@ -161,6 +170,8 @@ mod tests {
         Steps {
             gumbel: None,
             bias: BTreeMap::new(),
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
             logprobs: Some(2),
             end,
             state: Mutex::default(),
@@ -170,7 +181,7 @@ mod tests {
     #[test]
     fn log_probabilities_are_those_of_the_softmax() {
         let steps = steps(None);
-        steps.step(vec![1.0, 3.0, 2.0], 5);
+        steps.step(vec![1.0, 3.0, 2.0], &[9; 5]);
         let state = steps.state();
         let step = &state.steps[0];
         // exp(1) + exp(2) + exp(3) = 30.19287
@@ -181,17 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn penalties_count_the_reply_and_not_the_prompt() {
+        let penalised = Steps { frequency_penalty: 0.5, presence_penalty: 1.0, ..steps(None) };
+        assert_eq!(penalised.step(vec![2.0, 2.0, 2.0], &[0, 0]), [2.0, 2.0, 2.0]);
+        assert_eq!(penalised.step(vec![2.0, 2.0, 2.0], &[0, 0, 1, 1]), [2.0, 0.0, 2.0]);
+        assert!(penalised.state().steps[1].logprob < -1.0, "of the logits as the model gave them");
+    }
+
+    #[test]
     fn where_a_grammar_may_end_it_ends_as_the_model_would() {
         let end = || Some(End { token: 0, own: vec![2], vocabulary: 3 });
         let may_end = steps(end());
         // The model would end its turn (token 2), which the grammar does not know.
-        assert_eq!(argmax(&may_end.step(vec![-9.0, 1.0, 5.0, 99.0], 7)), 2);
+        assert_eq!(argmax(&may_end.step(vec![-9.0, 1.0, 5.0, 99.0], &[1; 7])), 2);
         let allowed = vec![-9.0, 1.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
-        assert_eq!(argmax(&may_end.step(allowed, 7)), 0);
+        assert_eq!(argmax(&may_end.step(allowed, &[1; 7])), 0);
         let must_go_on = steps(end());
-        must_go_on.step(vec![-9.0, 1.0, 5.0, 99.0], 7);
+        must_go_on.step(vec![-9.0, 1.0, 5.0, 99.0], &[1; 7]);
         let allowed = vec![f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
-        assert_eq!(argmax(&must_go_on.step(allowed, 7)), 1);
+        assert_eq!(argmax(&must_go_on.step(allowed, &[1; 7])), 1);
         assert_eq!(must_go_on.state().steps.len(), 1, "two choices are one token");
     }
 }

@@ -6,8 +6,11 @@ use futures_util::future::BoxFuture;
 
 use super::{Declared, Found, REV};
 use crate::digest::Recipe;
-use crate::engine::mistralrs::{DTYPES, ISQ, MistralRs, Weights, fitting_instances};
+use crate::engine::mistralrs::{
+    DTYPES, ISQ, MistralRs, Weights, fitting_instances, instance_bytes,
+};
 use crate::manifest::{Diagnostic, Fields};
+use crate::record::Event;
 use crate::stage::{Context, Setting, StageError};
 
 /// Most instances of one model.
@@ -56,6 +59,13 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
                 .hint("`instances` makes more of it at once"),
         );
     }
+    if device == "cpu" && prefix_cache {
+        let message = "on CPU the prefix cache of mistral.rs never lets go of memory";
+        fields.error(
+            Diagnostic::at(fields.place("prefix_cache"), message)
+                .hint("and answers would depend on the prompts before"),
+        );
+    }
     if device == "cpu" && dtype == "bf16" {
         let message = "bf16 has no matrix product on CPU";
         fields.error(Diagnostic::at(fields.place("dtype"), message).hint("f32 or f16"));
@@ -76,6 +86,16 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
                 fields.error(Diagnostic::at(id.span, message).hint(hint));
                 return None;
             };
+            let is_commit =
+                revision.value.len() == 40 && revision.value.chars().all(|c| c.is_ascii_hexdigit());
+            if !is_commit {
+                let message =
+                    format!("`{}` is no commit, and what it means may change", revision.value);
+                let hint =
+                    "pin the commit: 40 hexadecimal digits, as the hub shows them in its history";
+                fields.error(Diagnostic::at(revision.span, message).hint(hint));
+                return None;
+            }
             Model::Hub { id: id.value, revision: revision.value }
         }
         (Some(model), Some(hub)) => {
@@ -120,11 +140,14 @@ fn read_device(fields: &Fields<'_>) -> String {
             format!("unknown device `{}` (known: cpu, cuda, cuda:<n>, metal)", device.value);
         fields.error(Diagnostic::at(device.span, message));
     }
-    device.value
+    match device.value.as_str() {
+        "cuda" => "cuda:0".to_owned(),
+        _ => device.value,
+    }
 }
 
 impl Local {
-    async fn mistralrs(&self, context: &Context) -> Result<MistralRs, StageError> {
+    async fn mistralrs(&self, stage: &str, context: &Context) -> Result<MistralRs, StageError> {
         let settings = self;
         let (weights, label) = match &settings.model {
             Model::Local(path) => {
@@ -134,12 +157,16 @@ impl Local {
                 (weights, path.to_string())
             }
             Model::Hub { id, revision } => {
-                let folder =
-                    fetch(id, revision, !context.options.frozen && !context.options.offline)
-                        .await?;
+                let may_fetch = !context.options.frozen && !context.options.offline;
+                let (emit, stage) = (context.emit.clone(), stage.to_owned());
+                let tell =
+                    move |message| emit(Event::EngineLoading { stage: stage.clone(), message });
+                let folder = fetch(id, revision, may_fetch, tell).await?;
                 (Weights::Folder(folder), format!("{id} at {revision}"))
             }
         };
+        let is_gguf = matches!(weights, Weights::Gguf(_));
+        let each = instance_bytes(weights.size()?, is_gguf, &self.dtype);
         let (instances, instances_reason) = match settings.instances {
             None if settings.device != "cpu" => (1, "one instance on an accelerator".to_owned()),
             Some(instances) => (instances, format!("{instances} instances, as the manifest says")),
@@ -148,7 +175,7 @@ impl Local {
                 let limit = settings
                     .memory_limit_mb
                     .map_or(context.run.memory / 2, |mb| u64::from(mb) << 20);
-                fitting_instances(weights.size()?, context.run.cores, limit)
+                fitting_instances(each, context.run.cores, limit)
             }
         };
         let template = self.chat_template.as_ref().map(|path| context.resolve(path)).transpose()?;
@@ -162,6 +189,7 @@ impl Local {
             context_length: self.context_length,
             prefix_cache: self.prefix_cache,
             max_sequences: self.max_sequences,
+            instance_bytes: each,
             instances,
             instances_reason,
         })
@@ -171,11 +199,11 @@ impl Local {
 impl Declared for Local {
     fn found<'a>(
         &'a self,
-        _: &'a str,
+        stage: &'a str,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Found, StageError>> {
         async move {
-            let engine = self.mistralrs(context).await?;
+            let engine = self.mistralrs(stage, context).await?;
             let recipe = Recipe::new("engine", REV).field("backend", "mistralrs");
             let recipe = engine.identify(&context.store, recipe)?;
             Ok(Found { backend: Box::new(engine), recipe })
@@ -192,10 +220,15 @@ impl Declared for Local {
     }
 }
 
-async fn fetch(id: &str, revision: &str, may_fetch: bool) -> Result<Utf8PathBuf, StageError> {
+async fn fetch(
+    id: &str,
+    revision: &str,
+    may_fetch: bool,
+    tell: impl Fn(String) + Send + Sync + 'static,
+) -> Result<Utf8PathBuf, StageError> {
     let (id, revision) = (id.to_owned(), revision.to_owned());
     let work = tokio::task::spawn_blocking(move || {
-        crate::engine::mistralrs::hub::snapshot(&id, &revision, may_fetch)
+        crate::engine::mistralrs::hub::snapshot(&id, &revision, may_fetch, &tell)
     });
     work.await
         .unwrap_or_else(|error| Err(format!("fetching panicked: {error}")))

@@ -91,6 +91,7 @@ pub struct Workflow {
     epochs: u32,
     max_iterations: u32,
     tools: Vec<String>,
+    native_calls: bool,
     lookup: Option<Utf8PathBuf>,
     scorers: Vec<&'static Scorer>,
     // Execution: in no key.
@@ -135,6 +136,9 @@ pub(super) fn read(
     let format = read_format(&fields, setting);
     let epochs = fields.count("epochs", 1..=10_000).unwrap_or(1);
     let (max_iterations, tools, lookup) = read_tools(&fields, setting, method);
+    let calls = fields.choice("tool_calls", &["text", "native"]);
+    let native_calls = calls.is_some_and(|calls| calls.value == "native")
+        && method.is_some_and(Method::uses_tools);
     let known: Vec<_> = scorer::SCORERS.iter().map(|scorer| scorer.name).collect();
     let scorers = fields.choices("scorers", &known);
     let scorers = scorers.unwrap_or_else(|| {
@@ -162,6 +166,7 @@ pub(super) fn read(
         epochs,
         max_iterations,
         tools,
+        native_calls,
         lookup,
         scorers: scorers.iter().filter_map(|name| scorer::find(name)).collect(),
         concurrency,
@@ -297,7 +302,12 @@ impl Workflow {
             method: self.method,
             instructions: match &self.instructions {
                 Some(text) => text.clone(),
+                None if self.native_calls => self.method.instructions_with_calls(),
                 None => self.method.instructions(&tools),
+            },
+            offered: match self.native_calls {
+                true => tools.iter().map(|tool| tool.spec()).collect(),
+                false => Vec::new(),
             },
             tools,
             sampling: Sampling {

@@ -13,12 +13,12 @@ use crate::method::{self, Method, Turn, react};
 use crate::record::{Observed, Phase, RequestObserved, ServedFrom};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
-    Text, Trace, TraceStep,
+    Text, ToolSpec, Trace, TraceStep,
 };
 use crate::scorer::{self, Scorer};
 use crate::store::{self, Port, Record, Store, Witness};
 use crate::template;
-use crate::tool::{Observation, Tool};
+use crate::tool::{self, Observation, Tool};
 
 /// Version of the loop below and of the sample's form.
 const REV: u32 = 1;
@@ -47,6 +47,8 @@ pub struct Semantics {
     pub instructions: String,
     /// Tools by name.
     pub tools: Vec<Box<dyn Tool>>,
+    /// The same as requests offer them, where the model calls them in the provider's own form; else empty.
+    pub offered: Vec<ToolSpec>,
     /// Sampling where the step says nothing else.
     pub sampling: Sampling,
     /// Most turns of the model in a step.
@@ -62,6 +64,10 @@ impl Semantics {
         let recipe = match self.method.uses_tools() {
             true => recipe.field("max_iterations", self.max_turns),
             false => recipe,
+        };
+        let recipe = match self.offered.is_empty() {
+            true => recipe,
+            false => recipe.field("tool_calls", "native"),
         };
         let recipe = method::describe(self.method, &self.instructions, &self.tools, recipe);
         scorer::describe(&self.scorers, recipe)
@@ -286,8 +292,14 @@ impl Run<'_> {
         let run = self.steps.last_mut().expect("BUG: a request outside a step");
         let settings = &self.job.settings;
         let replica = Replica { epoch: self.epoch, occurrence: self.flow.occurrence };
-        let request =
-            method::ask(settings.method, step, &settings.sampling, &run.transcript, replica);
+        let request = method::ask(
+            settings.method,
+            step,
+            &settings.sampling,
+            &run.transcript,
+            &settings.offered,
+            replica,
+        );
         let build_ms = ms(start);
         let answer = self.job.client.complete(&request).await?;
         let mut observed = answer.observed;
@@ -296,7 +308,10 @@ impl Run<'_> {
         self.requests.push(observed);
         Ok(match answer.completion {
             Ok(completion) => {
-                run.transcript.push(Message::new(Role::Assistant, completion.text.clone()));
+                run.transcript.push(Message {
+                    tool_calls: completion.tool_calls.clone(),
+                    ..Message::new(Role::Assistant, completion.text.clone())
+                });
                 if completion.finish == Finish::ContentFilter {
                     return Ok(Err((
                         Outcome::Refused,
@@ -314,9 +329,25 @@ impl Run<'_> {
 
     /// Reads a reply; `None` goes on with another turn.
     fn turn(&mut self, step: &Step, number: u32, completion: &Completion) -> Option<Ended> {
-        let method = self.job.settings.method;
+        let settings = &self.job.settings;
         let parsing = Instant::now();
-        let turn = method.read(&completion.text);
+        if !settings.offered.is_empty() && !completion.tool_calls.is_empty() {
+            self.observe(Phase::Parsing, parsing);
+            let mut calls = completion.tool_calls.iter();
+            return calls.find_map(|call| {
+                let input = tool::input_of(&call.arguments);
+                let thought = completion.text.clone();
+                self.call(step, number, call.name.clone(), input, thought, Some(&call.id))
+            });
+        }
+        let turn = match settings.offered.is_empty() {
+            true => settings.method.read(&completion.text),
+            // Without a call the reply is the answer.
+            false => Turn::Done {
+                answer: method::answer::undecorated(completion.text.trim()),
+                thought: String::new(),
+            },
+        };
         self.observe(Phase::Parsing, parsing);
         let run = self.steps.last_mut().expect("BUG: a turn outside a step");
         if method::cut_off(&turn, completion) {
@@ -344,10 +375,12 @@ impl Run<'_> {
             }
             Turn::Unparsable { reason } => Some((Outcome::Unparsable, Some(reason))),
             Turn::Again { hint, thought } => {
-                self.observation(step, trace_step(number, thought), hint, false);
+                self.observation(step, trace_step(number, thought), hint, false, None);
                 None
             }
-            Turn::Call { tool, input, thought } => self.call(step, number, tool, input, thought),
+            Turn::Call { tool, input, thought } => {
+                self.call(step, number, tool, input, thought, None)
+            }
         }
     }
 
@@ -359,6 +392,7 @@ impl Run<'_> {
         tool: String,
         input: String,
         thought: String,
+        call_id: Option<&str>,
     ) -> Option<Ended> {
         let run = self.steps.last_mut().expect("BUG: a call outside a step");
         let trace = run.trace.as_mut().expect("BUG: a call of a method without tools");
@@ -393,15 +427,28 @@ impl Run<'_> {
             }
         };
         self.observe(Phase::Tool, calling);
-        self.observation(step, turn, text, succeeded);
+        self.observation(step, turn, text, succeeded, call_id);
         None
     }
 
     /// Adds an observation to trace and transcript.
-    fn observation(&mut self, step: &Step, mut turn: TraceStep, text: String, succeeded: bool) {
+    fn observation(
+        &mut self,
+        step: &Step,
+        mut turn: TraceStep,
+        text: String,
+        succeeded: bool,
+        call_id: Option<&str>,
+    ) {
         let run = self.steps.last_mut().expect("BUG: an observation outside a step");
         let format = &step.observation;
-        run.transcript.push(Message::new(format.role, format!("{}{text}", format.prefix)));
+        run.transcript.push(match call_id {
+            None => Message::new(format.role, format!("{}{text}", format.prefix)),
+            Some(id) => Message {
+                tool_call_id: Some(id.to_owned()),
+                ..Message::new(Role::Tool, text.clone())
+            },
+        });
         turn.observation = Some(text);
         turn.succeeded = Some(succeeded);
         if let Some(trace) = &mut run.trace {
