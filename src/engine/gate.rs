@@ -275,10 +275,11 @@ impl Gate {
 impl State {
     fn adapt(&mut self, signal: Signal, entered: Instant, max: usize) {
         match signal {
-            Signal::Fine if self.limit < max as f64 => {
-                if self.in_flight as f64 >= self.limit - 1.0 {
-                    self.limit = (self.limit + 1.0 / self.limit).min(max as f64);
-                }
+            // A limit that is not used up says nothing about a higher one.
+            Signal::Fine
+                if self.limit < max as f64 && self.in_flight as f64 >= self.limit - 1.0 =>
+            {
+                self.limit = (self.limit + 1.0 / self.limit).min(max as f64);
             }
             Signal::Overload if self.cut.is_none_or(|cut| entered > cut) => {
                 self.limit = (self.limit.min(self.in_flight as f64) / 2.0).max(1.0);

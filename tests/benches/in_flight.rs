@@ -136,7 +136,7 @@ async fn alone() {
 }
 
 /// One method of the shipped benchmark through forge, in a store of its own.
-fn forge(instances: u32, concurrency: u32) {
+fn forge(name: &str, engine: &str, concurrency: u32) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     std::fs::create_dir(root.join("pipelines")).unwrap();
@@ -152,7 +152,7 @@ fn forge(instances: u32, concurrency: u32) {
     }
     let manifest = format!(
         "[stage.question]\nkind = \"flow-template\"\nfile = \"templates/qa.toml\"\n\
-         [stage.engine]\nkind = \"engine\"\nmodel = \"fixtures/tiny-chat\"\ninstances = {instances}\n\
+         [stage.engine]\nkind = \"engine\"\n{engine}\n\
          [stage.flows]\nkind = \"expand\"\ntemplate = \"question\"\n\
          fixture = [\"fixtures/facts.jsonl\", \"fixtures/arithmetic.jsonl\"]\n\
          [stage.ask]\nkind = \"workflow\"\nflows = \"flows\"\nengine = \"engine\"\nmethod = \"cot\"\n\
@@ -173,7 +173,7 @@ fn forge(instances: u32, concurrency: u32) {
         done["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "ask").unwrap();
     let wall = done["wall_ms"].as_f64().unwrap() / 1000.0;
     println!(
-        "{instances:>9} {concurrency:>17} {:>10.1} {:>9.1} {:>10.0}   {}",
+        "{name:24} {concurrency:>17} {:>10.1} {:>9.1} {:>10.0}   {}",
         100.0 * done["results"][0]["metrics"]["accuracy_all"].as_f64().unwrap(),
         400.0 / wall,
         tokens as f64 / wall,
@@ -188,11 +188,33 @@ fn main() {
     }
     println!("forge, all 400 questions with cot");
     println!(
-        "{:>9} {:>17} {:>10} {:>9} {:>10}   digest of all transcripts",
-        "instances", "samples in flight", "accuracy", "answers/s", "tokens/s",
+        "{:24} {:>17} {:>10} {:>9} {:>10}   digest of all transcripts",
+        "engine", "samples in flight", "accuracy", "answers/s", "tokens/s",
     );
+    let here = |model: &str, instances: u32| {
+        format!("model = \"fixtures/{model}\"\ninstances = {instances}")
+    };
     for (instances, concurrency) in [(1, 1), (1, 8), (2, 8)] {
-        forge(instances, concurrency);
+        let name = format!("safetensors × {instances}");
+        forge(&name, &here("tiny-chat", instances), concurrency);
+    }
+    for (instances, concurrency) in [(1, 1), (2, 8)] {
+        let name = format!("GGUF × {instances}");
+        forge(&name, &here("tiny-chat-q8_0.gguf", instances), concurrency);
+    }
+    // The peer: the same GGUF behind llama.cpp's own server, where tests/services/inference has put it.
+    let server = format!("{ROOT}/target/services/xllamacpp");
+    if std::path::Path::new(&server).join("installed").exists() {
+        for slots in [1, 8] {
+            let engine = format!(
+                "backend = \"process\"\nmodel = \"tiny-chat\"\nenv = {{ PYTHONPATH = \"{server}\" }}\n\
+                 command = [\"python3\", \"{ROOT}/tests/services/llama_server.py\", \
+                 \"fixtures/tiny-chat-q8_0.gguf\", \"{{port}}\", \"{slots}\"]"
+            );
+            forge("GGUF, llama.cpp's server", &engine, slots);
+        }
+    } else {
+        println!("llama.cpp's server is not installed (tests/services/inference)");
     }
     println!();
     tokio::runtime::Runtime::new().unwrap().block_on(alone());

@@ -81,7 +81,7 @@ fn read_urls(fields: &Fields<'_>) -> Option<Vec<Url>> {
     for text in &texts {
         match check_url(text) {
             Ok(url) => urls.push(url),
-            Err(diagnostic) => fields.error(diagnostic),
+            Err(diagnostic) => fields.error(*diagnostic),
         }
     }
     if texts.is_empty() {
@@ -90,8 +90,10 @@ fn read_urls(fields: &Fields<'_>) -> Option<Vec<Url>> {
     (!texts.is_empty() && urls.len() == texts.len()).then_some(urls)
 }
 
-fn check_url(text: &Spanned<String>) -> Result<Url, Diagnostic> {
-    let fail = |message: String| Diagnostic::at(text.span, message);
+fn check_url(text: &Spanned<String>) -> Result<Url, Box<Diagnostic>> {
+    let fail = |message: String| Box::new(Diagnostic::at(text.span, message));
+    let hinted =
+        |message: &str, hint: &str| Box::new(Diagnostic::at(text.span, message).hint(hint));
     let url = Url::parse(&text.value)
         .map_err(|error| fail(format!("`{}` is no URL: {error}", text.value)))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -101,7 +103,7 @@ fn check_url(text: &Spanned<String>) -> Result<Url, Diagnostic> {
     if !url.username().is_empty() || url.password().is_some() {
         let hint =
             "name the variable of the environment that has it: `api_key_env`, or `headers_env`";
-        return Err(fail("a URL in a manifest holds no secret".to_owned()).hint(hint));
+        return Err(hinted("a URL in a manifest holds no secret", hint));
     }
     let secret = |name: &str| {
         ["key", "api_key", "api-key", "apikey", "token", "access_token", "sig", "code"]
@@ -110,11 +112,11 @@ fn check_url(text: &Spanned<String>) -> Result<Url, Diagnostic> {
     if url.query_pairs().any(|(name, _)| secret(&name.to_ascii_lowercase())) {
         let hint =
             "most providers take it in a header: `headers_env = { \"<header>\" = \"<variable>\" }`";
-        return Err(fail("a URL in a manifest holds no secret".to_owned()).hint(hint));
+        return Err(hinted("a URL in a manifest holds no secret", hint));
     }
     if url.path().trim_end_matches('/').ends_with("/completions") {
         let hint = "leave out `/chat/completions`";
-        return Err(fail("`base_url` ends before the path of a request".to_owned()).hint(hint));
+        return Err(hinted("`base_url` ends before the path of a request", hint));
     }
     Ok(url)
 }
