@@ -7,23 +7,15 @@ use cached::Cached;
 use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
-use super::gate::{Pass, Signal};
-use super::{Budget, Engine, EngineError, Reply, Resource, Trouble};
+use super::attempts::{Answered, Asking, Gone};
+use super::{Budget, Resource};
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, Timing};
+use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom};
 use crate::sample::{Completion, Request, Usage};
 use crate::store::{Outcome, Port, Record, Store, StoreError, Witness};
 
 /// Version of what a request's key means.
 const REV: u32 = 1;
-/// Longest pause before the second attempt; doubled each time. The pause is drawn evenly between nothing
-/// and that ("full jitter": Brooker 2015, "Exponential Backoff And Jitter").
-const BACKOFF: Duration = Duration::from_millis(500);
-/// Longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Longest wait that a server may ask for; one that asks for more has failed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
-
 /// Whether the engine may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -149,11 +141,11 @@ type Remembered = Arc<(Result<Completion, (String, String)>, f64)>;
 
 /// The door for one workflow.
 pub struct Client {
-    engine: Arc<Resource>,
+    pub(super) engine: Arc<Resource>,
     store: Arc<Store>,
-    access: Access,
+    pub(super) access: Access,
     /// Zero of all its times.
-    anchor: Instant,
+    pub(super) anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
     /// Keeps the engine loaded.
     _user: super::memory::User,
@@ -256,10 +248,14 @@ impl Client {
             }
         };
         let live_ms = record.witness.phases_ms.get(&Phase::ApiCall).copied().unwrap_or(0.0);
-        let remembered: Remembered = Arc::new((completion, live_ms));
+        Some(self.hold(key, Arc::new((completion, live_ms))))
+    }
+
+    /// Puts an answer into memory.
+    fn hold(&self, key: Key, remembered: Remembered) -> Remembered {
         let mut memory = self.memory.lock().expect("BUG: the memory lock is poisoned");
         memory.cache_set(key, remembered.clone());
-        Some(remembered)
+        remembered
     }
 
     async fn ask(
@@ -270,15 +266,7 @@ impl Client {
         mut phases_ms: PhasesMs,
         queued: Instant,
     ) -> Result<Answer, Failure> {
-        let mut asking = Asking {
-            door: self,
-            key,
-            request,
-            attempts: 0,
-            retries: Vec::new(),
-            retry_ms: 0.0,
-            began: None,
-        };
+        let mut asking = Asking::new(self, key, request);
         let answered = asking.ask().await;
         let Asking { attempts, retries, retry_ms, .. } = asking;
         if retry_ms > 0.0 {
@@ -314,13 +302,12 @@ impl Client {
             Ok(completion) => completion.usage,
             Err(_) => Usage::ZERO,
         };
-        let outcome = match outcome {
+        let kept = match &outcome {
             Ok(completion) => {
-                let value =
-                    serde_json::to_value(&completion).expect("BUG: a completion is plain data");
-                Outcome::Value([("completion".to_owned(), Port::Inline(value))].into())
+                let port = Port::Completion(Arc::new(completion.clone()));
+                Outcome::Value([("completion".to_owned(), port)].into())
             }
-            Err((code, detail)) => Outcome::Rejected { code, detail },
+            Err((code, detail)) => Outcome::Rejected { code: code.clone(), detail: detail.clone() },
         };
         let seen = |retries| serde_json::json!({ "retries": retries });
         let witness = Witness {
@@ -332,14 +319,18 @@ impl Client {
             attempts,
             // The rest of what was observed is kept with the sample.
             observed: (!retries.is_empty()).then(|| seen(&retries)),
+            made: None,
         };
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
-        let record = Record { recipe, outcome, witness };
+        let record = Record { recipe, outcome: kept, witness };
         let record = self.store.publish(record, self.access.mode == Mode::Afresh).await?;
         if self.access.mode == Mode::Afresh {
             self.engine.renew(key);
         }
-        let Some(remembered) = self.keep(key, &record) else {
+        // Of two that were made at once the first counts. Of one run there is one, which need not be read back.
+        let own = (record.witness.run == self.access.run)
+            .then(|| self.hold(key, Arc::new((outcome, timing.close_ms))));
+        let Some(remembered) = own.or_else(|| self.keep(key, &record)) else {
             let detail = "the store holds something else under the key of this request";
             return Err(failed(detail.to_owned(), phases_ms, retries));
         };
@@ -350,221 +341,8 @@ impl Client {
         Ok(answer)
     }
 
-    fn tell(&self, told: Told) {
+    pub(super) fn tell(&self, told: Told) {
         (self.access.tell)(told);
-    }
-}
-
-/// What an engine said for good.
-struct Answered {
-    outcome: Result<Completion, (String, String)>,
-    timing: Timing,
-}
-
-/// Why it said nothing.
-enum Gone {
-    Engine(String),
-    Other(Failure),
-}
-
-impl From<Failure> for Gone {
-    fn from(failure: Failure) -> Self {
-        Gone::Other(failure)
-    }
-}
-
-/// A request on its way: attempts, one after another.
-struct Asking<'a> {
-    door: &'a Client,
-    key: Key,
-    request: &'a Request,
-    attempts: u32,
-    retries: Vec<Retry>,
-    retry_ms: f64,
-    /// When the first attempt was sent: queueing and loading are no part of the time-out.
-    began: Option<Instant>,
-}
-
-impl Asking<'_> {
-    async fn ask(&mut self) -> Result<Answered, Gone> {
-        let door = self.door;
-        let (engine, gate) = (&door.engine, &door.engine.gate);
-        let mut pause = BACKOFF;
-        let mut is_trial = false;
-        loop {
-            self.may_ask(&mut is_trial)?;
-            let permit = door.unless_stopped(gate.enter(self.attempts > 0)).await?;
-            let ready = door.unless_stopped(engine.engine()).await?.map_err(Gone::Engine)?;
-            if door.access.stop.is_cancelled() {
-                return Err(Failure::Cancelled.into());
-            }
-            // Counting takes time, and most engines have nothing to hold.
-            let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
-            let most = u64::from(self.request.sampling.max_tokens);
-            let reserved = door.reserve(ready.as_ref(), self.request).await?;
-            let at = gate.take(prompt + most);
-            if at > tokio::time::Instant::now() {
-                door.unless_stopped(tokio::time::sleep_until(at)).await?;
-            }
-            if let Err(error) = door.unless_stopped(ready.recover()).await? {
-                gate.failed("broken", &error.to_string());
-                return Err(Gone::Engine(error.to_string()));
-            }
-            // While this one waited, others may have found that nothing works.
-            self.may_ask(&mut is_trial)?;
-            self.attempts += 1;
-            self.began.get_or_insert_with(Instant::now);
-            let start = Instant::now();
-            let ended = self.attempt(ready.as_ref()).await;
-            let trouble = match ended {
-                Ok(Reply { completion, stamps, notices }) => {
-                    permit.end(Signal::Fine);
-                    gate.succeeded();
-                    let usage = completion.usage;
-                    let used = usage.input_tokens.zip(usage.output_tokens).map(|(a, b)| a + b);
-                    gate.give_back((prompt + most).saturating_sub(used.unwrap_or(prompt + most)));
-                    if let Some(reserved) = reserved {
-                        reserved.settle(engine.backend.price().and_then(|p| p.of(&usage)));
-                    }
-                    notices.into_iter().for_each(|notice| door.tell(Told::Notice(notice)));
-                    let timing = stamps.timing(door.anchor);
-                    return Ok(Answered { outcome: Ok(completion), timing });
-                }
-                Err(EngineError::Rejected { code, detail }) => {
-                    permit.end(Signal::Fine);
-                    gate.succeeded();
-                    let timing = Timing { close_ms: ms(start), ..Timing::default() };
-                    return Ok(Answered { outcome: Err((code.to_owned(), detail)), timing });
-                }
-                Err(EngineError::Broken(detail)) => {
-                    if let Some(reserved) = reserved {
-                        reserved.settle(Some(0.0));
-                    }
-                    gate.failed("broken", &detail);
-                    return Err(Gone::Engine(detail));
-                }
-                Err(EngineError::Passing(trouble)) => trouble,
-            };
-            if let Some(reserved) = reserved {
-                // Nobody knows what was begun and broke off did cost.
-                reserved.settle((!trouble.may_be_billed).then_some(0.0));
-            }
-            permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
-            let attempt_ms = ms(start);
-            self.retry_ms += attempt_ms;
-            let wait = self.wait(&trouble, pause)?;
-            pause = (pause * 2).min(BACKOFF_MAX);
-            if trouble.retry_after.is_some() {
-                gate.pause(tokio::time::Instant::now() + wait);
-            }
-            let retry = Retry {
-                reason: trouble.reason,
-                detail: trouble.detail,
-                attempt_ms,
-                waited_ms: wait.as_secs_f64() * 1000.0,
-            };
-            self.retries.push(retry.clone());
-            door.tell(Told::Retry { key: self.key, attempt: self.attempts, retry });
-            let waiting = Instant::now();
-            door.unless_stopped(tokio::time::sleep(wait)).await?;
-            self.retry_ms += ms(waiting);
-        }
-    }
-
-    /// Whether nothing is known that would make asking useless. A request that is under way goes on to its
-    /// own end, and one that was let in to try tries.
-    fn may_ask(&self, is_trial: &mut bool) -> Result<(), Gone> {
-        if *is_trial || self.attempts > 0 {
-            return Ok(());
-        }
-        match self.door.engine.gate.pass() {
-            Pass::Open => Ok(()),
-            Pass::Trial => {
-                *is_trial = true;
-                Ok(())
-            }
-            Pass::Blocked(why) => Err(Gone::Engine(why)),
-        }
-    }
-
-    /// Since the first attempt was sent.
-    fn elapsed(&self) -> Duration {
-        self.began.map_or(Duration::ZERO, |began| began.elapsed())
-    }
-
-    /// One attempt, within its time.
-    async fn attempt(&self, engine: &dyn Engine) -> Result<Reply, EngineError> {
-        let limits = &self.door.access.limits;
-        let mut limit = limits.attempt_timeout;
-        if let Some(total) = limits.timeout {
-            limit = limit.min(total.saturating_sub(self.elapsed()));
-        }
-        let asked = engine.complete(self.request, limits.first_token_timeout);
-        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
-            let limit = humantime::format_duration(Duration::from_millis(limit.as_millis() as u64));
-            let mut trouble = Trouble::new("time-out", format!("no answer within {limit}"));
-            trouble.overload = true;
-            Err(EngineError::Passing(trouble))
-        })
-    }
-
-    /// How long to wait after a failed attempt; an error when there is no further one.
-    fn wait(&self, trouble: &Trouble, pause: Duration) -> Result<Duration, Gone> {
-        let (door, limits) = (self.door, &self.door.access.limits);
-        let give_up = |detail: String| {
-            door.engine.gate.failed(&trouble.reason, &detail);
-            Err(Gone::Engine(detail))
-        };
-        if door.access.stop.is_cancelled() {
-            return Err(Failure::Cancelled.into());
-        }
-        if self.attempts > limits.max_retries {
-            return give_up(trouble.detail.clone());
-        }
-        let wait = match trouble.retry_after {
-            // A little later than asked, and not all at once.
-            Some(after) => after + after.mul_f64(fastrand::f64() * 0.1),
-            None => pause.mul_f64(fastrand::f64()),
-        };
-        let shown = humantime::format_duration(Duration::from_secs(wait.as_secs()));
-        if wait > RETRY_AFTER_MAX {
-            return give_up(format!("{}; the server asks to wait {shown}", trouble.detail));
-        }
-        if limits.timeout.is_some_and(|total| self.elapsed() + wait >= total) {
-            return give_up(format!("{}; no time is left for another attempt", trouble.detail));
-        }
-        Ok(wait)
-    }
-}
-
-impl Client {
-    /// What comes of `work`, unless the run is stopped before.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            () = self.access.stop.cancelled() => Err(Failure::Cancelled),
-            done = work => Ok(done),
-        }
-    }
-
-    /// Sets money aside for a request, where there is a budget to hold.
-    async fn reserve(
-        &self,
-        engine: &dyn Engine,
-        request: &Request,
-    ) -> Result<Option<super::budget::Reservation<'_>>, Failure> {
-        let (Some(budget), Some(price)) = (&self.access.budget, self.engine.backend.price()) else {
-            return Ok(None);
-        };
-        let most = u64::from(request.sampling.max_tokens);
-        let ceiling = price.ceiling(engine.prompt_ceiling(request), most);
-        match self.unless_stopped(budget.reserve(ceiling)).await? {
-            Some(reserved) => Ok(Some(reserved)),
-            None => {
-                let (limit, spent) = (budget.limit, budget.spent());
-                Err(Failure::Budget { limit, spent, ceiling })
-            }
-        }
     }
 }
 
@@ -592,7 +370,7 @@ fn answer(
     }
 }
 
-fn ms(start: Instant) -> f64 {
+pub(super) fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
 }
 

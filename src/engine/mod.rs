@@ -14,6 +14,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing};
 use crate::sample::{Completion, Request};
 
+mod attempts;
 mod budget;
 mod client;
 mod gate;

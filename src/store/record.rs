@@ -1,13 +1,14 @@
 //! What is remembered under a key. Knows nothing of where it is kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::digest::{Digest, Recipe};
-use crate::record::PhasesMs;
-use crate::sample::Usage;
+use crate::record::{Observed, PhasesMs};
+use crate::sample::{Completion, Sample, Usage};
 
 /// What a recipe gave. Passing failures (429, time-outs, crashes) are never recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,13 +26,53 @@ pub enum Outcome {
 }
 
 /// A part of a value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Port {
     /// Small: the value itself.
     Inline(Value),
     /// Large: where its bytes are.
     Blob(Digest),
+    /// The same as `Inline`, as it was made: written as it stands, and never read.
+    #[serde(rename = "inline", skip_deserializing, serialize_with = "shared")]
+    Sample(Arc<Sample>),
+    /// The same.
+    #[serde(rename = "inline", skip_deserializing, serialize_with = "shared")]
+    Completion(Arc<Completion>),
+}
+
+fn shared<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
+}
+
+fn maybe_shared<T: Serialize, S: Serializer>(
+    value: &Option<Arc<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
+}
+
+impl Port {
+    fn json(&self) -> Option<Value> {
+        let json = |made: Result<Value, serde_json::Error>| made.expect("BUG: it is plain data");
+        Some(match self {
+            Port::Blob(_) => return None,
+            Port::Inline(value) => value.clone(),
+            Port::Sample(sample) => json(serde_json::to_value(sample.as_ref())),
+            Port::Completion(completion) => json(serde_json::to_value(completion.as_ref())),
+        })
+    }
+}
+
+/// Equal is what is written equally.
+impl PartialEq for Port {
+    fn eq(&self, other: &Port) -> bool {
+        match (self, other) {
+            (Port::Inline(a), Port::Inline(b)) => a == b,
+            (Port::Blob(a), Port::Blob(b)) => a == b,
+            _ => self.json().is_some() && self.json() == other.json(),
+        }
+    }
 }
 
 /// How a record came to be. Stored, never hashed.
@@ -52,9 +93,17 @@ pub struct Witness {
     /// How often it was tried.
     #[serde(default)]
     pub attempts: u32,
-    /// Whatever else was observed.
+    /// Whatever else was observed, as it is read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub observed: Option<Value>,
+    /// The same of a sample, as it was made: written under the same name, and never read.
+    #[serde(
+        rename = "observed",
+        skip_serializing_if = "Option::is_none",
+        skip_deserializing,
+        serialize_with = "maybe_shared"
+    )]
+    pub made: Option<Arc<Observed>>,
 }
 
 /// A remembered result, with the recipe that made it.
@@ -73,7 +122,7 @@ impl Record {
     pub fn inline(&self, port: &str) -> Option<&Value> {
         match self.port(port)? {
             Port::Inline(value) => Some(value),
-            Port::Blob(_) => None,
+            Port::Blob(_) | Port::Sample(_) | Port::Completion(_) => None,
         }
     }
 
@@ -81,7 +130,7 @@ impl Record {
     pub fn blob(&self, port: &str) -> Option<Digest> {
         match self.port(port)? {
             Port::Blob(digest) => Some(*digest),
-            Port::Inline(_) => None,
+            _ => None,
         }
     }
 
@@ -101,7 +150,7 @@ impl Record {
         };
         let of_port = |port: &Port| match port {
             Port::Blob(digest) => Some(*digest),
-            Port::Inline(_) => None,
+            _ => None,
         };
         ports.into_iter().flatten().filter_map(of_port)
     }

@@ -1,8 +1,9 @@
 //! The folder of a run: `run.json` and `events.log`. Knows nothing of what runs do.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -12,8 +13,16 @@ use crate::record::{Event, RunRecord};
 /// A run being written.
 pub struct RunFolder {
     root: Utf8PathBuf,
-    log: Mutex<File>,
+    log: Mutex<Log>,
 }
+
+struct Log {
+    file: BufWriter<File>,
+    written: Instant,
+}
+
+/// Longest time that the end of a sample stays in this process while others follow.
+const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
 impl RunFolder {
     pub(super) fn create(root: &Utf8Path) -> Result<RunFolder, StoreError> {
@@ -21,15 +30,23 @@ impl RunFolder {
         let path = root.join("events.log");
         let log =
             File::options().create(true).append(true).open(&path).map_err(at("create", &path))?;
+        let log = Log { file: BufWriter::new(log), written: Instant::now() };
         Ok(RunFolder { root: root.to_owned(), log: Mutex::new(log) })
     }
 
-    /// Adds an event to the log: one line, whole or torn at the end of the file.
+    /// Adds an event to the log: one line, whole or torn at the end of the file. Samples that end in the same
+    /// moment are written together.
     pub fn log(&self, event: &Event) -> Result<(), StoreError> {
         let mut line = serde_json::to_vec(event).expect("BUG: an event is plain data");
         line.push(b'\n');
         let mut log = self.log.lock().expect("BUG: the log lock is poisoned");
-        log.write_all(&line).map_err(at("write", &self.root))
+        let mut written = log.file.write_all(&line);
+        let is_one_of_many = matches!(event, Event::SampleFinished { .. });
+        if written.is_ok() && (!is_one_of_many || log.written.elapsed() >= FLUSH_EVERY) {
+            written = log.file.flush();
+            log.written = Instant::now();
+        }
+        written.map_err(at("write", &self.root))
     }
 
     /// Keeps the record of the finished run.

@@ -74,6 +74,7 @@ fn record(i: usize) -> Record {
             usage: Usage::default(),
             attempts: 1,
             observed: None,
+            made: None,
         },
     }
 }

@@ -248,6 +248,17 @@ fn trouble_without_end_is_a_failed_sample_with_all_its_attempts() {
 }
 
 #[test]
+fn what_a_server_says_does_not_steer_a_terminal() {
+    let server = Server::start(|_| {
+        let body = json!({ "error": { "message": "\u{1b}[2Jgone\u{7}" } });
+        vec![Step::Write(whole(400, &body.to_string()))]
+    });
+    let (_, ran) = one(&server, "", "");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("400 [2Jgone") && !ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+}
+
+#[test]
 fn the_total_time_bounds_all_attempts() {
     let server = Server::start(|_| vec![Step::Sleep(Duration::from_millis(300)), Step::Close]);
     let start = Instant::now();

@@ -87,6 +87,10 @@ fn fetch(
     use hf_hub::api::sync::ApiBuilder;
     use hf_hub::{Cache, Repo, RepoType};
 
+    // Two engines on one model: the second finds what the first has fetched.
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+
     let words = |error: hf_hub::api::sync::ApiError| error.to_string();
     let mut builder = ApiBuilder::from_env()
         .with_cache_dir(cache.to_path_buf())
@@ -101,8 +105,15 @@ fn fetch(
     let have = Cache::new(cache.to_path_buf()).repo(pinned.clone());
     let remote = api.repo(pinned);
     let files = remote.info().map_err(words)?.siblings;
+    // Mistral's own form of the same weights would take the place of the other.
+    let is_needed = |name: &String| {
+        super::decides(name)
+            && name != "params.json"
+            && !name.starts_with("consolidated")
+            && !name.contains('/')
+    };
     let files: Vec<String> =
-        files.into_iter().map(|file| file.rfilename).filter(|name| super::decides(name)).collect();
+        files.into_iter().map(|file| file.rfilename).filter(is_needed).collect();
     for (i, name) in files.iter().enumerate() {
         let at = format!("{id}: file {} of {}, `{name}`", i + 1, files.len());
         let path = match have.get(name) {

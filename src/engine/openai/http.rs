@@ -139,10 +139,12 @@ impl Post {
         self.hide(&causes(error))
     }
 
-    /// A text without secrets.
+    /// A text without secrets, and without what would steer a terminal.
     pub(super) fn hide(&self, text: &str) -> String {
         let hide = |text: String, secret: &String| text.replace(secret.as_str(), HIDDEN);
-        self.secrets.iter().fold(text.to_owned(), hide)
+        let steers = |c: &char| c.is_control() && !c.is_whitespace();
+        let text: String = text.chars().filter(|c| !steers(c)).collect();
+        self.secrets.iter().fold(text, hide)
     }
 }
 

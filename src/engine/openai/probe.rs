@@ -272,6 +272,8 @@ fn collect(spec: &Value, schema: &Value, names: &mut BTreeSet<String>, depth: u8
 /// The first words of an answer.
 pub(super) fn brief(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // What a server says must not steer a terminal.
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let mut short: String = text.chars().take(200).collect();
     if short.len() < text.len() {
         short.push('…');

@@ -322,5 +322,7 @@ fn tail(log: &Utf8Path, from: u64) -> std::io::Result<String> {
         _ => &text,
     };
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(12)..].join("\n"))
+    let text = lines[lines.len().saturating_sub(12)..].join("\n");
+    // What a server says must not steer a terminal.
+    Ok(text.chars().filter(|c| !c.is_control() || *c == '\n').collect())
 }

@@ -28,7 +28,7 @@ const REORDER_MAX: u64 = 1024;
 /// Samples that are replayed at once: a shared store takes its time.
 const REPLAYED_AT_ONCE: usize = 64;
 
-type Finished = (u64, Arc<Flow>, Result<(Sample, Observed), Failure>);
+type Finished = (u64, Arc<Flow>, Result<(Arc<Sample>, Arc<Observed>), Failure>);
 
 /// Runs all samples of a workflow.
 pub(super) async fn run_all(
@@ -154,7 +154,7 @@ struct Window<'a> {
     samples: BlobWriter,
     observed: BlobWriter,
     /// Finished, but an earlier one is not.
-    waiting: BTreeMap<u64, (Sample, Observed)>,
+    waiting: BTreeMap<u64, (Arc<Sample>, Arc<Observed>)>,
     written: u64,
     tally: Tally,
     profile: ProfileBuilder,
@@ -206,8 +206,9 @@ impl<'a> Window<'a> {
         let error = self.count_failure(&sample);
         self.waiting.insert(index, (sample, observed));
         while let Some((sample, observed)) = self.waiting.remove(&self.written) {
-            let written = self.samples.write_all(&line_of(&sample));
-            let written = written.and_then(|()| self.observed.write_all(&line_of(&observed)));
+            let written = self.samples.write_all(&line_of(sample.as_ref()));
+            let written =
+                written.and_then(|()| self.observed.write_all(&line_of(observed.as_ref())));
             if let Err(error) = written {
                 return Some(StageError::Failed(format!("cannot write samples: {error}")));
             }
@@ -343,7 +344,7 @@ impl Workflow {
             });
             for replay in futures_util::future::join_all(replays).await {
                 let (sample, _) = replay?;
-                table.update(&line_of(&sample));
+                table.update(&line_of(sample.as_ref()));
                 tally.add(&sample);
             }
         }

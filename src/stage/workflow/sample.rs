@@ -76,15 +76,29 @@ impl Semantics {
 
 /// The recipe of one sample.
 pub fn recipe(settings: &Semantics, engine: Digest, flow: &Flow, epoch: u32) -> Recipe {
+    recipe_of(settings, engine, flow, flow.digest(), epoch)
+}
+
+fn recipe_of(
+    settings: &Semantics,
+    engine: Digest,
+    flow: &Flow,
+    flow_digest: Digest,
+    epoch: u32,
+) -> Recipe {
     settings
         .describe(Recipe::new("sample", REV))
         .input("engine", engine)
-        .input("flow", flow.digest())
+        .input("flow", flow_digest)
         .replica(Replica { epoch, occurrence: flow.occurrence })
 }
 
 /// A sample of the store, if it is there.
-async fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, Observed)> {
+async fn recall(
+    store: &Store,
+    recipe: &Recipe,
+    flow: &Flow,
+) -> Option<(Arc<Sample>, Arc<Observed>)> {
     let start = Instant::now();
     let (record, tier) = store.find(recipe.key()).await?;
     let mut sample: Sample = serde_json::from_value(record.inline("sample")?.clone()).ok()?;
@@ -92,12 +106,17 @@ async fn recall(store: &Store, recipe: &Recipe, flow: &Flow) -> Option<(Sample, 
     // Labels are in no key, and may have changed.
     sample.flow.clone_from(&flow.id);
     sample.tags.clone_from(&flow.tags);
-    Some((sample, observed.replayed(tier.into(), ms(start))))
+    Some((sample.into(), observed.replayed(tier.into(), ms(start)).into()))
 }
 
 /// Runs one sample, or recalls it.
-pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, Observed), Failure> {
-    let recipe = recipe(&job.settings, job.engine, flow, epoch);
+pub async fn run_sample(
+    job: &Job,
+    flow: &Flow,
+    epoch: u32,
+) -> Result<(Arc<Sample>, Arc<Observed>), Failure> {
+    let flow_digest = flow.digest();
+    let recipe = recipe_of(&job.settings, job.engine, flow, flow_digest, epoch);
     if matches!(job.mode, Mode::Live | Mode::Frozen)
         && let Some(found) = recall(&job.store, &recipe, flow).await
     {
@@ -138,7 +157,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
     };
     let sample = Sample {
         flow: flow.id.clone(),
-        flow_digest: flow.digest(),
+        flow_digest,
         epoch,
         key: recipe.key(),
         outcome,
@@ -149,6 +168,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
         steps,
         tags: flow.tags.clone(),
     };
+    let (sample, observed) = (Arc::new(sample), Arc::new(observed));
     if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Afresh) {
         remember(job, recipe, &sample, &observed).await?;
     }
@@ -158,18 +178,16 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<(Sample, O
 async fn remember(
     job: &Job,
     recipe: Recipe,
-    sample: &Sample,
-    observed: &Observed,
+    sample: &Arc<Sample>,
+    observed: &Arc<Observed>,
 ) -> Result<(), store::StoreError> {
-    let json =
-        |value: Result<Value, serde_json::Error>| value.expect("BUG: a sample is plain data");
-    let ports = [("sample".to_owned(), Port::Inline(json(serde_json::to_value(sample))))];
+    let ports = [("sample".to_owned(), Port::Sample(sample.clone()))];
     let witness = Witness {
         run: job.run.clone(),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms: crate::engine::unix_ms(),
         usage: observed.usage(),
-        observed: Some(json(serde_json::to_value(observed))),
+        made: Some(observed.clone()),
         ..Witness::default()
     };
     let record = Record { recipe, outcome: store::Outcome::Value(ports.into()), witness };
