@@ -28,7 +28,7 @@
 //! # The files we write
 //!
 //! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/pack.rs` `packs/`, `store/stat.rs` `stat`,
-//! `store/runs.rs` `runs/`, `store/roots.rs` `roots/` and `tmproots/`, `store/gc.rs` `gone/` and `trash/`,
+//! `store/runs.rs` `runs/` (and `engine/process` the logs of servers in it), `store/roots.rs` `roots/` and `tmproots/`, `store/gc.rs` `gone/` and `trash/`,
 //! `store/remote.rs` the objects of a shared store, `store/mod.rs` `store.toml` and `last/`; `exec/lock.rs` the
 //! text of `pipelines/<name>.lock`; `stage/views.rs` every output in the work tree.
 //!

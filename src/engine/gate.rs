@@ -75,8 +75,6 @@ struct State {
     requests: Option<Bucket>,
     tokens: Option<Bucket>,
     breaker: Breaker,
-    /// The least that the limit was, to be told.
-    lowest: f64,
 }
 
 /// A budget of so many units a minute.
@@ -136,7 +134,6 @@ impl Gate {
                 requests: rates.requests.map(Bucket::new),
                 tokens: rates.tokens.map(Bucket::new),
                 breaker: Breaker::default(),
-                lowest: max as f64,
             }),
         })
     }
@@ -248,12 +245,6 @@ impl Gate {
         }
     }
 
-    /// The least number in flight that the server made of the maximum; `None` if it never had too much.
-    pub fn lowest(&self) -> Option<u32> {
-        let state = self.state();
-        state.cut.map(|_| state.lowest as u32)
-    }
-
     fn leave(self: &Arc<Self>, entered: Instant, signal: Signal) {
         let mut state = self.state();
         if self.adaptive {
@@ -283,7 +274,6 @@ impl State {
             }
             Signal::Overload if self.cut.is_none_or(|cut| entered > cut) => {
                 self.limit = (self.limit.min(self.in_flight as f64) / 2.0).max(1.0);
-                self.lowest = self.lowest.min(self.limit);
                 self.cut = Some(Instant::now());
             }
             _ => {}
@@ -330,7 +320,7 @@ mod tests {
         for permit in permits.drain(..8) {
             permit.end(Signal::Overload);
         }
-        assert_eq!(gate.lowest(), Some(8), "eight complaints of one moment are one");
+        assert_eq!(gate.state().limit, 8.0, "eight complaints of one moment are one");
         drop(permits);
         tokio::time::sleep(Duration::from_millis(5)).await;
         // A round of eight that went well is worth one more.

@@ -14,7 +14,7 @@ use tokenizers::Tokenizer;
 use url::Url;
 
 use super::{Admission, Backend, Engine, EngineError, Progress, Rates, Reply};
-use crate::digest::{Digest, Recipe};
+use crate::digest::Recipe;
 use crate::record::Price;
 use crate::sample::{Request, ResponseFormat};
 
@@ -119,7 +119,7 @@ pub struct OpenAi {
 impl OpenAi {
     /// Adds all that decides answers to an engine's recipe.
     pub fn identify(&self, recipe: Recipe) -> Recipe {
-        let extra = (!self.extra_body.is_empty()).then(|| Digest::of_json(&self.extra_body));
+        let extra = (!self.extra_body.is_empty()).then(|| Value::Object(self.extra_body.clone()));
         let omit = (!self.omit.is_empty()).then(|| self.omit.clone());
         recipe
             .field("adapter_rev", REV)
@@ -127,7 +127,7 @@ impl OpenAi {
             .field("model", self.model.as_str())
             .field("revision", self.revision.as_deref())
             .field("api", self.api.name())
-            .field("extra_body", extra.map(|_| Value::Object(self.extra_body.clone())))
+            .field("extra_body", extra)
             .field("omit", omit)
             // Decides what is too long before a server is asked.
             .field("context_length", self.context_length)

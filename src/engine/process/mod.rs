@@ -33,6 +33,8 @@ pub const PORT: &str = "{port}";
 const REV: u32 = 1;
 /// How often the health of a starting server is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Longest time of an answer about health.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a user hears how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How much of the end of the log goes into messages.
@@ -125,13 +127,16 @@ impl Running {
                 .map_err(|error| format!("`{path}` is no path: {error}"))
         };
         let (health, base) = (url(&settings.health)?, url(&settings.base_path)?);
+        // One for all questions: making it reads the certificates of the machine.
+        let client = reqwest::Client::builder().no_proxy().timeout(HEALTH_TIMEOUT).build();
+        let client = client.map_err(|error| format!("cannot make an HTTP client: {error}"))?;
         let start = Instant::now();
         let mut told = start;
         loop {
             if let Some(status) = supervisor.ended() {
                 return Err(supervisor.words(&format!("it ended before it was ready ({status})")));
             }
-            if is_healthy(&health).await {
+            if is_healthy(&client, &health).await {
                 break;
             }
             if start.elapsed() > settings.startup_timeout {
@@ -161,9 +166,7 @@ fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-async fn is_healthy(url: &Url) -> bool {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
-    let Ok(client) = client else { return false };
+async fn is_healthy(client: &reqwest::Client, url: &Url) -> bool {
     client.get(url.clone()).send().await.is_ok_and(|response| response.status().is_success())
 }
 
