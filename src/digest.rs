@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+
+use canonical::Canonical;
+
+mod canonical;
 
 /// Version of the canonical encoding. Raised when the same recipe would hash to other bytes.
 const ENCODING_VERSION: u32 = 1;
@@ -135,10 +140,9 @@ impl Digest {
 
     /// The digest of a value's JSON, with tables sorted by name.
     pub fn of_json(value: &impl Serialize) -> Self {
-        let value = serde_json::to_value(value).expect("BUG: plain data always becomes JSON");
-        let mut hasher = Sha256::new();
-        encode(&value, &mut |bytes| hasher.update(bytes));
-        Digest(hasher.finalize().into())
+        let mut bytes = Vec::with_capacity(1024);
+        value.serialize(Canonical(&mut bytes)).expect("BUG: plain data always becomes JSON");
+        Digest::of(&bytes)
     }
 }
 
@@ -217,12 +221,33 @@ pub struct Recipe {
     pub kind: String,
     /// Version of the kind: raised when the meaning of its fields or its code changes.
     pub rev: u32,
-    /// Semantic settings by name.
-    pub fields: BTreeMap<String, Value>,
+    /// Semantic settings by name. Recipes that were copied from one another share them.
+    #[serde(with = "shared")]
+    pub fields: Arc<BTreeMap<String, Value>>,
     /// What it reads, by port, named by content.
     pub inputs: BTreeMap<String, Digest>,
     /// Which draw this is.
     pub replica: Replica,
+}
+
+/// A shared table is written as the table that it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        table: &Arc<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        table.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 impl Recipe {
@@ -231,7 +256,7 @@ impl Recipe {
         Recipe {
             kind: kind.to_owned(),
             rev,
-            fields: BTreeMap::new(),
+            fields: Arc::default(),
             inputs: BTreeMap::new(),
             replica: Replica::default(),
         }
@@ -240,7 +265,7 @@ impl Recipe {
     /// Adds a semantic setting; an absent one leaves no trace.
     pub fn field(mut self, name: &str, value: impl Field) -> Self {
         if let Some(value) = value.into_field() {
-            let before = self.fields.insert(name.to_owned(), value);
+            let before = Arc::make_mut(&mut self.fields).insert(name.to_owned(), value);
             assert!(before.is_none(), "BUG: field `{name}` stands twice in a recipe");
         }
         self
@@ -262,14 +287,14 @@ impl Recipe {
 
     /// `SHA-256("forge-key" ‖ version ‖ kind ‖ canonical(recipe))`.
     pub fn key(&self) -> Key {
-        let mut hasher = Sha256::new();
-        let mut sink = |bytes: &[u8]| hasher.update(bytes);
+        let mut bytes = Vec::with_capacity(1024);
+        let mut sink = |more: &[u8]| bytes.extend_from_slice(more);
         sink(b"forge-key");
         sink(&ENCODING_VERSION.to_le_bytes());
         encode_text(&self.kind, &mut sink);
         sink(&self.rev.to_le_bytes());
         sink(&(self.fields.len() as u64).to_le_bytes());
-        for (name, value) in &self.fields {
+        for (name, value) in self.fields.iter() {
             encode_text(name, &mut sink);
             encode(value, &mut sink);
         }
@@ -280,7 +305,7 @@ impl Recipe {
         }
         sink(&self.replica.epoch.to_le_bytes());
         sink(&self.replica.occurrence.to_le_bytes());
-        Key(hasher.finalize().into())
+        Key(Sha256::digest(&bytes).into())
     }
 
     /// What is different from an earlier recipe, by name.
@@ -379,8 +404,14 @@ fn encode(value: &Value, sink: &mut impl FnMut(&[u8])) {
         Value::Bool(true) => sink(b"t"),
         Value::Bool(false) => sink(b"f"),
         Value::Number(number) => {
-            sink(if number.is_f64() { b"d" } else { b"i" });
-            encode_text(&number.to_string(), sink);
+            let mut digits = itoa::Buffer::new();
+            if let Some(number) = number.as_i64() {
+                sink(b"i");
+                encode_text(digits.format(number), sink);
+            } else {
+                sink(if number.is_f64() { b"d" } else { b"i" });
+                encode_text(&number.to_string(), sink);
+            }
         }
         Value::String(text) => {
             sink(b"s");
@@ -458,7 +489,7 @@ mod tests {
     #[test]
     fn a_difference_names_the_field_and_both_values() {
         let mut now = sample().field("seed", 7_u32);
-        now.fields.insert("limits".into(), json!({"turns": 6}));
+        Arc::make_mut(&mut now.fields).insert("limits".into(), json!({"turns": 6}));
         let lines: Vec<_> =
             now.differences_from(&sample()).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["limits.turns: 5 -> 6", "seed: (absent) -> 7"]);

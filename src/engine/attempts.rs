@@ -214,8 +214,9 @@ impl Client {
     async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            () = self.access.stop.cancelled() => Err(Failure::Cancelled),
+            // Most of it waits for nothing, and then nobody needs to listen for a stop.
             done = work => Ok(done),
+            () = self.access.stop.cancelled() => Err(Failure::Cancelled),
         }
     }
 

@@ -11,8 +11,8 @@ use super::attempts::{Answered, Asking, Gone};
 use super::{Budget, Resource};
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom};
-use crate::sample::{Completion, Request, Usage};
-use crate::store::{Outcome, Port, Record, Store, StoreError, Witness};
+use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
+use crate::store::{Outcome, Port, Record, Store, StoreError, Witness, json_bytes};
 
 /// Version of what a request's key means.
 const REV: u32 = 1;
@@ -139,6 +139,25 @@ fn attempts_text(attempts: u32) -> String {
 
 type Remembered = Arc<(Result<Completion, (String, String)>, f64)>;
 
+/// What the recipes of equal settings share.
+struct Shared {
+    sampling: Sampling,
+    tools: Vec<ToolSpec>,
+    recipe: Recipe,
+}
+
+fn shared_recipe(engine: Digest, sampling: &Sampling, tools: &[ToolSpec]) -> Recipe {
+    let recipe = sampling.describe(Recipe::new("request", REV)).input("engine", engine);
+    match tools.is_empty() {
+        true => recipe,
+        false => recipe.input("tools", Digest::of_json(&tools)),
+    }
+}
+
+fn of_request(shared: Recipe, request: &Request) -> Recipe {
+    shared.input("messages", Digest::of_json(&request.messages)).replica(request.replica)
+}
+
 /// The door for one workflow.
 pub struct Client {
     pub(super) engine: Arc<Resource>,
@@ -147,6 +166,7 @@ pub struct Client {
     /// Zero of all its times.
     pub(super) anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
+    shared: Mutex<Option<Shared>>,
     /// Keeps the engine loaded.
     _user: super::memory::User,
 }
@@ -156,7 +176,8 @@ impl Client {
     pub fn new(engine: Arc<Resource>, store: Arc<Store>, access: Access) -> Self {
         let memory = Mutex::new(LruCache::new(access.memory_max));
         let user = engine.user();
-        Client { engine, store, access, anchor: Instant::now(), memory, _user: user }
+        let (anchor, shared) = (Instant::now(), Mutex::default());
+        Client { engine, store, access, anchor, memory, shared, _user: user }
     }
 
     /// Entries in the memory cache, and its bound.
@@ -167,20 +188,32 @@ impl Client {
 
     /// What a request depends on. The messages stand as their digest: the sample keeps their text.
     pub fn recipe(engine: Digest, request: &Request) -> Recipe {
-        let tools = (!request.tools.is_empty()).then(|| Digest::of_json(&request.tools));
-        let recipe = Recipe::new("request", REV)
-            .input("engine", engine)
-            .input("messages", Digest::of_json(&request.messages))
-            .replica(request.replica);
-        let recipe = request.sampling.describe(recipe);
-        tools.into_iter().fold(recipe, |recipe, tools| recipe.input("tools", tools))
+        of_request(shared_recipe(engine, &request.sampling, &request.tools), request)
+    }
+
+    /// The same of a request to this engine. Most follow one that differs in nothing but its messages.
+    fn recipe_of(&self, request: &Request) -> Recipe {
+        let mut shared = self.shared.lock().expect("BUG: the recipe lock is poisoned");
+        let is_same =
+            |shared: &&Shared| shared.sampling == request.sampling && shared.tools == request.tools;
+        let recipe = match shared.as_ref().filter(is_same) {
+            Some(shared) => shared.recipe.clone(),
+            None => {
+                let (sampling, tools) = (request.sampling.clone(), request.tools.clone());
+                let recipe = shared_recipe(self.engine.identity, &sampling, &tools);
+                *shared = Some(Shared { sampling, tools, recipe: recipe.clone() });
+                recipe
+            }
+        };
+        drop(shared);
+        of_request(recipe, request)
     }
 
     /// The answer to a request, from wherever it is nearest.
     pub async fn complete(&self, request: &Request) -> Result<Answer, Failure> {
         let mut phases_ms = PhasesMs::new();
         let start = Instant::now();
-        let recipe = Self::recipe(self.engine.identity, request);
+        let recipe = self.recipe_of(request);
         let key = recipe.key();
         phases_ms.insert(Phase::PromptBuild, ms(start));
 
@@ -304,7 +337,7 @@ impl Client {
         };
         let kept = match &outcome {
             Ok(completion) => {
-                let port = Port::Completion(Arc::new(completion.clone()));
+                let port = Port::Written(json_bytes(completion));
                 Outcome::Value([("completion".to_owned(), port)].into())
             }
             Err((code, detail)) => Outcome::Rejected { code: code.clone(), detail: detail.clone() },
@@ -319,11 +352,11 @@ impl Client {
             attempts,
             // The rest of what was observed is kept with the sample.
             observed: (!retries.is_empty()).then(|| seen(&retries)),
-            made: None,
+            written: None,
         };
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
         let record = Record { recipe, outcome: kept, witness };
-        let record = self.store.publish(record, self.access.mode == Mode::Afresh).await?;
+        let record = self.store.publish(key, record, self.access.mode == Mode::Afresh).await?;
         if self.access.mode == Mode::Afresh {
             self.engine.renew(key);
         }

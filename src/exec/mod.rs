@@ -403,8 +403,9 @@ impl Run {
                 node.stage.restore(record, &recipe, inputs, context).is_some()
                     || node.kind == "engine"
             };
-            let stale = context.store.get(recipe.key()).is_some_and(|record| !whole(&record));
-            let record = context.store.publish(record, afresh || stale).await?;
+            let key = recipe.key();
+            let stale = context.store.get(key).is_some_and(|record| !whole(&record));
+            let record = context.store.publish(key, record, afresh || stale).await?;
             context.store.find_blobs(&record).await;
             // Another process may have published first: then theirs is what counts.
             if !matches!(artifact, Artifact::Flows(_))

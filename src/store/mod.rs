@@ -10,7 +10,6 @@ use std::io;
 use std::sync::{Mutex, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::Serialize;
 
 use crate::digest::{Digest, Key};
 
@@ -33,7 +32,7 @@ mod verify;
 
 pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
-pub use record::{Outcome, Port, Record, Witness};
+pub use record::{Outcome, Port, Record, Witness, json_bytes};
 pub use remote::{Access, Remote, RemoteError};
 pub use runs::RunFolder;
 pub use share::{Shared, Tier};
@@ -162,7 +161,12 @@ impl Store {
     /// When this returns, the record survives a kill of the process; a loss of power may take the last
     /// 200 ms.
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
-        let key = record.recipe.key();
+        self.put_as(record.recipe.key(), record, supersede)
+    }
+
+    /// The same with the key of the record's recipe, where that is known.
+    fn put_as(&self, key: Key, record: Record, supersede: bool) -> Result<Record, StoreError> {
+        debug_assert_eq!(key, record.recipe.key(), "BUG: a record under the key of another");
         self.refresh();
         let known = self.index.read().expect(INDEX).generation(key);
         if known.is_some()
@@ -173,17 +177,16 @@ impl Store {
         }
         // Known and yet not there: what is published is damaged, and this one takes its place.
         let generation = known.map_or(0, |generation| generation.saturating_add(1));
-        let kept = Kept::Record(Box::new(record));
-        let (mut line, mut head) = line::encode(key, generation, write_json(&kept));
-        let Kept::Record(record) = kept else { unreachable!("BUG: it was made a record above") };
+        let (mut line, mut head) =
+            line::encode(key, generation, |out| record::write_kept(&record, out));
         if line.len() - head.json > INLINE_MAX {
             let mut whole = Vec::new();
-            write_json(&record)(&mut whole);
-            let kept = Kept::Blob(self.put_blob(&whole)?);
-            (line, head) = line::encode(key, generation, write_json(&kept));
+            record.write(&mut whole);
+            let blob = self.put_blob(&whole)?;
+            (line, head) = line::encode(key, generation, |out| record::write_kept_in(blob, out));
         }
         self.append(&line, head)?;
-        Ok(*record)
+        Ok(record)
     }
 
     fn append(&self, line: &[u8], head: Head) -> Result<(), StoreError> {
@@ -438,10 +441,6 @@ struct Scanned {
 
 fn folders(root: &Utf8Path) -> Folders {
     Folders { journals: root.join("journal"), packs: root.join("packs") }
-}
-
-fn write_json(value: &impl Serialize) -> impl FnOnce(&mut Vec<u8>) {
-    move |out| serde_json::to_writer(out, value).expect("BUG: a record is plain data")
 }
 
 fn create(root: &Utf8Path, marker: &Utf8Path) -> Result<(), StoreError> {

@@ -8,9 +8,9 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::line;
-use super::record::Kept;
+use super::record::{Kept, write_kept};
 use super::remote::{Remote, RemoteError};
-use super::{INDEX, Record, Scanned, Store, StoreError, Transferred, write_json};
+use super::{INDEX, Record, Scanned, Store, StoreError, Transferred};
 use crate::digest::{Digest, Key};
 use crate::record::ServedFrom;
 
@@ -109,13 +109,17 @@ impl Store {
     }
 
     /// Remembers a record here and in the shared store, and gives back the one that counts: of two that were
-    /// made at once, the one that was shared first.
-    pub async fn publish(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
-        let record = self.put(record, supersede)?;
+    /// made at once, the one that was shared first. `key` is that of its recipe.
+    pub async fn publish(
+        &self,
+        key: Key,
+        record: Record,
+        supersede: bool,
+    ) -> Result<Record, StoreError> {
+        let record = self.put_as(key, record, supersede)?;
         let Some(remote) = self.remote().filter(|remote| remote.may_write()) else {
             return Ok(record);
         };
-        let key = record.recipe.key();
         match self.send(&remote, key, &record, supersede).await {
             Ok(None) => Ok(record),
             Ok(Some(winner)) if winner.outcome == record.outcome => Ok(record),
@@ -142,7 +146,7 @@ impl Store {
                 remote.put_blob(digest, bytes).await?;
             }
         }
-        let (line, _) = line::encode(key, 0, write_json(&Kept::Record(Box::new(record.clone()))));
+        let (line, _) = line::encode(key, 0, |out| write_kept(record, out));
         let proves = |line: &[u8]| proved(key, line).is_some();
         let winner = remote.put_record(key, line, supersede, proves).await?;
         Ok(winner.and_then(|line| proved(key, &line)))
@@ -238,7 +242,7 @@ impl Store {
         let missing = keys.iter().filter(|key| replace || there_keys.binary_search(key).is_err());
         let sending = missing.map(|key| async {
             let Some(Scanned { record, bytes, .. }) = self.look(*key) else { return Ok(None) };
-            let (line, _) = line::encode(*key, 0, write_json(&Kept::Record(Box::new(record))));
+            let (line, _) = line::encode(*key, 0, |out| write_kept(&record, out));
             let proves = |line: &[u8]| proved(*key, line).is_some();
             remote.put_record(*key, line, replace, proves).await?;
             tick();

@@ -74,7 +74,7 @@ fn record(i: usize) -> Record {
             usage: Usage::default(),
             attempts: 1,
             observed: None,
-            made: None,
+            written: None,
         },
     }
 }
@@ -91,7 +91,8 @@ struct Nothing(Vec<u8>);
 impl Peer for Nothing {
     fn put(&mut self, record: Record) {
         black_box(record.recipe.key());
-        self.0 = serde_json::to_vec(&record).unwrap();
+        self.0.clear();
+        record.write(&mut self.0);
     }
     fn finish(&mut self) {}
     fn get(&mut self, _: Key) -> Option<Record> {
@@ -136,7 +137,8 @@ impl Peer for Sqlite {
         }
         let sql = "INSERT OR IGNORE INTO record (key, value) VALUES (?1, ?2)";
         let mut insert = self.db.prepare_cached(sql).unwrap();
-        let value = serde_json::to_vec(&record).unwrap();
+        let mut value = Vec::new();
+        record.write(&mut value);
         insert.execute((record.recipe.key().bytes(), value)).unwrap();
         self.open += 1;
         if self.open == GROUP {
@@ -182,7 +184,8 @@ impl Peer for Redb {
         {
             let mut table = write.open_table(TABLE).unwrap();
             for record in self.waiting.drain(..) {
-                let value = serde_json::to_vec(&record).unwrap();
+                let mut value = Vec::new();
+                record.write(&mut value);
                 table.insert(record.recipe.key().bytes().as_slice(), value.as_slice()).unwrap();
             }
         }

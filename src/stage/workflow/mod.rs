@@ -376,9 +376,10 @@ impl Workflow {
             tell: Arc::new(tell),
         };
         let client = Client::new(engine.clone(), context.store.clone(), access);
+        let settings = self.semantics(context)?;
         Ok(Job {
-            settings: self.semantics(context)?,
-            engine: engine.identity,
+            shared: sample::shared_recipe(&settings, engine.identity),
+            settings,
             client,
             store: context.store.clone(),
             mode,
@@ -432,7 +433,7 @@ impl Workflow {
         about.insert("identity".to_owned(), engine.identity.to_string().into());
         CellInfo {
             method: settings.method.name().to_owned(),
-            config: recipe.fields.clone(),
+            config: recipe.fields.as_ref().clone(),
             execution: execution.map(|(name, value)| (name.to_owned(), value)).into(),
             inputs: recipe.inputs.iter().map(|(port, d)| (port.clone(), d.to_string())).collect(),
             engine: about,

@@ -6,10 +6,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::sample::{Semantics, run_sample};
+use super::sample::{Job, Ran, Semantics, run_sample};
 use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
@@ -28,7 +29,10 @@ const REORDER_MAX: u64 = 1024;
 /// Samples that are replayed at once: a shared store takes its time.
 const REPLAYED_AT_ONCE: usize = 64;
 
-type Finished = (u64, Arc<Flow>, Result<(Arc<Sample>, Arc<Observed>), Failure>);
+/// Finished samples that are taken from their queue together.
+const TAKEN_AT_ONCE: usize = 64;
+
+type Finished = (u64, Arc<Flow>, Result<Ran, Failure>);
 
 /// Runs all samples of a workflow.
 pub(super) async fn run_all(
@@ -54,52 +58,43 @@ pub(super) async fn run_all(
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
     (context.emit)(started());
     let mut counted = total().is_some();
-    let mut source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
-    let mut running: JoinSet<Finished> = JoinSet::new();
-    let (mut index, mut ended, mut error) = (0, false, None);
-    loop {
-        if error.is_some() {
-            // Requests at the engine are paid for and waited for; those before it are not sent any more.
-            halt.cancel();
-        }
+    let source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
+    let line = Arc::new(Line::new(source, halt.clone(), REORDER_MAX + width as u64));
+    let (sender, mut finished) = mpsc::channel(width);
+    let mut workers = JoinSet::new();
+    for _ in 0..width {
+        workers.spawn(work(job.clone(), line.clone(), sender.clone()));
+    }
+    drop(sender);
+    let mut error = None;
+    let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+    while finished.recv_many(&mut taken, TAKEN_AT_ONCE).await > 0 {
         if !counted && total().is_some() {
             counted = true;
             (context.emit)(started());
         }
-        let full = running.len() >= width || index >= window.written + REORDER_MAX + width as u64;
-        let admits = !ended && !full && error.is_none() && !context.stop.is_cancelled();
-        if admits {
-            // Take what comes first: the end of a sample, or another flow.
-            tokio::select! {
-                biased;
-                Some(done) = running.join_next(), if !running.is_empty() => error = window.take(done),
-                flow = source.next() => match flow {
-                    // What is under way has been paid for, and is waited for.
-                    Err(failed) => error = Some(failed),
-                    Ok(None) => ended = true,
-                    Ok(Some((flow, epoch))) => {
-                        let (job, at) = (job.clone(), index);
-                        index += 1;
-                        running.spawn(async move {
-                            let result = run_sample(&job, &flow, epoch).await;
-                            (at, flow, result)
-                        });
-                    }
-                }
+        for done in taken.drain(..) {
+            if let Some(failed) = window.take(done) {
+                // Requests at the engine are paid for and waited for; those before it are not sent any more.
+                halt.cancel();
+                error.get_or_insert(failed);
             }
-        } else if let Some(done) = running.join_next().await {
-            let taken = window.take(done);
-            error = error.or(taken);
-        } else {
-            break;
+        }
+        line.written(window.written);
+    }
+    while let Some(ended) = workers.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            // A bug: it goes on up to where the exit code is made of it.
+            std::panic::resume_unwind(panic);
         }
     }
+    let ended = line.end().await;
     if let Some(error) = error {
         return Err(error);
     }
-    if !ended {
-        return Err(StageError::Cancelled);
-    }
+    ended?;
     let recipe = workflow.recipe_of(&job.settings, inputs).await?;
     let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
     let width = if workflow.batching_off { 1 } else { workflow.width(context).min(at_once) };
@@ -110,6 +105,88 @@ pub(super) async fn run_all(
     );
     let info = workflow.info(&job.settings, &recipe, inputs, context, profile);
     window.finish(flows.count().unwrap_or(0) * epochs, recipe, &info)
+}
+
+/// One after another, as long as there are any: as many of these run beside each other as samples may be in
+/// flight.
+async fn work(job: Arc<Job>, line: Arc<Line>, finished: mpsc::Sender<Finished>) {
+    while let Some((index, flow, epoch)) = line.next().await {
+        let result = run_sample(&job, &flow, epoch).await;
+        if finished.send((index, flow, result)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The flows that wait for a worker.
+struct Line {
+    /// Says that no further one is to be begun.
+    halt: CancellationToken,
+    state: tokio::sync::Mutex<LineState>,
+    /// Samples written, and how far ahead of them another one may begin.
+    written: watch::Sender<u64>,
+    ahead_max: u64,
+}
+
+struct LineState {
+    source: Source,
+    /// Number of the next sample.
+    index: u64,
+    /// Set at the end of the flows, or when they broke off.
+    ended: Option<Result<(), StageError>>,
+}
+
+impl Line {
+    fn new(source: Source, halt: CancellationToken, ahead_max: u64) -> Self {
+        let state = LineState { source, index: 0, ended: None };
+        Line { halt, state: state.into(), written: watch::Sender::new(0), ahead_max }
+    }
+
+    /// The next sample to begin; `None` at the end, and when no further one is to be begun.
+    async fn next(&self) -> Option<(u64, Arc<Flow>, u32)> {
+        let mut state = self.state.lock().await;
+        let LineState { source, index, ended } = &mut *state;
+        if ended.is_some() || self.halt.is_cancelled() {
+            return None;
+        }
+        let next = async {
+            if *index >= *self.written.borrow() + self.ahead_max {
+                let mut written = self.written.subscribe();
+                // Its sender is in here.
+                let _ = written.wait_for(|written| *index < written + self.ahead_max).await;
+            }
+            source.next().await
+        };
+        let next = tokio::select! {
+            biased;
+            next = next => next,
+            () = self.halt.cancelled() => return None,
+        };
+        match next {
+            Ok(Some((flow, epoch))) => {
+                *index += 1;
+                Some((*index - 1, flow, epoch))
+            }
+            // What is under way has been paid for, and is waited for.
+            end => {
+                *ended = Some(end.map(|_| ()));
+                if let Some(Err(_)) = ended {
+                    self.halt.cancel();
+                }
+                None
+            }
+        }
+    }
+
+    /// So many samples are written.
+    fn written(&self, count: u64) {
+        self.written.send_if_modified(|written| std::mem::replace(written, count) != count);
+    }
+
+    /// Whether all flows were begun, and why not.
+    async fn end(&self) -> Result<(), StageError> {
+        self.state.lock().await.ended.take().unwrap_or(Err(StageError::Cancelled))
+    }
 }
 
 /// Flows and epochs, one after another; all epochs of a flow come together.
@@ -135,13 +212,6 @@ impl Source {
     }
 }
 
-/// A row of a table.
-fn line_of(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).expect("BUG: a sample is plain data");
-    line.push(b'\n');
-    line
-}
-
 /// The first thing that a frozen run does not find.
 fn missed(flow: &Flow, missing: &Failure) -> StageError {
     StageError::Missing(format!("sample `{}`: {missing}", flow.id))
@@ -154,7 +224,7 @@ struct Window<'a> {
     samples: BlobWriter,
     observed: BlobWriter,
     /// Finished, but an earlier one is not.
-    waiting: BTreeMap<u64, (Arc<Sample>, Arc<Observed>)>,
+    waiting: BTreeMap<u64, Ran>,
     written: u64,
     tally: Tally,
     profile: ProfileBuilder,
@@ -187,36 +257,33 @@ impl<'a> Window<'a> {
     }
 
     /// Takes a finished sample; an error ends admission.
-    fn take(&mut self, done: Result<Finished, JoinError>) -> Option<StageError> {
-        let (index, flow, result) = match done {
-            Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                // A bug: it goes on up to where the exit code is made of it.
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Some(StageError::Cancelled),
-            },
-        };
-        let (sample, observed) = match result {
-            Ok(finished) => finished,
+    fn take(&mut self, (index, flow, result): Finished) -> Option<StageError> {
+        let ran = match result {
+            Ok(ran) => ran,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
             Err(missing @ Failure::Missing(_)) => return Some(missed(&flow, &missing)),
             Err(other) => return Some(StageError::Failed(other.to_string())),
         };
-        self.tell(index, &sample, &observed);
-        let error = self.count_failure(&sample);
-        self.waiting.insert(index, (sample, observed));
-        while let Some((sample, observed)) = self.waiting.remove(&self.written) {
-            let written = self.samples.write_all(&line_of(sample.as_ref()));
-            let written =
-                written.and_then(|()| self.observed.write_all(&line_of(observed.as_ref())));
-            if let Err(error) = written {
+        self.tell(index, &ran.sample, &ran.observed);
+        let error = self.count_failure(&ran.sample);
+        self.waiting.insert(index, ran);
+        while let Some(ran) = self.waiting.remove(&self.written) {
+            if let Err(error) = self.write(&ran) {
                 return Some(StageError::Failed(format!("cannot write samples: {error}")));
             }
-            self.tally.add(&sample);
-            self.profile.add(&observed);
+            self.tally.add(&ran.sample);
+            self.profile.add(&ran.observed);
             self.written += 1;
         }
         error
+    }
+
+    /// Adds a row to each table.
+    fn write(&mut self, ran: &Ran) -> std::io::Result<()> {
+        self.samples.write_all(&ran.row)?;
+        self.samples.write_all(b"\n")?;
+        self.observed.write_all(&ran.observed_row)?;
+        self.observed.write_all(b"\n")
     }
 
     fn tell(&mut self, index: u64, sample: &Sample, observed: &Observed) {
@@ -343,9 +410,10 @@ impl Workflow {
                 })
             });
             for replay in futures_util::future::join_all(replays).await {
-                let (sample, _) = replay?;
-                table.update(&line_of(sample.as_ref()));
-                tally.add(&sample);
+                let ran = replay?;
+                table.update(&ran.row);
+                table.update(b"\n");
+                tally.add(&ran.sample);
             }
         }
         Ok((table.finish(), tally.summary()))

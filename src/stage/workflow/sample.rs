@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::digest::{Digest, Recipe, Replica};
+use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn, react};
 use crate::record::{Observed, Phase, RequestObserved, ServedFrom};
@@ -27,8 +28,6 @@ const REV: u32 = 1;
 pub struct Job {
     /// Semantic settings, from which the key of every sample is made.
     pub settings: Semantics,
-    /// Identity of the engine.
-    pub engine: Digest,
     /// The door to it.
     pub client: Client,
     /// Where samples are remembered.
@@ -37,6 +36,28 @@ pub struct Job {
     pub mode: Mode,
     /// ULID of the run.
     pub run: String,
+    /// What the recipes of all samples share.
+    pub shared: Recipe,
+}
+
+/// A sample as it ended, with the rows that tables and records hold of it: written once.
+pub struct Ran {
+    /// What came of it.
+    pub sample: Sample,
+    /// What it took.
+    pub observed: Observed,
+    /// The sample as JSON.
+    pub row: Bytes,
+    /// What it took, as JSON.
+    pub observed_row: Bytes,
+}
+
+impl Ran {
+    fn new(sample: Sample, observed: Observed) -> Self {
+        let row = store::json_bytes(&sample);
+        let observed_row = store::json_bytes(&observed);
+        Ran { sample, observed, row, observed_row }
+    }
 }
 
 /// The settings of a workflow that decide its answers.
@@ -74,51 +95,36 @@ impl Semantics {
     }
 }
 
-/// The recipe of one sample.
-pub fn recipe(settings: &Semantics, engine: Digest, flow: &Flow, epoch: u32) -> Recipe {
-    recipe_of(settings, engine, flow, flow.digest(), epoch)
+/// What the recipes of all samples share.
+pub fn shared_recipe(settings: &Semantics, engine: Digest) -> Recipe {
+    settings.describe(Recipe::new("sample", REV)).input("engine", engine)
 }
 
-fn recipe_of(
-    settings: &Semantics,
-    engine: Digest,
-    flow: &Flow,
-    flow_digest: Digest,
-    epoch: u32,
-) -> Recipe {
-    settings
-        .describe(Recipe::new("sample", REV))
-        .input("engine", engine)
-        .input("flow", flow_digest)
-        .replica(Replica { epoch, occurrence: flow.occurrence })
+/// The recipe of one sample.
+pub fn recipe(shared: &Recipe, flow: &Flow, flow_digest: Digest, epoch: u32) -> Recipe {
+    let replica = Replica { epoch, occurrence: flow.occurrence };
+    shared.clone().input("flow", flow_digest).replica(replica)
 }
 
 /// A sample of the store, if it is there.
-async fn recall(
-    store: &Store,
-    recipe: &Recipe,
-    flow: &Flow,
-) -> Option<(Arc<Sample>, Arc<Observed>)> {
+async fn recall(store: &Store, key: Key, flow: &Flow) -> Option<Ran> {
     let start = Instant::now();
-    let (record, tier) = store.find(recipe.key()).await?;
+    let (record, tier) = store.find(key).await?;
     let mut sample: Sample = serde_json::from_value(record.inline("sample")?.clone()).ok()?;
     let observed: Observed = serde_json::from_value(record.witness.observed?).ok()?;
     // Labels are in no key, and may have changed.
     sample.flow.clone_from(&flow.id);
     sample.tags.clone_from(&flow.tags);
-    Some((sample.into(), observed.replayed(tier.into(), ms(start)).into()))
+    Some(Ran::new(sample, observed.replayed(tier.into(), ms(start))))
 }
 
 /// Runs one sample, or recalls it.
-pub async fn run_sample(
-    job: &Job,
-    flow: &Flow,
-    epoch: u32,
-) -> Result<(Arc<Sample>, Arc<Observed>), Failure> {
+pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failure> {
     let flow_digest = flow.digest();
-    let recipe = recipe_of(&job.settings, job.engine, flow, flow_digest, epoch);
+    let recipe = recipe(&job.shared, flow, flow_digest, epoch);
+    let key = recipe.key();
     if matches!(job.mode, Mode::Live | Mode::Frozen)
-        && let Some(found) = recall(&job.store, &recipe, flow).await
+        && let Some(found) = recall(&job.store, key, flow).await
     {
         return Ok(found);
     }
@@ -159,7 +165,7 @@ pub async fn run_sample(
         flow: flow.id.clone(),
         flow_digest,
         epoch,
-        key: recipe.key(),
+        key,
         outcome,
         detail,
         answer,
@@ -168,30 +174,25 @@ pub async fn run_sample(
         steps,
         tags: flow.tags.clone(),
     };
-    let (sample, observed) = (Arc::new(sample), Arc::new(observed));
+    let ran = Ran::new(sample, observed);
     if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Afresh) {
-        remember(job, recipe, &sample, &observed).await?;
+        remember(job, recipe, key, &ran).await?;
     }
-    Ok((sample, observed))
+    Ok(ran)
 }
 
-async fn remember(
-    job: &Job,
-    recipe: Recipe,
-    sample: &Arc<Sample>,
-    observed: &Arc<Observed>,
-) -> Result<(), store::StoreError> {
-    let ports = [("sample".to_owned(), Port::Sample(sample.clone()))];
+async fn remember(job: &Job, recipe: Recipe, key: Key, ran: &Ran) -> Result<(), store::StoreError> {
+    let ports = [("sample".to_owned(), Port::Written(ran.row.clone()))];
     let witness = Witness {
         run: job.run.clone(),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms: crate::engine::unix_ms(),
-        usage: observed.usage(),
-        made: Some(observed.clone()),
+        usage: ran.observed.usage(),
+        written: Some(ran.observed_row.clone()),
         ..Witness::default()
     };
     let record = Record { recipe, outcome: store::Outcome::Value(ports.into()), witness };
-    job.store.publish(record, job.mode == Mode::Afresh).await?;
+    job.store.publish(key, record, job.mode == Mode::Afresh).await?;
     Ok(())
 }
 

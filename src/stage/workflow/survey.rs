@@ -255,9 +255,9 @@ impl Workflow {
             let mut looked = stream::iter(looked).buffer_unordered(AT_ONCE);
             while let Some(result) = looked.next().await {
                 match result {
-                    Ok((_, observed)) => {
+                    Ok(ran) => {
                         survey.samples_answered += 1;
-                        survey.requests_answered += observed.requests.len() as u64;
+                        survey.requests_answered += ran.observed.requests.len() as u64;
                     }
                     Err(Ok((why, flow))) => {
                         survey.expect(job, flow, price);
@@ -292,14 +292,12 @@ impl Workflow {
             }
         };
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
-        let recipe = sample::recipe(&job.settings, job.engine, &found, 0);
+        let recipe = sample::recipe(&job.shared, &found, found.digest(), 0);
         let stored =
             |key: Option<Key>| async move { Some(context.store.find(key?).await?.0.recipe) };
         let before = stored(earlier.sample(flow, 0)).await;
         let (keys, missing) = match run_sample(&job, &found, 0).await {
-            Ok((_, observed)) => {
-                (observed.requests.iter().map(|request| request.key).collect(), None)
-            }
+            Ok(ran) => (ran.observed.requests.iter().map(|request| request.key).collect(), None),
             Err(Failure::Missing(missing)) => (missing.before, Some(missing.recipe)),
             Err(other) => return Err(StageError::Failed(other.to_string())),
         };
@@ -320,7 +318,7 @@ impl Workflow {
 }
 
 async fn why(job: &Job, flow: &Flow, epoch: u32, earlier: &Earlier, context: &Context) -> Why {
-    let recipe = sample::recipe(&job.settings, job.engine, flow, epoch);
+    let recipe = sample::recipe(&job.shared, flow, flow.digest(), epoch);
     if context.store.collected(recipe.key()).is_some() {
         return Why::Collected;
     }
