@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Response;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
 use super::Ready;
+use super::connection::{Answer, Broken};
 use super::probe::brief;
 use super::sse::Events;
 use super::upstream::{Upstream, Visit};
@@ -36,24 +36,27 @@ pub(super) async fn complete(
     let visit = ready.upstreams.choose();
     let upstream = visit.upstream;
     let mut stamps = Stamps::start();
-    let url = upstream.url(settings.api.path());
+    let target = &upstream.target;
     // Only a stream shows when its first part comes.
     let limit = first_token.filter(|_| settings.stream);
     let answered = async {
         // Servers send the head of their answer with its first part.
-        let (response, connect) = in_time(limit, stamps.start, ready.post.send(url, body)).await?;
+        let (answer, connect) = in_time(limit, stamps.start, ready.post.send(target, body)).await?;
         stamps.connect = connect;
-        let response = response.map_err(|error| unreachable(ready, &error))?;
-        if !response.status().is_success() {
-            return Err(refused(ready, upstream, response).await);
+        let mut answer = answer.map_err(|broken| unreachable(ready, &broken))?;
+        if !answer.head.status.is_success() {
+            return Err(refused(ready, upstream, answer).await);
         }
         let mut told = Told::default();
-        match settings.stream && is_stream(response.headers()) {
-            true => told.stream(ready, response, &mut stamps, limit).await?,
+        let ended = match settings.stream && is_stream(&answer.head.headers) {
+            true => told.stream(ready, &mut answer, &mut stamps, limit).await?,
             // Also a server that does not stream although it was asked to.
-            false => told.whole(ready, response).await?,
-        }
+            false => told.whole(ready, &mut answer).await?,
+        };
         stamps.finish();
+        if ended {
+            answer.keep_connection().await;
+        }
         Ok(told)
     };
     let told = match answered.await {
@@ -103,20 +106,21 @@ fn refuse_overflow(ready: &Ready, request: &Request) -> Result<(), EngineError> 
 }
 
 fn is_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(reqwest::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     // A server that says nothing was asked for a stream.
     kind.is_none_or(|kind| !kind.starts_with("application/json"))
 }
 
-fn unreachable(ready: &Ready, error: &reqwest::Error) -> EngineError {
-    let words = ready.post.words(error);
-    if error.is_connect() {
-        let reason = if error.is_timeout() { "connect time-out" } else { "connect" };
-        let mut trouble = Trouble::new(reason, format!("cannot connect: {words}"));
-        trouble.may_be_billed = false;
-        return EngineError::Passing(trouble);
-    }
-    broken_off(&words)
+fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
+    let words = ready.post.words(broken);
+    let reason = match broken {
+        Broken::Reset(_) => return broken_off(&words),
+        Broken::Connect(_) => "connect",
+        Broken::ConnectTimeout(_) => "connect time-out",
+    };
+    let mut trouble = Trouble::new(reason, format!("cannot connect: {words}"));
+    trouble.may_be_billed = false;
+    EngineError::Passing(trouble)
 }
 
 fn broken_off(words: &str) -> EngineError {
@@ -150,15 +154,18 @@ fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
 }
 
 /// An answer that is no success, sorted.
-async fn refused(ready: &Ready, upstream: &Upstream, mut response: Response) -> EngineError {
-    let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers());
+async fn refused(ready: &Ready, upstream: &Upstream, mut answer: Answer<'_>) -> EngineError {
+    let status = answer.head.status.as_u16();
+    let retry_after = retry_after(&answer.head.headers);
     let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > 1 << 20 {
-            break;
+    let ended = loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) if body.len() <= 1 << 20 => body.extend_from_slice(&chunk),
+            other => break matches!(other, Ok(None)),
         }
+    };
+    if ended {
+        answer.keep_connection().await;
     }
     let text = ready.post.hide(&String::from_utf8_lossy(&body));
     let json: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -275,16 +282,16 @@ struct Told {
 }
 
 impl Told {
-    /// Reads a reply that comes as one piece.
-    async fn whole(&mut self, ready: &Ready, mut response: Response) -> Result<(), EngineError> {
-        let first = response.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?;
+    /// Reads a reply that comes as one piece; whether it was read to its end.
+    async fn whole(&mut self, ready: &Ready, answer: &mut Answer<'_>) -> Result<bool, EngineError> {
+        let first = answer.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?;
         let Some(first) = first else {
             return Err(malformed(ready, "an empty body", b""));
         };
         // Most replies come in one read, and are parsed where they lie.
         let mut more: Option<Vec<u8>> = None;
         while let Some(chunk) =
-            response.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?
+            answer.chunk().await.map_err(|e| broken_off(&ready.post.words(&e)))?
         {
             let body = more.get_or_insert_with(|| first.to_vec());
             body.extend_from_slice(&chunk);
@@ -300,26 +307,26 @@ impl Told {
             return Err(malformed(ready, "no choice in it", body));
         }
         self.done = true;
-        Ok(())
+        Ok(true)
     }
 
-    /// Reads a reply that comes in parts.
+    /// Reads a reply that comes in parts; whether it was read to its end.
     async fn stream(
         &mut self,
         ready: &Ready,
-        mut response: Response,
+        answer: &mut Answer<'_>,
         stamps: &mut Stamps,
         limit: Option<Duration>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<bool, EngineError> {
         let mut events = Events::default();
         let mut size = 0;
-        loop {
-            let next = response.chunk();
+        let ended = loop {
+            let next = answer.chunk();
             // The reply is there; what may still come are its counts and the end of the stream.
             let next = match self.finish.is_some() || self.done {
                 true => match tokio::time::timeout(TRAILER, next).await {
                     Ok(next) => next,
-                    Err(_) => return Ok(()),
+                    Err(_) => return Ok(false),
                 },
                 false => in_time(limit.filter(|_| self.events == 0), stamps.start, next).await?,
             };
@@ -327,9 +334,9 @@ impl Told {
             let at = Instant::now();
             let chunk = match next {
                 Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
+                Ok(None) => break true,
                 // After its end a connection may break as it likes.
-                Err(_) if self.finish.is_some() => break,
+                Err(_) if self.finish.is_some() => break false,
                 Err(error) => return Err(broken_off(&ready.post.words(&error))),
             };
             size += chunk.len();
@@ -337,12 +344,12 @@ impl Told {
                 return Err(malformed(ready, "more than 64 MiB", b""));
             }
             events.read(&chunk, |data| self.event(ready, data, at, stamps))?;
-        }
+        };
         match (&self.finish, self.chosen) {
-            (Some(_), _) => Ok(()),
+            (Some(_), _) => Ok(ended),
             (None, false) if self.done => Err(malformed(ready, "no choice in the stream", b"")),
             // Some servers end a stream without saying why.
-            (None, true) if self.done => Ok(()),
+            (None, true) if self.done => Ok(ended),
             _ => Err(EngineError::passing("reset", "the stream ended before the reply did")),
         }
     }

@@ -19,6 +19,7 @@ use crate::record::Price;
 use crate::sample::{Request, ResponseFormat};
 
 mod attempt;
+mod connection;
 mod http;
 mod probe;
 mod sse;
@@ -228,7 +229,8 @@ impl Ready {
             &settings.secret_headers,
             settings.urls.iter().all(is_loopback),
         )?;
-        let upstreams = Upstreams::new(&settings.urls);
+        let upstreams =
+            Upstreams::new(&settings.urls, settings.api.path(), |url| post.target(url))?;
         let mut facts = Facts::default();
         if settings.probe {
             facts = probe_all(&settings, &post, &upstreams).await?;

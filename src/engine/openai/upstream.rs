@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use url::Url;
 
+use super::connection::Target;
+
 /// Failures in a row after which a server is left alone.
 const FAILURES_MAX: u32 = 3;
 /// How long at first; doubled with each further failure.
@@ -16,12 +18,13 @@ const REST: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(60);
 
 /// One server.
-#[derive(Debug)]
 pub(super) struct Upstream {
     /// Its base, such as `http://127.0.0.1:8000/v1`.
     pub(super) base: Url,
     /// For messages and records: without path and query.
     pub(super) label: String,
+    /// Where requests to its model go.
+    pub(super) target: Target,
     outstanding: AtomicUsize,
     health: Mutex<Health>,
 }
@@ -37,7 +40,6 @@ struct Health {
 }
 
 /// All servers of one engine.
-#[derive(Debug)]
 pub(super) struct Upstreams {
     pub(super) all: Vec<Upstream>,
     /// Where the search for the next begins: equals take turns.
@@ -86,14 +88,23 @@ impl Visit<'_> {
 }
 
 impl Upstreams {
-    pub(super) fn new(bases: &[Url]) -> Self {
-        let one = |base: &Url| Upstream {
-            base: base.clone(),
-            label: base.origin().ascii_serialization(),
-            outstanding: AtomicUsize::new(0),
-            health: Mutex::default(),
+    /// `target` says where requests to `path` of a base go.
+    pub(super) fn new(
+        bases: &[Url],
+        path: &str,
+        target: impl Fn(&Url) -> Result<Target, String>,
+    ) -> Result<Self, String> {
+        let one = |base: &Url| {
+            Ok(Upstream {
+                base: base.clone(),
+                label: base.origin().ascii_serialization(),
+                target: target(&under(base, path))?,
+                outstanding: AtomicUsize::new(0),
+                health: Mutex::default(),
+            })
         };
-        Upstreams { all: bases.iter().map(one).collect(), turn: AtomicUsize::new(0) }
+        let all = bases.iter().map(one).collect::<Result<_, String>>()?;
+        Ok(Upstreams { all, turn: AtomicUsize::new(0) })
     }
 
     /// The server with the fewest requests among those that do not rest; when all rest, the one that is
@@ -152,12 +163,9 @@ impl Upstream {
         }
     }
 
-    /// Where a path of the interface is. A query of the base stays behind it.
+    /// Where a path of the interface is.
     pub(super) fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{base}/{path}"));
-        url
+        under(&self.base, path)
     }
 
     /// A path of the server, outside of the interface.
@@ -169,13 +177,24 @@ impl Upstream {
     }
 }
 
+/// A path below a base, whose query stays behind it.
+fn under(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    let base = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&format!("{base}/{path}"));
+    url
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::connection::Dialer;
     use super::*;
 
     fn two() -> Upstreams {
         let urls = ["http://a:1/v1", "http://b:1/v1/?api-version=7"];
-        Upstreams::new(&urls.map(|url| Url::parse(url).unwrap()))
+        let dialer = Dialer::new(Duration::from_secs(1), true).unwrap();
+        let bases = urls.map(|url| Url::parse(url).unwrap());
+        Upstreams::new(&bases, "completions", |url| dialer.target(url)).unwrap()
     }
 
     #[test]

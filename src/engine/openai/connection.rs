@@ -1,0 +1,289 @@
+//! Connections to a server: made when no idle one is left, timed, driven by the task whose request they
+//! carry, and kept for the next. Knows nothing of what is sent.
+//!
+//! hyper's client, one connection a request (HTTP/1.1, so that no request waits for another where nobody can
+//! see it). A connection is polled by the task that waits for its answer, and not by a task of its own: an
+//! answer wakes one task instead of two.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::http::response::Parts;
+use hyper::rt::{Read, Write};
+use hyper::{Method, Request, Uri};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use rustls_platform_verifier::BuilderVerifierExt;
+use tower::Service;
+use url::Url;
+
+/// Longest time that a connection is kept for a further request.
+const IDLE_MAX: Duration = Duration::from_secs(90);
+
+/// What went wrong with a connection.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// There was none in this time.
+    ConnectTimeout(Duration),
+    /// It could not be made.
+    Connect(String),
+    /// It ended before the answer did.
+    Reset(String),
+}
+
+trait Stream: Read + Write + Unpin + Send {}
+
+impl<T: Read + Write + Unpin + Send> Stream for T {}
+
+type Driver = Pin<Box<http1::Connection<Box<dyn Stream>, Full<Bytes>>>>;
+
+/// An open connection.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: Driver,
+    closed: bool,
+    idle_since: Instant,
+}
+
+impl Connection {
+    /// Does what the connection has to do until `work` has come to its end.
+    async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(done);
+            }
+            if !self.closed {
+                self.closed = self.driver.as_mut().poll(context).is_ready();
+            }
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Whether it can carry another request now.
+    async fn is_free(&mut self) -> bool {
+        if !self.closed {
+            let driver = &mut self.driver;
+            self.closed =
+                poll_fn(|context| Poll::Ready(driver.as_mut().poll(context).is_ready())).await;
+        }
+        !self.closed && self.sender.is_ready()
+    }
+}
+
+/// An address of a server, and the idle connections to it.
+pub(super) struct Target {
+    /// Scheme, host and port.
+    origin: Uri,
+    /// As requests name it: its path, or the whole of it for a proxy.
+    form: Uri,
+    host: HeaderValue,
+    proxy: Option<Intercept>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Makes connections.
+pub(super) struct Dialer {
+    connector: HttpsConnector<HttpConnector>,
+    tls: Arc<rustls::ClientConfig>,
+    /// `None` where all servers are on this machine: a proxy is for the world outside.
+    proxies: Option<Matcher>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    /// One that waits for a connection as long as `timeout`, through the proxies that the environment names.
+    pub(super) fn new(timeout: Duration, is_local: bool) -> Result<Self, String> {
+        let no_tls = |error: rustls::Error| format!("cannot set TLS up: {error}");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(BuilderVerifierExt::with_platform_verifier)
+            .map_err(no_tls)?
+            .with_no_client_auth();
+        let tls = Arc::new(tls);
+        let mut plain = HttpConnector::new();
+        plain.set_nodelay(true);
+        plain.enforce_http(false);
+        let connector = HttpsConnector::from((plain, tls.clone()));
+        let proxies = (!is_local).then(Matcher::from_env);
+        Ok(Dialer { connector, tls, proxies, timeout })
+    }
+
+    /// Where requests to `url` go.
+    pub(super) fn target(&self, url: &Url) -> Result<Target, String> {
+        let uri = |text: &str| text.parse::<Uri>().map_err(|error| format!("`{text}`: {error}"));
+        let whole = uri(url.as_str().split('#').next().unwrap_or_default())?;
+        let origin = uri(&url.origin().ascii_serialization())?;
+        let host = whole.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host).map_err(|error| format!("`{host}`: {error}"))?;
+        let proxy = self.proxies.as_ref().and_then(|proxies| proxies.intercept(&whole));
+        if let Some(scheme) = proxy.as_ref().and_then(|proxy| proxy.uri().scheme_str())
+            && !["http", "https"].contains(&scheme)
+        {
+            return Err(format!(
+                "a proxy must speak HTTP, and the environment names a {scheme} one"
+            ));
+        }
+        let form = match (&proxy, url.scheme()) {
+            (Some(_), "http") => whole,
+            _ => uri(whole.path_and_query().map_or("/", |path| path.as_str()))?,
+        };
+        Ok(Target { origin, form, host, proxy, idle: Mutex::default() })
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Connection, Broken> {
+        let connecting = async {
+            let origin = target.origin.clone();
+            let mut connector = self.connector.clone();
+            let stream: Box<dyn Stream> = match &target.proxy {
+                None => Box::new(connector.call(origin).await?),
+                Some(proxy) if origin.scheme_str() == Some("https") => {
+                    let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+                    if let Some(auth) = proxy.basic_auth() {
+                        tunnel = tunnel.with_auth(auth.clone());
+                    }
+                    Box::new(HttpsConnector::from((tunnel, self.tls.clone())).call(origin).await?)
+                }
+                Some(proxy) => Box::new(connector.call(proxy.uri().clone()).await?),
+            };
+            let (sender, driver) = http1::handshake(stream).await?;
+            let driver = Box::pin(driver);
+            Ok::<_, Box<dyn Error + Send + Sync>>(Connection {
+                sender,
+                driver,
+                closed: false,
+                idle_since: Instant::now(),
+            })
+        };
+        match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(Ok(mut connection)) => {
+                // It says that it can carry a request when it is first polled.
+                connection.is_free().await;
+                Ok(connection)
+            }
+            Ok(Err(error)) => Err(Broken::Connect(causes(error.as_ref()))),
+            Err(_) => Err(Broken::ConnectTimeout(self.timeout)),
+        }
+    }
+
+    /// Sends a request; returns when the head of its answer is there.
+    pub(super) async fn send<'a>(
+        &self,
+        target: &'a Target,
+        method: Method,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> (Result<Answer<'a>, Broken>, Option<Duration>) {
+        let mut headers = headers.clone();
+        headers.insert(HOST, target.host.clone());
+        let proxy = target.proxy.as_ref().filter(|_| target.form.scheme().is_some());
+        if let Some(auth) = proxy.and_then(Intercept::basic_auth) {
+            headers.insert(PROXY_AUTHORIZATION, auth.clone());
+        }
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = target.form.clone();
+        *request.headers_mut() = headers;
+        loop {
+            let (mut connection, connect) = match target.take_idle().await {
+                Some(connection) => (connection, None),
+                None => {
+                    let start = Instant::now();
+                    match self.dial(target).await {
+                        Ok(connection) => (connection, Some(start.elapsed())),
+                        Err(broken) => return (Err(broken), None),
+                    }
+                }
+            };
+            let sending = connection.sender.try_send_request(request);
+            match connection.drive(sending).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    return (Ok(Answer { head, body, connection, target }), connect);
+                }
+                Err(mut failed) => match failed.take_message() {
+                    // The server had closed an idle connection: nothing was sent on it.
+                    Some(again) if connect.is_none() => request = again,
+                    _ => return (Err(Broken::Reset(causes(failed.error()))), connect),
+                },
+            }
+        }
+    }
+}
+
+impl Target {
+    async fn take_idle(&self) -> Option<Connection> {
+        loop {
+            // The one that was used last: those that are too many grow old.
+            let mut connection = self.idle().pop()?;
+            if connection.idle_since.elapsed() < IDLE_MAX && connection.is_free().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().expect("BUG: the lock of connections is poisoned")
+    }
+}
+
+/// An answer whose head is there.
+pub(super) struct Answer<'a> {
+    /// Status and headers.
+    pub(super) head: Parts,
+    body: Incoming,
+    connection: Connection,
+    target: &'a Target,
+}
+
+impl Answer<'_> {
+    /// The next part of its body; `None` at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Broken> {
+        loop {
+            match self.connection.drive(self.body.frame()).await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => return Err(Broken::Reset(causes(&error))),
+            }
+        }
+    }
+
+    /// Keeps its connection for another request. For an answer that was read to its end.
+    pub(super) async fn keep_connection(mut self) {
+        if self.connection.is_free().await {
+            self.connection.idle_since = Instant::now();
+            self.target.idle().push(self.connection);
+        }
+    }
+}
+
+/// The last causes of an error: the first say no more than that there was a request.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !causes.iter().any(|cause| cause.contains(&text)) {
+            causes.push(text);
+        }
+        next = error.source();
+    }
+    causes.split_off(causes.len().saturating_sub(2)).join(": ")
+}
