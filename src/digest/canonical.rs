@@ -238,7 +238,7 @@ impl<'a> Table<'a> {
         out.push(b'm');
         let start = out.len();
         out.extend_from_slice(&[0; 8]);
-        Table { out, start, entries: Vec::new() }
+        Table { out, start, entries: Vec::with_capacity(8) }
     }
 
     fn entry<T: Serialize + ?Sized>(
@@ -263,9 +263,13 @@ impl<'a> Table<'a> {
         let starts = std::iter::once(from).chain(entries.iter().map(|(_, end)| *end));
         let mut order: Vec<_> = starts.zip(&entries).collect();
         order.sort_by(|(_, (a, _)), (_, (b, _))| a.cmp(b));
-        let sorted: Vec<u8> =
-            order.iter().flat_map(|(start, (_, end))| &out[*start..*end]).copied().collect();
-        out[from..].copy_from_slice(&sorted);
+        // Copied behind itself in order, and from there to its place.
+        let to = out.len();
+        for (start, (_, end)) in order {
+            out.extend_from_within(start..*end);
+        }
+        out.copy_within(to.., from);
+        out.truncate(to);
     }
 }
 

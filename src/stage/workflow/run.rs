@@ -2,7 +2,7 @@
 //! Knows nothing of how one sample is run.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +28,9 @@ const REORDER_MAX: u64 = 1024;
 
 /// Samples that are replayed at once: a shared store takes its time.
 const REPLAYED_AT_ONCE: usize = 64;
+
+/// Bytes of a table that are written together.
+const ROWS_BUFFER: usize = 64 * 1024;
 
 /// Finished samples that are taken from their queue together.
 const TAKEN_AT_ONCE: usize = 64;
@@ -212,6 +215,13 @@ impl Source {
     }
 }
 
+fn whole(table: BufWriter<BlobWriter>) -> Result<Digest, StageError> {
+    let failed =
+        |error: &std::io::Error| StageError::Failed(format!("cannot write samples: {error}"));
+    let table = table.into_inner().map_err(|error| failed(error.error()))?;
+    Ok(table.finish()?)
+}
+
 /// The first thing that a frozen run does not find.
 fn missed(flow: &Flow, missing: &Failure) -> StageError {
     StageError::Missing(format!("sample `{}`: {missing}", flow.id))
@@ -221,8 +231,8 @@ fn missed(flow: &Flow, missing: &Failure) -> StageError {
 struct Window<'a> {
     workflow: &'a Workflow,
     context: &'a Context,
-    samples: BlobWriter,
-    observed: BlobWriter,
+    samples: BufWriter<BlobWriter>,
+    observed: BufWriter<BlobWriter>,
     /// Finished, but an earlier one is not.
     waiting: BTreeMap<u64, Ran>,
     written: u64,
@@ -243,8 +253,8 @@ impl<'a> Window<'a> {
         Ok(Window {
             workflow,
             context,
-            samples: context.store.blob_writer()?,
-            observed: context.store.blob_writer()?,
+            samples: BufWriter::with_capacity(ROWS_BUFFER, context.store.blob_writer()?),
+            observed: BufWriter::with_capacity(ROWS_BUFFER, context.store.blob_writer()?),
             waiting: BTreeMap::new(),
             written: 0,
             tally: Tally::default(),
@@ -357,8 +367,8 @@ impl<'a> Window<'a> {
         let samples = Samples {
             stage: self.workflow.name.clone(),
             key: recipe.key(),
-            table: self.samples.finish()?,
-            observed: self.observed.finish()?,
+            table: whole(self.samples)?,
+            observed: whole(self.observed)?,
             info: self.context.store.put_blob(&info)?,
             summary: self.tally.summary(),
         };
