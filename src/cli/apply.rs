@@ -314,6 +314,8 @@ fn done_line(finished: &Finished) -> Value {
             "outcomes": summary.outcomes,
             "metrics": metrics(summary),
             "accuracy_ci": summary.accuracy_ci,
+            "accuracy_by": summary.accuracy_by,
+            "stopping": summary.stopping,
         })
     };
     let mut time = Map::new();
@@ -376,6 +378,9 @@ fn summary(finished: &Finished, context: &Context) -> String {
             "{:width$}  {accuracy}  {answered} of {} answered{others}",
             stage.name, summary.samples
         ));
+        if let Some(stopping) = &summary.stopping {
+            lines.push(format!("{:width$}  {}", "", stopping.words()));
+        }
     }
     for stage in record.stages.iter().filter(|stage| stage.error.is_some()) {
         lines.push(format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));

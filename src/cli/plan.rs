@@ -88,8 +88,9 @@ fn lines(node: &NodePlan, width: usize) -> Vec<String> {
 
 /// How far the store can answer a workflow, and why not further.
 pub(super) fn survey_lines(survey: &Survey) -> Vec<String> {
+    let fewer = if survey.may_stop { ", or fewer: `stop_when` may hold before" } else { "" };
     let mut lines = vec![format!(
-        "{} samples: {} answered from the store ({} requests), {} to ask",
+        "{} samples: {} answered from the store ({} requests), {} to ask{fewer}",
         grouped(survey.samples),
         grouped(survey.samples_answered),
         grouped(survey.requests_answered),

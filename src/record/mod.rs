@@ -11,13 +11,16 @@ use crate::sample::Usage;
 mod price;
 mod profile;
 mod run;
+pub mod scores;
 mod speed;
+pub mod stop;
 mod tally;
 
 pub use price::Price;
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
 pub use speed::{InFlight, Speed, Steady, Timing};
+pub use stop::{StopRule, Stopper, Stopping};
 pub use tally::{Tally, TallySummary};
 
 /// Version of the JSON of records and events; a test keeps one old file of each.

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Stopping;
+use super::scores::right;
+use crate::digest::Digest;
 use crate::sample::{Outcome, Sample};
-use crate::stats::{Interval, wilson};
+use crate::stats::{Clusters, Estimator, Interval};
 
 /// Adds up samples without keeping them.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +18,11 @@ pub struct Tally {
     /// Sum of values and number of scored samples, by scorer, in the order of first use.
     scores: Vec<(String, f64, u64)>,
     correct: u64,
+    /// Rows before the one under way: the draws of a row are a cluster.
+    rows: Clusters,
+    /// The row under way: its flow, the last draw, and which draws were right.
+    row: Option<(Digest, u32)>,
+    draws: Vec<f64>,
 }
 
 /// The metrics of a set of samples.
@@ -29,14 +37,26 @@ pub struct TallySummary {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Samples that the first scorer holds fully right.
     pub correct: u64,
-    /// Wilson's 95 % interval of `accuracy`.
+    /// The 95 % interval of `accuracy`. Draws of one row count as one cluster.
     pub accuracy_ci: Option<Interval>,
+    /// How that was made.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accuracy_by: Option<Estimator>,
+    /// How it ended, where it might have stopped early.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stopping: Option<Stopping>,
 }
 
 impl Tally {
-    /// Adds a sample.
+    /// Adds a sample; all draws of a row come one after another.
     pub fn add(&mut self, sample: &Sample) {
         self.samples += 1;
+        let (flow, epoch) = (sample.flow_digest, sample.epoch);
+        if self.row.is_none_or(|(before, last)| before != flow || last >= epoch) {
+            self.rows.add(self.draws.drain(..));
+        }
+        self.row = Some((flow, epoch));
+        self.draws.extend(right(sample));
         *self.outcomes.entry(sample.outcome).or_default() += 1;
         for (i, score) in sample.scores.iter().enumerate() {
             if i == 0 && score.value >= 1.0 {
@@ -73,12 +93,17 @@ impl Tally {
         metrics.insert("accuracy".to_owned(), share(self.correct, scored));
         let all = if scored == 0 && answered > 0 { None } else { share(self.correct, asked) };
         metrics.insert("accuracy_all".to_owned(), all);
+        let mut rows = self.rows.clone();
+        rows.add(self.draws.iter().copied());
+        let estimate = rows.estimate();
         TallySummary {
             samples: self.samples,
             outcomes: self.outcomes.iter().map(|(o, n)| (o.name().to_owned(), *n)).collect(),
             metrics,
             correct: self.correct,
-            accuracy_ci: wilson(self.correct, scored),
+            accuracy_ci: estimate.and_then(|estimate| estimate.ci),
+            accuracy_by: estimate.map(|estimate| estimate.estimator),
+            stopping: None,
         }
     }
 }
@@ -117,6 +142,27 @@ mod tests {
         assert_eq!(summary.metrics["accuracy"], Some(0.5));
         assert_eq!(summary.metrics["accuracy_all"], Some(1.0 / 3.0));
         assert_eq!(summary.outcomes["truncated"], 1);
+    }
+
+    #[test]
+    fn draws_of_a_row_are_not_answers_of_their_own() {
+        let tally = |epochs: u32| {
+            let mut tally = Tally::default();
+            for row in 0..40_u8 {
+                for epoch in 0..epochs {
+                    let right = f64::from(row % 2);
+                    let flow_digest = Digest::of(&[row]);
+                    let drawn = sample(Outcome::Answered, Some(right));
+                    tally.add(&Sample { epoch, flow_digest, ..drawn });
+                }
+            }
+            tally.summary()
+        };
+        let (one, five) = (tally(1), tally(5));
+        assert_eq!(one.accuracy_by, Some(Estimator::Wilson));
+        assert_eq!(five.accuracy_by, Some(Estimator::WilsonClustered));
+        let ratio = five.accuracy_ci.unwrap().half_width() / one.accuracy_ci.unwrap().half_width();
+        assert!((0.97..1.1).contains(&ratio), "five equal draws are worth one: {ratio}");
     }
 
     #[test]

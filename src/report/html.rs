@@ -12,7 +12,7 @@ use super::markdown::{
     Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
     metric, moment, outcomes, params, percent, rate, revision, scorers, settings,
 };
-use super::{Cell, Report, Row, speed};
+use super::{Cell, Report, Row, analysis, speed};
 use crate::digest::{Digest, Key};
 use crate::record::RequestObserved;
 use crate::sample::{Role, Sample, Score, Trace};
@@ -84,6 +84,10 @@ fn page(report: &Report) -> Value {
         judge => judges.first().filter(|_| judges.len() == 1),
         chart => chart(&report.cells),
         metrics => metrics(report),
+        stopped => analysis::stopped(report),
+        measures => analysis::measures(report),
+        comparisons => analysis::comparisons(report),
+        comparisons_note => analysis::NOTE,
         speed => speed::overview(report),
         speed_note => speed::NOTE,
         costs => speed::costs(report),

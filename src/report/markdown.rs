@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Cell, Report, RunInfo, speed};
+use super::{Cell, Report, RunInfo, analysis, speed};
 use crate::record::TallySummary;
 use crate::sample::Outcome;
 
@@ -40,6 +40,14 @@ pub fn markdown(report: &Report) -> String {
     ));
     blocks.push("## Metrics".to_owned());
     blocks.push(numbers(&metrics(report)));
+    blocks.extend(analysis::stopped(report).into_iter().map(|line| escape(&line)));
+    blocks.push("### Intervals".to_owned());
+    blocks.push(numbers(&analysis::measures(report)));
+    if let Some(table) = analysis::comparisons(report) {
+        blocks.push("## Comparisons".to_owned());
+        blocks.push(numbers(&table));
+        blocks.push(analysis::NOTE.to_owned());
+    }
     blocks.push("## Outcomes".to_owned());
     blocks.push(numbers(&outcome_table(report)));
     let groups = groups(report);
@@ -509,6 +517,7 @@ pub(super) mod tests {
                 params: BTreeMap::from([("n".to_owned(), json!(3))]),
             },
             cells,
+            comparisons: Vec::new(),
         }
     }
 

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::record::scores::{Comparison, Measure};
 use crate::record::{Observed, Price, Profile, ServedFrom, Tally, TallySummary};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
+mod analysis;
 mod html;
 mod markdown;
 mod speed;
 
+pub use analysis::{Analysis, BadAnalysis, analyse};
 pub use html::html;
 pub use markdown::markdown;
 
@@ -35,6 +38,9 @@ pub struct Report {
     pub run: RunInfo,
     /// One for each workflow (or matrix cell), in the order of the manifest.
     pub cells: Vec<Cell>,
+    /// Each two of them over the same rows, by metric.
+    #[serde(default)]
+    pub comparisons: Vec<Comparison>,
 }
 
 /// What was run.
@@ -87,6 +93,9 @@ pub struct Cell {
     pub admission: String,
     /// Counts and metrics.
     pub summary: TallySummary,
+    /// Means with their intervals, by metric and reducer.
+    #[serde(default)]
+    pub measures: Vec<Measure>,
     /// The same by the values of each tag: tag, value, summary.
     pub by_tag: Vec<TagSummary>,
     /// Where the time went.
@@ -216,6 +225,7 @@ impl Cell {
             engine: info.engine,
             admission: info.admission,
             summary: tally.summary(),
+            measures: Vec::new(),
             by_tag: groups
                 .into_iter()
                 .filter(|((tag, _), _)| (2..=TAG_VALUES_MAX).contains(&values[tag]))

@@ -13,11 +13,15 @@ use super::{
 };
 use crate::digest::{Digest, Recipe};
 use crate::manifest::{Diagnostic, Fields, Spanned};
-use crate::report::{self, Cell, CellInfo, REPORT_VERSION, Report, Row, RunInfo};
+use crate::record::scores::PairBy;
+use crate::report::{
+    self, Analysis, Cell, CellInfo, REPORT_VERSION, Report, Row, RunInfo, analyse,
+};
+use crate::stats::{BadReducer, REDUCERS, Reducer};
 use crate::store::{Outcome, Port, Record};
 
 /// Version of the report's look: raised when the same samples would give other files.
-const REV: u32 = 1;
+const REV: u32 = 2;
 /// Formats by name.
 const FORMATS: &[&str] = &["html", "json", "markdown"];
 
@@ -27,6 +31,7 @@ struct ReportStage {
     title: Option<String>,
     formats: Vec<String>,
     out: Spanned<Utf8PathBuf>,
+    analysis: Analysis,
 }
 
 pub(super) fn read(
@@ -46,8 +51,45 @@ pub(super) fn read(
         value: Utf8PathBuf::from(format!("out/{}/{}", setting.manifest.name, folder_name(name))),
         span: fields.span(),
     });
+    let analysis = Analysis {
+        reducers: read_reducers(&fields),
+        cluster: fields.text("cluster").map(|tag| tag.value),
+        baseline: fields.text("baseline").map(|name| name.value),
+        pair_by: match fields.choice("pair_by", &["content", "id"]) {
+            Some(by) if by.value == "id" => PairBy::Id,
+            _ => PairBy::Content,
+        },
+    };
     fields.finish();
-    Some(Box::new(ReportStage { name: name.to_owned(), needs, title, formats, out }))
+    Some(Box::new(ReportStage { name: name.to_owned(), needs, title, formats, out, analysis }))
+}
+
+/// One reducer or a list of them; `reducer` is another word for it.
+fn read_reducers(fields: &Fields<'_>) -> Vec<Reducer> {
+    if fields.has("reducer") && fields.has("reducers") {
+        let message = "`reducer` is another word for `reducers`, and both are set";
+        fields.error(
+            Diagnostic::at(fields.place("reducer"), message)
+                .also(fields.place("reducers"), "set here"),
+        );
+    }
+    let texts = ["reducers", "reducer"].into_iter().filter_map(|name| fields.texts(name)).flatten();
+    let mut out = Vec::new();
+    for text in texts {
+        match text.value.parse::<Reducer>() {
+            Ok(reducer) if out.contains(&reducer) => {
+                let message = format!("`{reducer}` stands twice in `reducers`");
+                fields.error(Diagnostic::at(text.span, message));
+            }
+            Ok(reducer) => out.push(reducer),
+            Err(error @ BadReducer::Unknown(_)) => fields.error(
+                Diagnostic::at(text.span, error.to_string())
+                    .did_you_mean(&text.value, REDUCERS.split(", ")),
+            ),
+            Err(error) => fields.error(Diagnostic::at(text.span, error.to_string())),
+        }
+    }
+    out
 }
 
 fn file_name(format: &str) -> String {
@@ -71,6 +113,9 @@ impl ReportStage {
     fn report(&self, inputs: &Inputs, context: &Context) -> Result<Report, StageError> {
         let run = &context.run;
         let cells = self.samples(inputs).map(|samples| cell(samples, context));
+        let mut cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let comparisons = analyse(&mut cells, &self.analysis)
+            .map_err(|error| StageError::User(format!("`{}`: {error}", self.name)))?;
         Ok(Report {
             version: REPORT_VERSION,
             title: self.title.clone().unwrap_or_else(|| context.pipeline.clone()),
@@ -88,7 +133,8 @@ impl ReportStage {
                 git_dirty: run.git.as_ref().map(|(_, dirty)| *dirty),
                 params: run.params.clone(),
             },
-            cells: cells.collect::<Result<_, _>>()?,
+            cells,
+            comparisons,
         })
     }
 }
@@ -102,7 +148,12 @@ fn cell(samples: &Samples, context: &Context) -> Result<Cell, StageError> {
     let rows = rows.zip(read_lines(context, samples.observed)?);
     let rows = rows.map(|(sample, observed)| Row { sample, observed }).collect();
     let (key, table) = (samples.key.to_string(), samples.table.to_string());
-    Ok(Cell::new(&samples.stage, key, table, info, rows))
+    let mut cell = Cell::new(&samples.stage, key, table, info, rows);
+    // Where somebody looked along the way, the interval is another one, and the workflow has it.
+    if samples.summary.stopping.is_some() {
+        cell.summary = samples.summary.clone();
+    }
+    Ok(cell)
 }
 
 impl Stage for ReportStage {
@@ -124,6 +175,7 @@ impl Stage for ReportStage {
                 .field("title", self.title.clone().unwrap_or_else(|| context.pipeline.clone()))
                 .field("description", context.run.description.clone())
                 .field("formats", self.formats.clone());
+            recipe = self.analysis.describe(recipe);
             for samples in self.samples(inputs) {
                 // A report shows times, so what was observed is part of what it depends on. When nothing
                 // ran, the observations are those remembered, and the report is fresh.

@@ -2,7 +2,6 @@
 //! forgets which values belong together.
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{Binomial, DiscreteCDF};
 
 use super::interval::{
     CONFIDENCE, Estimator, Interval, critical, normal_quantile, normal_tails, t_tails,
@@ -201,8 +200,14 @@ fn detectable(standard_error: f64) -> f64 {
 pub(super) fn mcnemar(better_a: u64, better_b: u64) -> (Test, f64, f64) {
     let (less, n) = (better_a.min(better_b), better_a + better_b);
     if n < EXACT_BELOW {
-        let binomial = Binomial::new(0.5, n).expect("BUG: a half is a probability");
-        return (Test::McnemarExact, less as f64, (2.0 * binomial.cdf(less)).min(1.0));
+        // So few pairs are counted in whole numbers: of 2^n ways to toss, those at least as lopsided.
+        let (mut ways, mut tail) = (1_u64, 0_u64);
+        for i in 0..=less {
+            tail += ways;
+            ways = ways * (n - i) / (i + 1);
+        }
+        let p = 2.0 * tail as f64 / (1_u64 << n) as f64;
+        return (Test::McnemarExact, less as f64, p.min(1.0));
     }
     let apart = better_a.abs_diff(better_b) as f64;
     let statistic = (apart - 1.0).powi(2) / n as f64;

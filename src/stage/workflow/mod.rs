@@ -18,7 +18,7 @@ use crate::digest::{Digest, Recipe};
 use crate::engine::{Access, Client, Limits, Mode, Resource, Told};
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method, react};
-use crate::record::{Event, Profile};
+use crate::record::{Event, Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::scorer::{self, Scorer};
@@ -27,6 +27,7 @@ use crate::tool;
 
 mod run;
 pub mod sample;
+mod stop;
 mod survey;
 
 pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
@@ -94,6 +95,7 @@ pub struct Workflow {
     native_calls: bool,
     lookup: Option<Utf8PathBuf>,
     scorers: Vec<&'static Scorer>,
+    stop_when: Option<StopRule>,
     // Execution: in no key.
     concurrency: u32,
     batching_off: bool,
@@ -154,10 +156,11 @@ pub(super) fn read(
         timeout: fields.duration("timeout"),
     };
     let fail_on_error = read_fail_on_error(&fields);
+    let (stop_when, rival) = stop::read(&fields).unzip();
     fields.finish();
     Some(Box::new(Workflow {
         name: name.to_owned(),
-        needs: vec![flows?, engine?],
+        needs: [flows?, engine?].into_iter().chain(rival.flatten()).collect(),
         // What is wrong with the method has been said; its neighbours are checked all the same.
         method: method.or(method::find("naive"))?,
         instructions,
@@ -169,6 +172,7 @@ pub(super) fn read(
         native_calls,
         lookup,
         scorers: scorers.iter().filter_map(|name| scorer::find(name)).collect(),
+        stop_when,
         concurrency,
         batching_off,
         cache,

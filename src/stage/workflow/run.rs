@@ -15,7 +15,7 @@ use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
 use crate::record::{
-    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Tally, TallySummary,
+    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Stopper, Tally, TallySummary,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample};
@@ -56,6 +56,7 @@ pub(super) async fn run_all(
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
     let mut window = Window::new(workflow, context, engine.backend.price())?;
+    window.stopper = workflow.stopper(inputs, context)?;
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
@@ -78,9 +79,11 @@ pub(super) async fn run_all(
         }
         for done in taken.drain(..) {
             if let Some(failed) = window.take(done) {
+                error.get_or_insert(failed);
+            }
+            if error.is_some() || window.stopped {
                 // Requests at the engine are paid for and waited for; those before it are not sent any more.
                 halt.cancel();
-                error.get_or_insert(failed);
             }
         }
         line.written(window.written);
@@ -97,7 +100,9 @@ pub(super) async fn run_all(
     if let Some(error) = error {
         return Err(error);
     }
-    ended?;
+    if !window.stopped {
+        ended?;
+    }
     let recipe = workflow.recipe_of(&job.settings, inputs).await?;
     let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
     let width = if workflow.batching_off { 1 } else { workflow.width(context).min(at_once) };
@@ -227,6 +232,19 @@ fn missed(flow: &Flow, missing: &Failure) -> StageError {
     StageError::Missing(format!("sample `{}`: {missing}", flow.id))
 }
 
+/// Whether this sample, next in order, is the last one.
+fn stops(
+    stopper: &mut Stopper,
+    sample: &Sample,
+    observed: &Observed,
+    price: Option<Price>,
+) -> Result<bool, StageError> {
+    // Remembered answers cost what they did: the same samples stop at the same one.
+    let costs = observed.requests.iter().map(|request| price?.of(&request.usage));
+    let cost = costs.sum::<Option<f64>>();
+    stopper.add(sample, observed.usage(), cost).map_err(StageError::User)
+}
+
 /// Finished samples: written in order, counted, and told.
 struct Window<'a> {
     workflow: &'a Workflow,
@@ -242,6 +260,10 @@ struct Window<'a> {
     first_failure: String,
     worked: bool,
     price: Option<Price>,
+    /// What may end the stage before its last flow.
+    stopper: Option<Stopper>,
+    /// It has: what is under way is waited for, and is no part of the result.
+    stopped: bool,
 }
 
 impl<'a> Window<'a> {
@@ -263,6 +285,8 @@ impl<'a> Window<'a> {
             first_failure: String::new(),
             worked: false,
             price,
+            stopper: None,
+            stopped: false,
         })
     }
 
@@ -270,12 +294,21 @@ impl<'a> Window<'a> {
     fn take(&mut self, (index, flow, result): Finished) -> Option<StageError> {
         let ran = match result {
             Ok(ran) => ran,
+            // Beyond the end nothing can be wrong.
+            Err(_) if self.stopped => return None,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
             Err(missing @ Failure::Missing(_)) => return Some(missed(&flow, &missing)),
             Err(other) => return Some(StageError::Failed(other.to_string())),
         };
         self.tell(index, &ran.sample, &ran.observed);
-        let error = self.count_failure(&ran.sample);
+        if self.stopped {
+            return None;
+        }
+        // With a rule to stop by, a failure counts where its turn comes: it may lie beyond the end.
+        let mut error = match self.stopper {
+            None => self.count_failure(&ran.sample),
+            Some(_) => None,
+        };
         self.waiting.insert(index, ran);
         while let Some(ran) = self.waiting.remove(&self.written) {
             if let Err(error) = self.write(&ran) {
@@ -284,6 +317,18 @@ impl<'a> Window<'a> {
             self.tally.add(&ran.sample);
             self.profile.add(&ran.observed);
             self.written += 1;
+            if self.stopper.is_some() {
+                error = error.or(self.count_failure(&ran.sample));
+            }
+            let stops = |stopper| stops(stopper, &ran.sample, &ran.observed, self.price);
+            match self.stopper.as_mut().map(stops) {
+                Some(Ok(true)) => {
+                    self.stopped = true;
+                    self.waiting.clear();
+                }
+                Some(Err(failed)) => return Some(failed),
+                Some(Ok(false)) | None => {}
+            }
         }
         error
     }
@@ -348,7 +393,8 @@ impl<'a> Window<'a> {
         })
     }
 
-    fn finish(self, selected: u64, recipe: Recipe, info: &CellInfo) -> Result<Done, StageError> {
+    fn finish(self, all: u64, recipe: Recipe, info: &CellInfo) -> Result<Done, StageError> {
+        let selected = if self.stopped { self.written } else { all };
         if self.written != selected {
             return Err(StageError::Failed(format!(
                 "{} of {selected} selected flows have a result",
@@ -364,13 +410,17 @@ impl<'a> Window<'a> {
             format!("{} of {selected} samples failed, first {}", self.failed, self.first_failure)
         });
         let info = serde_json::to_vec(info).expect("BUG: settings are plain data");
+        let mut summary = self.tally.summary();
+        if let Some(stopper) = &self.stopper {
+            stopper.conclude(all, &mut summary);
+        }
         let samples = Samples {
             stage: self.workflow.name.clone(),
             key: recipe.key(),
             table: whole(self.samples)?,
             observed: whole(self.observed)?,
             info: self.context.store.put_blob(&info)?,
-            summary: self.tally.summary(),
+            summary,
         };
         let summary = serde_json::to_value(&samples.summary).expect("BUG: counts are plain data");
         let ports = [
@@ -399,9 +449,10 @@ impl Workflow {
         context: &Context,
     ) -> Result<(Digest, TallySummary), StageError> {
         let job = self.job(inputs, context, Mode::Replay, context.stop.clone())?;
-        let (flows, _) = self.sources(inputs);
+        let (flows, engine) = self.sources(inputs);
         let mut source = Source { reader: flows.reader(), next: None, epochs: self.epochs };
         let (mut table, mut tally) = (DigestStream::default(), Tally::default());
+        let (mut stopper, price) = (self.stopper(inputs, context)?, engine.backend.price());
         let mut ended = false;
         while !ended {
             let mut chunk = Vec::new();
@@ -424,9 +475,21 @@ impl Workflow {
                 table.update(&ran.row);
                 table.update(b"\n");
                 tally.add(&ran.sample);
+                if let Some(stopper) = &mut stopper
+                    && stops(stopper, &ran.sample, &ran.observed, price)?
+                {
+                    ended = true;
+                    break;
+                }
             }
         }
-        Ok((table.finish(), tally.summary()))
+        let mut summary = tally.summary();
+        if let Some(stopper) = &stopper {
+            flows.digest().await?;
+            let all = flows.count().unwrap_or(0) * u64::from(self.epochs);
+            stopper.conclude(all, &mut summary);
+        }
+        Ok((table.finish(), summary))
     }
 
     /// What a stage's result depends on, made of settings that were read already.
@@ -438,9 +501,11 @@ impl Workflow {
         let (flows, engine) = self.sources(inputs);
         let recipe = Recipe::new("workflow", super::REV)
             .field("epochs", self.epochs)
+            // 2: draws of a row count as one cluster in the summary's interval.
+            .field("summary_rev", (self.epochs > 1).then_some(2_u32))
             .input("engine", engine.identity)
             .input("flows", flows.digest().await?);
-        Ok(settings.describe(recipe))
+        Ok(self.describe_stop(settings.describe(recipe), inputs))
     }
 
     pub(super) fn mode(&self, context: &Context) -> Mode {

@@ -30,6 +30,9 @@ pub struct Survey {
     pub samples_to_ask: u64,
     /// Why they will, the most frequent reason first.
     pub reasons: Vec<Reason>,
+    /// Whether it may stop before the last sample, so that all counts are the most there can be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub may_stop: bool,
     /// What asking may cost, where somebody said what tokens cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Ahead>,
@@ -108,6 +111,7 @@ impl Survey {
             requests_answered: requests.map_or(0, |cache| cache.hits + cache.misses),
             samples_to_ask: 0,
             reasons: Vec::new(),
+            may_stop: false,
             cost: None,
         }
     }
@@ -270,6 +274,7 @@ impl Workflow {
         survey.reasons =
             reasons.into_iter().map(|(why, samples)| Reason { samples, why }).collect();
         survey.reasons.sort_by_key(|reason| std::cmp::Reverse(reason.samples));
+        survey.may_stop = self.stop_when.is_some();
         survey.samples_to_ask = survey.reasons.iter().map(|reason| reason.samples).sum();
         Ok(survey)
     }
