@@ -367,7 +367,8 @@ fn summary(finished: &Finished, context: &Context) -> String {
                 ci.lower * 100.0,
                 ci.upper * 100.0
             ),
-            _ => "accuracy –".to_owned(),
+            (Some(accuracy), None) => format!("accuracy {:5.1} %", accuracy * 100.0),
+            (None, _) => "accuracy –".to_owned(),
         };
         let answered = summary.outcomes.get("answered").copied().unwrap_or(0);
         let others = summary.outcomes.iter().filter(|(name, _)| *name != "answered");

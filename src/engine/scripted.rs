@@ -29,6 +29,9 @@ pub struct Rule {
     /// The reply.
     #[serde(default)]
     pub reply: String,
+    /// The reply of each draw in place of it: epoch 0 has the first, and after the last comes the first again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draws: Vec<String>,
     /// Why it ends.
     #[serde(default = "stop")]
     pub finish: Finish,
@@ -38,6 +41,16 @@ pub struct Rule {
     /// Fail for a passing reason, with this detail, instead of a reply.
     #[serde(default)]
     pub fail: Option<String>,
+}
+
+impl Rule {
+    /// What contradicts itself in it.
+    pub fn check(self) -> Result<Rule, &'static str> {
+        match self.draws.is_empty() || self.reply.is_empty() {
+            true => Ok(self),
+            false => Err("`reply` and `draws` exclude each other"),
+        }
+    }
 }
 
 fn stop() -> Finish {
@@ -117,7 +130,9 @@ impl Engine for Scripted {
             if let Some(detail) = &rule.fail {
                 return Err(EngineError::passing("script", detail.as_str()));
             }
-            let (text, cut) = cut_at_stop(&rule.reply, &request.sampling.stop);
+            let draw = request.replica.epoch as usize % rule.draws.len().max(1);
+            let reply = rule.draws.get(draw).unwrap_or(&rule.reply);
+            let (text, cut) = cut_at_stop(reply, &request.sampling.stop);
             let finish = if cut { Finish::Stop } else { rule.finish };
             // A script has no tokens, so it counts none.
             let completion = Completion::new(text, finish, Usage::default());

@@ -88,19 +88,24 @@ pub struct Stopper {
     reason: Option<String>,
 }
 
-/// Accuracy of each row of the samples of another stage.
-pub fn accuracies(samples: &[Sample]) -> HashMap<RowId, f64> {
+/// Accuracy of each row of the samples of another stage, which come one at a time.
+pub fn accuracies<E>(
+    samples: impl Iterator<Item = Result<Sample, E>>,
+) -> Result<HashMap<RowId, f64>, E> {
     let mut ids = RowIds::by(PairBy::Content);
-    let mut rows: Vec<(RowId, Vec<f64>)> = Vec::new();
+    let (mut rows, mut row, mut draws) = (HashMap::new(), None, Vec::new());
+    let mut close = |row: Option<RowId>, draws: &mut Vec<f64>| {
+        rows.extend(row.zip(mean(std::mem::take(draws))));
+    };
     for sample in samples {
+        let sample = sample?;
         if sample.epoch == 0 {
-            rows.push((ids.next(sample), Vec::new()));
+            close(row.replace(ids.next(&sample)), &mut draws);
         }
-        if let Some((_, draws)) = rows.last_mut() {
-            draws.extend(right(sample));
-        }
+        draws.extend(right(&sample));
     }
-    rows.into_iter().filter_map(|(id, draws)| Some((id, mean(draws)?))).collect()
+    close(row, &mut draws);
+    Ok(rows)
 }
 
 impl Stopper {

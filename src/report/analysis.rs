@@ -110,6 +110,12 @@ pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison
         pairs(cells, &tables, analysis)
     };
     for (cell, measures) in cells.iter_mut().zip(measures) {
+        // One interval of accuracy, wherever it is shown.
+        let estimate = measures.first().and_then(|measure| measure.estimate);
+        if let Some(estimate) = estimate {
+            cell.summary.accuracy_ci = estimate.ci;
+            cell.summary.accuracy_by = Some(estimate.estimator);
+        }
         cell.measures = measures;
     }
     Ok(comparisons)
@@ -341,6 +347,29 @@ mod tests {
             error,
             "`baseline`: this report has no workflow `four` (known: `one`, `two`, `three`)"
         );
+    }
+
+    #[test]
+    fn a_cluster_column_reaches_every_interval_of_accuracy() {
+        let rows = || {
+            let row = |i: usize| {
+                let mut row = row(&format!("q{i}"), Some("42"), Some(i % 4 < 2));
+                row.sample.tags.insert("passage".to_owned(), (i / 2).to_string());
+                row
+            };
+            (0..20).map(row).collect()
+        };
+        let by = |cluster: Option<&str>| {
+            let mut cells = vec![cell("ask", rows())];
+            let cluster = cluster.map(str::to_owned);
+            analyse(&mut cells, &Analysis { cluster, ..Analysis::default() }).unwrap();
+            let summary = &cells[0].summary;
+            assert_eq!(summary.accuracy_ci, cells[0].measures[0].estimate.unwrap().ci);
+            (summary.accuracy_by.unwrap().words(), summary.accuracy_ci.unwrap().half_width())
+        };
+        let ((alone, narrow), (clustered, wide)) = (by(None), by(Some("passage")));
+        assert_eq!((alone, clustered), ("Wilson", "Wilson, clustered"));
+        assert!(wide > 1.3 * narrow, "{wide} {narrow}");
     }
 
     #[test]

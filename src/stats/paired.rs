@@ -150,7 +150,8 @@ pub fn difference(pairs: &[Pair]) -> Option<Difference> {
         let se = spread.unwrap_or(0.0);
         out.estimator = Estimator::TClustered;
         out.test = Test::T;
-        out.p = Some(if se > 0.0 { t_tails(mean / se, freedom) } else { 1.0 });
+        let flat = f64::from(u8::from(mean == 0.0));
+        out.p = Some(if se > 0.0 { t_tails(mean / se, freedom) } else { flat });
         let half = critical(freedom) * se;
         out.ci = Some(Interval { lower: mean - half, upper: mean + half });
     } else {

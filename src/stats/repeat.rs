@@ -73,17 +73,17 @@ impl std::str::FromStr for Reducer {
     type Err = BadReducer;
 
     fn from_str(text: &str) -> Result<Self, BadReducer> {
-        let numbered: [(&str, fn(u64) -> Reducer); 3] = [
-            ("at_least_", Reducer::AtLeast),
-            ("pass@", Reducer::PassAt),
-            ("pass^", Reducer::PassAll),
-        ];
-        for (name, make) in numbered {
+        for name in ["at_least_", "pass@", "pass^"] {
             if let Some(number) = text.strip_prefix(name) {
                 // `+5` and `05` would be other spellings of the same.
                 let k = number.parse().ok().filter(|k: &u64| k.to_string() == number);
                 let k = k.filter(|k| (1..=K_MAX).contains(k));
-                return k.map(make).ok_or(BadReducer::Number(text.to_owned(), name));
+                let k = k.ok_or(BadReducer::Number(text.to_owned(), name))?;
+                return Ok(match name {
+                    "at_least_" => Reducer::AtLeast(k),
+                    "pass@" => Reducer::PassAt(k),
+                    _ => Reducer::PassAll(k),
+                });
             }
         }
         match text {

@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn betting_holds_any_mean_at_every_look() {
         // Grades, five draws of a row that is easy or hard, and rare differences of pairs.
-        let kinds: [(f64, fn(&mut Rng) -> f64); 3] = [
+        type Drawn = fn(&mut Rng) -> f64;
+        let kinds: [(f64, Drawn); 3] = [
             (0.25, |rng| rng.uniform() * rng.uniform()),
             (0.5, |rng| {
                 let p = if rng.uniform() < 0.5 { 0.1 } else { 0.9 };

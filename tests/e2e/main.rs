@@ -18,6 +18,7 @@ mod project;
 mod endpoint;
 mod rebuilds;
 mod remote;
+mod repeats;
 mod server;
 mod servers;
 mod store;

@@ -22,7 +22,8 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
     let latency = fields.duration("latency").unwrap_or_default();
     let mut rules = Vec::new();
     for reply in fields.values("replies").unwrap_or_default() {
-        match serde_json::from_value(reply.value) {
+        let rule = serde_json::from_value(reply.value).map_err(|error| error.to_string());
+        match rule.and_then(|rule: Rule| Ok(rule.check()?)) {
             Ok(rule) => rules.push(rule),
             Err(error) => fields.error(
                 Diagnostic::at(reply.span, format!("this is no reply of a script: {error}"))
@@ -66,13 +67,14 @@ fn read_rules(file: &Utf8PathBuf, context: &Context) -> Result<Vec<Rule>, StageE
         .map_err(|error| StageError::User(format!("cannot read `{file}`: {error}")))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let rule = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| {
+        let at = |column: usize, error: &dyn std::fmt::Display| {
             StageError::User(format!(
-                "{file}:{}:{}: this is no reply of a script: {error}",
-                i + 1,
-                error.column()
+                "{file}:{}:{column}: this is no reply of a script: {error}",
+                i + 1
             ))
-        })
+        };
+        let rule: Rule = serde_json::from_str(line).map_err(|e| at(e.column(), &e))?;
+        rule.check().map_err(|error| at(1, &error))
     };
     lines.map(rule).collect()
 }

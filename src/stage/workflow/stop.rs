@@ -1,12 +1,16 @@
 //! `stop_when` of a workflow: its fields, and what it needs to be held. Knows nothing of when it holds.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+
 use serde_json::{Value, json};
 
-use super::{Workflow, read_samples};
-use crate::digest::Recipe;
+use super::Workflow;
+use crate::digest::{Digest, Recipe};
 use crate::manifest::{Diagnostic, Fields};
 use crate::record::stop::accuracies;
 use crate::record::{StopRule, Stopper};
+use crate::sample::Sample;
 use crate::stage::{Artifact, ArtifactKind, Context, Inputs, Need, StageError, need};
 
 /// The port of the stage that is compared with.
@@ -51,6 +55,21 @@ fn shown(rule: &StopRule) -> Value {
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
+/// The samples of a table, one after another: of a large one only the scores are kept.
+fn stored(
+    context: &Context,
+    table: Digest,
+) -> Result<impl Iterator<Item = Result<Sample, StageError>>, StageError> {
+    let broken = |error: &dyn std::fmt::Display| {
+        StageError::Failed(format!("a table of samples cannot be read: {error}; run again"))
+    };
+    let file = File::open(context.store.blob_path(table)).map_err(|error| broken(&error))?;
+    Ok(BufReader::new(file).split(b'\n').map(move |line| {
+        let line = line.map_err(|error| broken(&error))?;
+        serde_json::from_slice(&line).map_err(|error| broken(&error))
+    }))
+}
+
 impl Workflow {
     /// Adds the rule to the recipe of the stage; without one it leaves no trace. A sample does not depend on it.
     pub(super) fn describe_stop(&self, recipe: Recipe, inputs: &Inputs) -> Recipe {
@@ -85,7 +104,7 @@ impl Workflow {
         let rival = match rule.decided_against {
             None => Default::default(),
             Some(_) => match inputs.one(PORT) {
-                Artifact::Samples(samples) => accuracies(&read_samples(context, samples.table)?),
+                Artifact::Samples(samples) => accuracies(stored(context, samples.table)?)?,
                 _ => unreachable!("BUG: the graph lets only samples in here"),
             },
         };
