@@ -2,23 +2,23 @@
 //! lines say.
 //!
 //! A line is handed to the operating system before `append` returns, so a killed process loses nothing it was
-//! told is kept; it is synced to disk in groups of 256 records or 200 ms, whichever comes first. The writer
+//! told is kept; what a loss of power may take is synced to disk every 200 ms, beside the work. The writer
 //! holds a lock on its log while it lives: a log whose lock can be had belongs to nobody, and may be sealed
 //! into a pack. Nobody ever waits for that lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::blob::TEMPORARY;
 use super::{StoreError, at};
 
-/// Records in one sync at most.
-const GROUP_RECORDS: u32 = 256;
-/// Longest time a record waits for its sync while others come.
+/// Longest time that a record waits for the start of its sync.
 const GROUP_TIME: Duration = Duration::from_millis(200);
 /// On a file system without locks, a log that nobody wrote to for this long belongs to nobody.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -30,10 +30,25 @@ pub(super) const ENDING: &str = ".log";
 pub(super) struct Journal {
     pub name: String,
     path: Utf8PathBuf,
-    file: File,
     pub length: u64,
-    unsynced: u32,
-    synced_at: Instant,
+    synced: Arc<Synced>,
+    syncing: Option<JoinHandle<()>>,
+}
+
+/// What the writer and the thread that syncs share.
+struct Synced {
+    file: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether there is anything to sync.
+    is_dirty: bool,
+    is_closed: bool,
+    /// Of a sync beside the work: told at the next chance.
+    error: Option<io::Error>,
 }
 
 impl Journal {
@@ -42,32 +57,84 @@ impl Journal {
         let name = format!("{}{ENDING}", process_name());
         let path = folder.join(&name);
         let file = create_locked(&path)?;
-        Ok(Journal { name, path, file, length: 0, unsynced: 0, synced_at: Instant::now() })
+        let synced =
+            Arc::new(Synced { file, state: Mutex::default(), changed: Condvar::default() });
+        let beside = synced.clone();
+        let syncing = Some(std::thread::spawn(move || beside.keep_syncing()));
+        Ok(Journal { name, path, length: 0, synced, syncing })
     }
 
     /// Adds a line, and gives its offset.
     pub(super) fn append(&mut self, line: &[u8]) -> Result<u64, StoreError> {
-        if let Err(error) = self.file.write_all(line) {
+        if let Err(error) = (&self.synced.file).write_all(line) {
             // Part of the line may be there (disk full): take it back, so that the next one is whole.
-            let _ = self.file.set_len(self.length);
+            let _ = self.synced.file.set_len(self.length);
             return Err(at("write", &self.path)(error));
         }
         let offset = self.length;
         self.length += line.len() as u64;
-        self.unsynced += 1;
-        if self.unsynced >= GROUP_RECORDS || self.synced_at.elapsed() >= GROUP_TIME {
-            self.sync()?;
+        let mut state = self.synced.state();
+        if let Some(error) = state.error.take() {
+            return Err(at("sync", &self.path)(error));
+        }
+        if !std::mem::replace(&mut state.is_dirty, true) {
+            self.synced.changed.notify_one();
         }
         Ok(offset)
     }
 
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        if self.unsynced > 0 {
-            self.file.sync_data().map_err(at("sync", &self.path))?;
-            self.unsynced = 0;
+        let (is_dirty, error) = {
+            let mut state = self.synced.state();
+            (std::mem::take(&mut state.is_dirty), state.error.take())
+        };
+        let synced = match error {
+            Some(error) => Err(error),
+            None if is_dirty => self.synced.file.sync_data(),
+            None => Ok(()),
+        };
+        synced.map_err(at("sync", &self.path))
+    }
+}
+
+impl Synced {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("BUG: the sync lock is poisoned")
+    }
+
+    /// Syncs what was written, again and again, until the journal is closed.
+    fn keep_syncing(&self) {
+        const LOCK: &str = "BUG: the sync lock is poisoned";
+        let mut state = self.state();
+        loop {
+            state = self
+                .changed
+                .wait_while(state, |state| !state.is_dirty && !state.is_closed)
+                .expect(LOCK);
+            // More comes together meanwhile.
+            let more = |state: &mut State| !state.is_closed;
+            state = self.changed.wait_timeout_while(state, GROUP_TIME, more).expect(LOCK).0;
+            if state.is_closed {
+                return;
+            }
+            if std::mem::take(&mut state.is_dirty) {
+                drop(state);
+                let error = self.file.sync_data().err();
+                state = self.state();
+                state.error = state.error.take().or(error);
+            }
         }
-        self.synced_at = Instant::now();
-        Ok(())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.synced.state().is_closed = true;
+        self.synced.changed.notify_one();
+        // The lock of the file goes with the last who has it open.
+        if let Some(syncing) = self.syncing.take() {
+            let _ = syncing.join();
+        }
     }
 }
 
