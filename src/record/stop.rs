@@ -195,7 +195,10 @@ impl Stopper {
             let words = match self.wagers.map(|wager| wager.refuted()) {
                 [Some(Ordering::Greater), ..] => Some("has more accuracy than"),
                 [Some(_), ..] => Some("has less accuracy than"),
-                [_, Some(Ordering::Less), Some(Ordering::Greater)] => {
+                // Without a margin no two are as good as each other.
+                [_, Some(Ordering::Less), Some(Ordering::Greater)]
+                    if self.rule.margin.is_some() =>
+                {
                     Some("is, to the margin, as good as")
                 }
                 _ => None,
@@ -242,5 +245,71 @@ impl Stopper {
             of_samples,
             watched,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::digest::{Digest, Recipe};
+    use crate::sample::{Outcome, Score};
+
+    fn sample(row: u32, epoch: u32, right: bool) -> Sample {
+        let value = f64::from(u8::from(right));
+        Sample {
+            flow: row.to_string(),
+            flow_digest: Digest::of(&row.to_le_bytes()),
+            epoch,
+            key: Recipe::new("sample", 1).key(),
+            outcome: Outcome::Answered,
+            detail: None,
+            answer: None,
+            targets: vec![],
+            scores: vec![Score { scorer: "x".into(), value, matched: None, parsed: None }],
+            steps: vec![],
+            tags: BTreeMap::new(),
+        }
+    }
+
+    /// Rows until it stops, of at most a thousand; `right` says which draws are.
+    fn rows(rule: StopRule, epochs: u32, right: fn(u32, u32) -> bool) -> (u64, Option<String>) {
+        let rival = (0..1000).map(|row| Ok::<_, ()>(sample(row, 0, row % 2 == 0)));
+        let mut stopper = Stopper::new(rule, "mine", epochs, accuracies(rival).unwrap());
+        for row in 0..1000 {
+            for epoch in 0..epochs {
+                let drawn = sample(row, epoch, right(row, epoch));
+                let stops = stopper.add(&drawn, Usage::ZERO, None).unwrap();
+                assert!(!stops || epoch + 1 == epochs, "in the middle of a row");
+                if stops {
+                    return (stopper.rows, stopper.reason);
+                }
+            }
+        }
+        (1000, None)
+    }
+
+    fn against(margin: Option<f64>) -> StopRule {
+        let decided_against = Some("theirs".to_owned());
+        StopRule { decided_against, margin, ..StopRule::default() }
+    }
+
+    #[test]
+    fn what_is_as_good_is_decided_with_a_margin_alone() {
+        let same = |row: u32, _| row.is_multiple_of(2);
+        assert_eq!(rows(against(None), 1, same), (1000, None));
+        let (at, reason) = rows(against(Some(0.1)), 1, same);
+        assert!(at < 300 && reason.unwrap().contains("as good as `theirs`"), "{at}");
+        let (at, reason) = rows(against(None), 1, |_, _| true);
+        assert!(at < 100 && reason.unwrap().contains("more accuracy than `theirs`"), "{at}");
+    }
+
+    #[test]
+    fn equal_draws_of_a_row_are_no_more_evidence_than_one() {
+        let rule = || StopRule { ci_half_width: Some(0.1), ..StopRule::default() };
+        let (one, _) = rows(rule(), 1, |row, _| row % 5 > 0);
+        let (copied, _) = rows(rule(), 4, |row, _| row % 5 > 0);
+        assert!((100..250).contains(&one) && copied >= one, "{one} {copied}");
     }
 }

@@ -169,11 +169,15 @@ fn pairs(cells: &[Cell], tables: &[ScoreTable<'_>], analysis: &Analysis) -> Vec<
             let known = tables[b].metrics();
             let metrics: Vec<Metric> =
                 tables[a].metrics().into_iter().filter(|m| known.contains(m)).collect();
-            let epochs = tables[a].epochs().max(tables[b].epochs());
+            let epochs = tables[a].epochs().min(tables[b].epochs());
             let flows = |cell: &Cell| cell.inputs.get("flows").cloned();
             let same_flows = flows(&cells[a]).is_some() && flows(&cells[a]) == flows(&cells[b]);
             let side = |i: usize| (cells[i].name.as_str(), &tables[i]);
-            let wanted = analysis.wanted(&metrics, epochs);
+            let mut wanted = analysis.wanted(&metrics, epochs);
+            // Of grades the means are compared; every reducer of every grade would be a table of its own.
+            wanted.retain(|(metric, reducer)| {
+                *reducer == Reducer::Mean || *metric == Metric::Accuracy
+            });
             out.extend(compare(side(a), side(b), &wanted, same_flows));
         }
     }
