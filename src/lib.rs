@@ -50,6 +50,7 @@ pub mod stats;
 pub mod sample;
 pub mod template;
 pub mod scorer;
+pub mod retrieval;
 pub mod tool;
 pub mod method;
 pub mod record;

@@ -327,6 +327,15 @@ pub struct Shot {
     pub answer: String,
 }
 
+/// A message before the question of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// User or assistant.
+    pub role: Role,
+    /// What is said.
+    pub content: Text,
+}
+
 /// How observations of tools go back to the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservationFormat {
@@ -353,8 +362,14 @@ pub struct Step {
     /// Worked examples.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub shots: Vec<Shot>,
+    /// Messages between worked examples and question.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub messages: Vec<Said>,
     /// The question.
     pub user: Text,
+    /// How the reply begins: a turn of the assistant that the model goes on with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prefill: Option<Text>,
     /// Bound on the reply; absent takes the workflow's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_tokens: Option<u32>,
@@ -507,6 +522,30 @@ pub struct Trace {
     pub termination_reason: Termination,
 }
 
+/// A passage that stood in a prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retrieved {
+    /// The document: a path in the collection, or the identifier of its row.
+    pub source: String,
+    /// Its place in the document, from 0.
+    pub number: u32,
+    /// Its text.
+    pub text: String,
+    /// What the ranking says of it, to six decimals.
+    pub score: f64,
+}
+
+/// What retrieval found for a question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalInfo {
+    /// How: naive, hybrid or reranked.
+    pub method: String,
+    /// For which text.
+    pub query: String,
+    /// The best first.
+    pub passages: Vec<Retrieved>,
+}
+
 /// A step of a flow as it was run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRun {
@@ -518,6 +557,15 @@ pub struct StepRun {
     pub answer: Option<String>,
     /// Keys of its requests, in order.
     pub requests: Vec<Key>,
+    /// Keys of those calls of tools that are remembered, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub calls: Vec<Key>,
+    /// What the first reply was made to begin with; it stands at the beginning of that reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prefill: Option<String>,
+    /// The passages before its question.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retrieval_info: Option<RetrievalInfo>,
     /// For agents.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace: Option<Trace>,

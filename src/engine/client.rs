@@ -110,6 +110,9 @@ pub enum Failure {
         /// What the request may cost at most.
         ceiling: f64,
     },
+    /// What the user has asked for cannot be done.
+    #[error("{0}")]
+    User(String),
     /// The answer could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -178,6 +181,13 @@ impl Client {
         let user = engine.user();
         let (anchor, shared) = (Instant::now(), Mutex::default());
         Client { engine, store, access, anchor, memory, shared, _user: user }
+    }
+
+    /// Whether the engine goes on with a turn that was begun for it; an error says why not, and what to do.
+    pub fn continues(&self) -> Result<(), String> {
+        self.engine.backend.continues().map_err(|why| {
+            format!("the engine `{}` cannot go on with a prefilled reply: {why}", self.engine.stage)
+        })
     }
 
     /// Entries in the memory cache, and its bound.

@@ -249,6 +249,14 @@ pub trait Backend: Send + Sync {
     fn is_paid(&self) -> bool {
         false
     }
+    /// Whether it goes on with an assistant's turn at the end of a request; an error says why not.
+    fn continues(&self) -> Result<(), String> {
+        Err("it begins a turn of its own".to_owned())
+    }
+    /// Whether messages get the model's chat format on their way.
+    fn formats_chat(&self) -> bool {
+        true
+    }
     /// Makes the engine. Called once for an identity.
     fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>>;
 }

@@ -100,6 +100,10 @@ impl Backend for Scripted {
         Admission::fixed(None, "replies do not depend on each other")
     }
 
+    fn continues(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         let engine: Box<dyn Engine> = Box::new(self.clone());
         async move { Ok(engine) }.boxed()

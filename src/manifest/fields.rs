@@ -365,6 +365,28 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Tables by names of their own, `[name.<its name>]`, in the order of the names.
+    pub fn named_tables(&self, name: &str) -> Vec<(Spanned<String>, Fields<'a>)> {
+        let Some(node) = self.node(name) else { return Vec::new() };
+        let Item::Table(tables) = &node.item else {
+            self.wrong_type(name, node, "tables with names");
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (key, entry) in tables {
+            match &entry.node.item {
+                Item::Table(table) => {
+                    let what = format!("`{name}.{key}` of {}", self.what);
+                    let span = entry.node.span;
+                    let fields = Fields::new(what, span, table, self.context, self.sink);
+                    out.push((Spanned { value: key.clone(), span: entry.key }, fields));
+                }
+                _ => self.wrong_type(key, &entry.node, "a table"),
+            }
+        }
+        out
+    }
+
     /// Tables in a list: `[[name]]`.
     pub fn tables(&self, name: &str) -> Vec<Fields<'a>> {
         let Some(node) = self.node(name) else { return Vec::new() };

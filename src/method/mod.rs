@@ -85,18 +85,31 @@ pub fn find(name: &str) -> Option<&'static dyn Method> {
     METHODS.iter().find(|method| method.name() == name).copied()
 }
 
-/// The conversation before the model's first turn: instructions, worked examples, question. `system` and
-/// `user` are the rendered texts of the step; `before` is the conversation that goes on, if one does.
+/// The rendered texts of a step.
+#[derive(Debug, Clone, Default)]
+pub struct Texts {
+    /// System prompt of the template.
+    pub system: Option<String>,
+    /// Messages before the question.
+    pub messages: Vec<Message>,
+    /// The question.
+    pub user: String,
+    /// How the reply begins.
+    pub prefill: Option<String>,
+}
+
+/// The conversation before the model's first turn: instructions, worked examples, earlier messages, question, and
+/// what the reply begins with. `before` is the conversation that goes on, if one does.
 pub fn open(
     method: &dyn Method,
     instructions: &str,
     step: &Step,
-    system: Option<&str>,
-    user: &str,
+    texts: &Texts,
     before: &[Message],
 ) -> Vec<Message> {
     let mut messages = before.to_vec();
     if before.is_empty() {
+        let system = texts.system.as_deref();
         let parts: Vec<_> =
             system.into_iter().chain([instructions]).filter(|part| !part.is_empty()).collect();
         if !parts.is_empty() {
@@ -107,7 +120,10 @@ pub fn open(
         messages.push(Message::new(Role::User, shot.user.clone()));
         messages.push(Message::new(Role::Assistant, method.show(shot)));
     }
-    messages.push(Message::new(Role::User, user));
+    messages.extend(texts.messages.iter().cloned());
+    messages.push(Message::new(Role::User, texts.user.as_str()));
+    messages
+        .extend(texts.prefill.as_ref().map(|text| Message::new(Role::Assistant, text.as_str())));
     messages
 }
 
@@ -169,7 +185,9 @@ mod tests {
                 reasoning: Some("1 + 1 = 2".into()),
                 answer: "2".into(),
             }],
+            messages: Vec::new(),
             user: Text::Ready("2+2?".into()),
+            prefill: None,
             max_tokens: Some(9),
             stop: vec!["###".into()],
             continues: false,
@@ -187,10 +205,17 @@ mod tests {
 
     #[test]
     fn the_opening_holds_instructions_examples_and_question() {
-        let messages =
-            open(find("naive").unwrap(), "Be brief.", &step(), Some("You know sums."), "2+2?", &[]);
+        let texts = Texts {
+            system: Some("You know sums.".into()),
+            messages: vec![Message::new(Role::User, "Hi."), Message::new(Role::Assistant, "Hi!")],
+            user: "2+2?".into(),
+            prefill: Some("It is".into()),
+        };
+        let messages = open(find("naive").unwrap(), "Be brief.", &step(), &texts, &[]);
+        let (user, assistant) = (Role::User, Role::Assistant);
         let roles: Vec<_> = messages.iter().map(|message| message.role).collect();
-        assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::User]);
+        assert_eq!(roles, [Role::System, user, assistant, user, assistant, user, assistant]);
+        assert_eq!(messages[6].content, "It is");
         assert_eq!(messages[0].content, "You know sums.\n\nBe brief.");
     }
 

@@ -128,7 +128,8 @@ fn parse_call(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool;
+    use crate::tool::calculator::Calculator;
+    use crate::tool::lookup::Lookup;
 
     fn call(reply: &str) -> String {
         match React.read(reply) {
@@ -181,9 +182,8 @@ mod tests {
 
     #[test]
     fn the_instructions_are_those_the_shipped_model_was_trained_with() {
-        let names = ["calculator".to_owned(), "lookup".to_owned()];
-        let table = (crate::digest::Digest::of(b""), Default::default());
-        let tools = tool::build(&names, Some(table));
+        let lookup = Lookup::new(crate::digest::Digest::of(b""), Default::default());
+        let tools: [Box<dyn Tool>; 2] = [Box::new(Calculator), Box::new(lookup)];
         let trained: serde_json::Value =
             serde_json::from_str(include_str!("../../fixtures/prompts.json")).unwrap();
         for method in super::super::METHODS {

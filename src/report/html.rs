@@ -404,7 +404,7 @@ impl<'a> Samples<'a> {
 
 impl<'a> SampleView<'a> {
     fn of(cell: usize, row: &'a Row, tags: &[&str], texts: &mut Texts<'a>) -> Self {
-        let Row { sample, observed } = row;
+        let Row { sample, observed, .. } = row;
         let mut steps = Vec::new();
         for step in &sample.steps {
             let transcript = step.transcript.iter();

@@ -438,6 +438,9 @@ pub(super) mod tests {
             transcript,
             answer: answer.map(str::to_owned),
             requests: vec![key],
+            calls: Vec::new(),
+            prefill: None,
+            retrieval_info: None,
             trace: None,
         };
         let sample = Sample {
@@ -476,7 +479,7 @@ pub(super) mod tests {
             requests: vec![request],
             metrics_ms: Some(0.25),
         };
-        Row { sample, observed }
+        Row::new(sample, observed)
     }
 
     pub(in crate::report) fn cell(name: &str, samples: Vec<Row>) -> Cell {

@@ -10,11 +10,13 @@ use crate::record::{Observed, Price, Profile, ServedFrom, Tally, TallySummary};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
+mod agent;
 mod analysis;
 mod html;
 mod markdown;
 mod speed;
 
+pub use agent::AgentTrace;
 pub use analysis::{Analysis, BadAnalysis, analyse};
 pub use html::html;
 pub use markdown::markdown;
@@ -159,6 +161,17 @@ pub struct Row {
     pub sample: Sample,
     /// Where it came from and how long it took.
     pub observed: Observed,
+    /// The turns of an agent, counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent_trace: Option<AgentTrace>,
+}
+
+impl Row {
+    /// A sample with what was observed of it.
+    pub fn new(sample: Sample, observed: Observed) -> Self {
+        let agent_trace = AgentTrace::of(&sample);
+        Row { sample, observed, agent_trace }
+    }
 }
 
 /// What a workflow hands to its report beside its samples.
@@ -193,7 +206,7 @@ impl Cell {
         let mut usage = Usage::ZERO;
         let (mut live, mut cached) = (Vec::new(), Vec::new());
         let (mut live_tokens, mut live_ms) = (Some(0_u64), 0.0);
-        for Row { sample, observed } in &samples {
+        for Row { sample, observed, .. } in &samples {
             tally.add(sample);
             for (tag, value) in &sample.tags {
                 groups.entry((tag.clone(), value.clone())).or_default().add(sample);

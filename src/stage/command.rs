@@ -363,7 +363,7 @@ impl Command {
 }
 
 /// A process group that is killed when its leader is no longer waited for.
-struct Group(Option<u32>);
+pub(super) struct Group(pub(super) Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {

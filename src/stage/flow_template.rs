@@ -18,6 +18,8 @@ use crate::template::{self, LANGUAGE};
 
 /// Version of what a template file means.
 const REV: u32 = 1;
+/// Most worked examples that are drawn.
+const SHOTS_MAX: u32 = 1000;
 
 /// A template, checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,10 +48,23 @@ pub struct StepTemplate {
     pub id: String,
     /// System prompt.
     pub system: Option<String>,
-    /// The question.
-    pub user: String,
+    /// The question; absent where `chat` ends with it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user: Option<String>,
     /// Worked examples.
     pub shots: Vec<Shot>,
+    /// Worked examples drawn from rows, after the fixed ones.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub draw: Option<Draw>,
+    /// Expression for a list of messages, each with `role` and `content`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub chat: Option<String>,
+    /// Messages between worked examples and question.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub messages: Vec<MessageTemplate>,
+    /// How the reply begins.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prefill: Option<String>,
     /// Bound on the reply.
     pub max_tokens: Option<u32>,
     /// Stop strings.
@@ -58,6 +73,30 @@ pub struct StepTemplate {
     pub continues: bool,
     /// How tools answer.
     pub observation: ObservationFormat,
+}
+
+/// A message of a template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageTemplate {
+    /// User or assistant.
+    pub role: Role,
+    /// A template.
+    pub content: String,
+}
+
+/// How worked examples are drawn: templates over the rows that the expansion names with `shots`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Draw {
+    /// How many.
+    pub count: u32,
+    /// The example's question; absent is that of the step.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user: Option<String>,
+    /// The way to the answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reasoning: Option<String>,
+    /// Its answer.
+    pub answer: String,
 }
 
 impl StepTemplate {
@@ -159,7 +198,8 @@ fn read_step(fields: Fields<'_>, known: &mut BTreeSet<String>) -> Option<StepTem
             fields.error(Diagnostic::at(id.span, format!("duplicate step `{}`", id.value)));
         }
     }
-    if !fields.has("user") {
+    let chat = read_chat(&fields);
+    if !fields.has("user") && !fields.has("messages") {
         fields.needed_text("user");
     }
     let text = |name: &str| {
@@ -169,6 +209,9 @@ fn read_step(fields: Fields<'_>, known: &mut BTreeSet<String>) -> Option<StepTem
     };
     let system = text("system");
     let user = text("user");
+    let prefill = text("prefill");
+    let messages = read_messages(&fields, known);
+    let draw = read_draw(&fields, user.as_deref());
     let mut shots = Vec::new();
     for shot in fields.tables("shot") {
         let user = shot.needed_text("user");
@@ -206,13 +249,81 @@ fn read_step(fields: Fields<'_>, known: &mut BTreeSet<String>) -> Option<StepTem
     Some(StepTemplate {
         id,
         system,
-        user: user?,
+        user: match &chat {
+            Some(_) => user,
+            None => Some(user?),
+        },
         shots,
+        draw,
+        chat,
+        messages,
+        prefill,
         max_tokens,
         stop: stop.into_iter().map(|stop| stop.value).collect(),
         continues,
         observation,
     })
+}
+
+/// `messages`: an expression, for rows that hold conversations.
+fn read_chat(fields: &Fields<'_>) -> Option<String> {
+    let text = fields.raw_text("messages")?;
+    if let Err(error) = template::Templates::default().check_expression(&text.value) {
+        let hint = "this is an expression such as `row.messages`, without braces; single messages are [[step.message]]";
+        fields.error(Diagnostic::at(text.span, error.message).hint(hint));
+    }
+    Some(text.value)
+}
+
+/// `[[step.message]]`.
+fn read_messages(fields: &Fields<'_>, known: &BTreeSet<String>) -> Vec<MessageTemplate> {
+    let mut messages = Vec::new();
+    for message in fields.tables("message") {
+        for name in ["role", "content"] {
+            if !message.has(name) {
+                message.needed_text(name);
+            }
+        }
+        let role = message.choice("role", &["user", "assistant"]);
+        let content = message.raw_text("content");
+        if let Some(content) = &content {
+            check_template(&message, content, known);
+        }
+        message.finish();
+        if let (Some(role), Some(content)) = (role, content) {
+            let role = if role.value == "user" { Role::User } else { Role::Assistant };
+            messages.push(MessageTemplate { role, content: content.value });
+        }
+    }
+    messages
+}
+
+/// `[step.draw]`.
+fn read_draw(fields: &Fields<'_>, own_user: Option<&str>) -> Option<Draw> {
+    let draw = fields.table("draw")?;
+    if !draw.has("count") {
+        let message = "`draw` needs `count`: how many worked examples";
+        draw.error(Diagnostic::at(draw.span(), message));
+    }
+    if !draw.has("answer") {
+        draw.needed_text("answer");
+    }
+    let count = draw.count("count", 1..=SHOTS_MAX);
+    // Rows of examples know no steps.
+    let none = BTreeSet::new();
+    let text = |name: &str| {
+        let text = draw.raw_text(name)?;
+        check_template(&draw, &text, &none);
+        Some(text.value)
+    };
+    let (user, reasoning, answer) = (text("user"), text("reasoning"), text("answer"));
+    if user.is_none() && !draw.has("user") && own_user.is_none_or(StepTemplate::waits) {
+        let message = "`draw` needs `user`: the question of an example";
+        let hint = "that of the step holds for rows alone: it reads earlier steps, or is a message of the row";
+        draw.error(Diagnostic::at(draw.span(), message).hint(hint));
+    }
+    draw.finish();
+    Some(Draw { count: count?, user, reasoning, answer: answer? })
 }
 
 /// Checks that a template parses and reads only `row` and the steps before its own.

@@ -146,7 +146,7 @@ fn cell(samples: &Samples, context: &Context) -> Result<Cell, StageError> {
     let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
     let rows = read_lines(context, samples.table)?.into_iter();
     let rows = rows.zip(read_lines(context, samples.observed)?);
-    let rows = rows.map(|(sample, observed)| Row { sample, observed }).collect();
+    let rows = rows.map(|(sample, observed)| Row::new(sample, observed)).collect();
     let (key, table) = (samples.key.to_string(), samples.table.to_string());
     let mut cell = Cell::new(&samples.stage, key, table, info, rows);
     // Where somebody looked along the way, the interval is another one, and the workflow has it.

@@ -4,11 +4,12 @@
 //! Own parser of a page: the evaluators on crates.io compute in binary floating point, or accept far
 //! more (units, assignment, functions with side effects) than a model's text should reach.
 
+use futures_util::future::BoxFuture;
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{Pow, Signed, ToPrimitive, Zero};
 
-use super::{Observation, Tool};
+use super::{Observation, Tool, ToolError};
 use crate::digest::Recipe;
 
 /// Version of the arithmetic and of how results print.
@@ -36,16 +37,21 @@ impl Tool for Calculator {
         "calculator[<expression>] evaluates arithmetic".to_owned()
     }
 
-    fn call(&self, input: &str) -> Observation {
-        match evaluate(input) {
-            Ok(text) => Observation { text, succeeded: true },
-            // The bare word is what the shipped model was shown; the reason helps larger ones.
-            Err(reason) => Observation { text: format!("error: {reason}"), succeeded: false },
-        }
+    fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>> {
+        super::ready(work_out(input))
     }
 
     fn describe(&self, recipe: Recipe) -> Recipe {
         recipe.field("tool.calculator", REV)
+    }
+}
+
+/// The value of an expression, as the model sees it.
+fn work_out(input: &str) -> Observation {
+    match evaluate(input) {
+        Ok(text) => Observation::good(text),
+        // The bare word is what the shipped model was shown; the reason helps larger ones.
+        Err(reason) => Observation::error(reason),
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Observation, Tool};
+use futures_util::future::BoxFuture;
+
+use super::{Observation, Tool, ToolError};
 use crate::digest::{Digest, Recipe};
 use crate::scorer::normal;
 
@@ -26,6 +28,13 @@ impl Lookup {
         }
         Lookup { digest, values }
     }
+
+    fn find(&self, topic: &str) -> Observation {
+        match self.values.get(&normal::text(topic)) {
+            Some(value) => Observation::good(value.as_str()),
+            None => Observation { text: "not found".to_owned(), succeeded: false },
+        }
+    }
 }
 
 impl Tool for Lookup {
@@ -37,11 +46,8 @@ impl Tool for Lookup {
         "lookup[<topic>] returns a fact".to_owned()
     }
 
-    fn call(&self, input: &str) -> Observation {
-        match self.values.get(&normal::text(input)) {
-            Some(value) => Observation { text: value.clone(), succeeded: true },
-            None => Observation { text: "not found".to_owned(), succeeded: false },
-        }
+    fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>> {
+        super::ready(self.find(input))
     }
 
     fn describe(&self, recipe: Recipe) -> Recipe {
@@ -57,8 +63,8 @@ mod tests {
     fn topics_match_whatever_their_case_and_articles() {
         let rows = [("capital of France".to_owned(), "Paris".to_owned())].into();
         let lookup = Lookup::new(Digest::of(b"kb"), rows);
-        assert_eq!(lookup.call("the Capital of France").text, "Paris");
-        let miss = lookup.call("capital of Nowhere");
+        assert_eq!(lookup.find("the Capital of France").text, "Paris");
+        let miss = lookup.find("capital of Nowhere");
         assert_eq!((miss.text.as_str(), miss.succeeded), ("not found", false));
     }
 }

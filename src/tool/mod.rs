@@ -1,23 +1,54 @@
-//! Tools that an agent can call. Knows nothing of methods or engines; a tool does no I/O: what it needs
-//! is read before the run and is part of the sample's key.
+//! Tools that an agent can call. Knows nothing of methods or engines. The tools in here do no I/O: what they
+//! need is read for them, and is part of the sample's key. Those that reach out are in `stage/workflow/tools`.
 
-use std::collections::BTreeMap;
-
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::digest::{Digest, Recipe};
+use crate::digest::Recipe;
 use crate::sample::ToolSpec;
 
 pub mod calculator;
 pub mod lookup;
+pub mod parameters;
+pub mod retrieval;
 
 /// What a tool answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// The text for the model.
     pub text: String,
     /// Whether the tool did what was asked.
     pub succeeded: bool,
+}
+
+impl Observation {
+    /// What was asked for.
+    pub fn good(text: impl Into<String>) -> Self {
+        Observation { text: text.into(), succeeded: true }
+    }
+
+    /// Why it was not done, for the model.
+    pub fn error(text: impl std::fmt::Display) -> Self {
+        Observation { text: format!("error: {text}"), succeeded: false }
+    }
+}
+
+/// Why a tool gave no answer at all: the sample has no result, and nothing of it is remembered.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolError(pub String);
+
+/// On what the answers of a tool depend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// On its recipe and the input, worked out in this process: they need not be remembered.
+    Pure,
+    /// The same, worked out elsewhere: remembered once for all samples.
+    Deterministic,
+    /// On the moment too: each call of each sample is remembered with what it saw.
+    Varying,
 }
 
 /// A tool of an agent.
@@ -35,14 +66,35 @@ pub trait Tool: Send + Sync {
         });
         ToolSpec { name: self.name().to_owned(), description: self.usage(), parameters }
     }
-    /// Answers a call. Never fails: a wrong input is an observation.
-    fn call(&self, input: &str) -> Observation;
+    /// The input of a call in the provider's own form, from its arguments.
+    fn input_of(&self, arguments: &str) -> String {
+        input_of(arguments)
+    }
+    /// On what its answers depend.
+    fn answers(&self) -> Answers {
+        Answers::Pure
+    }
+    /// Answers a call. A wrong input is an observation, and no error.
+    fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>>;
     /// Adds all that decides its answers to a recipe.
     fn describe(&self, recipe: Recipe) -> Recipe;
 }
 
-/// The built-in tools by name. To add one: a file, its `mod` line, its line here and in [`build`].
+/// The built-in tools by name. To add one: a file, its `mod` line, its line here and in `stage/workflow/tools`.
 pub const TOOLS: &[&str] = &["calculator", "lookup"];
+
+/// An answer that is there at once.
+fn ready<'a>(observation: Observation) -> BoxFuture<'a, Result<Observation, ToolError>> {
+    std::future::ready(Ok(observation)).boxed()
+}
+
+/// A text of at most `most` characters, with a note where something was left out.
+pub fn limited(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{} … [cut after {most} characters]", text[..at].trim_end()),
+    }
+}
 
 /// The input of a call in a provider's own form: the text under `input`, else the only text there is, else
 /// the arguments as they stand.
@@ -62,28 +114,15 @@ pub fn input_of(arguments: &str) -> String {
     }
 }
 
-/// Makes the tools named in a manifest, in that order. `table` is the content of the lookup file.
-pub fn build(
-    names: &[String],
-    table: Option<(Digest, BTreeMap<String, String>)>,
-) -> Vec<Box<dyn Tool>> {
-    let mut table = table;
-    names
-        .iter()
-        .map(|name| match name.as_str() {
-            "calculator" => Box::new(calculator::Calculator) as Box<dyn Tool>,
-            "lookup" => {
-                let (digest, rows) = table.take().expect("BUG: `lookup` without its table");
-                Box::new(lookup::Lookup::new(digest, rows))
-            }
-            other => panic!("BUG: unknown tool `{other}` passed the manifest"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_answers_are_cut_between_characters() {
+        assert_eq!(limited("naïve", 5), "naïve");
+        assert_eq!(limited("naïveté", 3), "naï … [cut after 3 characters]");
+    }
 
     #[test]
     fn the_input_of_a_call_is_found_in_most_forms() {

@@ -62,6 +62,10 @@ impl Api {
     }
 }
 
+/// How a server goes on with an assistant's turn at the end of a request, by the names in manifests: `plain` is
+/// sent as it stands (llama.cpp, Anthropic), the other asks for it in words of vLLM and SGLang.
+pub const PREFILLS: &[&str] = &["plain", "continue_final_message"];
+
 /// Settings that may be left out of requests, for models that refuse them.
 pub const OMITTABLE: &[&str] = &["temperature", "max_tokens", "stop"];
 
@@ -89,6 +93,8 @@ pub struct OpenAi {
     pub omit: Vec<String>,
     /// One of [`MAX_TOKENS_FIELDS`].
     pub max_tokens_field: String,
+    /// One of [`PREFILLS`], where the server goes on with such a turn at all.
+    pub prefill: Option<String>,
     /// Headers as the manifest has them.
     pub headers: Vec<(String, String)>,
     /// Variable of the environment with the key, for messages.
@@ -130,6 +136,7 @@ impl OpenAi {
             .field("api", self.api.name())
             .field("extra_body", extra)
             .field("omit", omit)
+            .field("prefill", self.prefill.as_deref())
             // Decides what is too long before a server is asked.
             .field("context_length", self.context_length)
     }
@@ -177,6 +184,21 @@ impl Backend for OpenAi {
 
     fn price(&self) -> Option<Price> {
         self.price
+    }
+
+    fn continues(&self) -> Result<(), String> {
+        match (self.api, &self.prefill) {
+            (Api::Completions, _) | (Api::Chat, Some(_)) => Ok(()),
+            (Api::Chat, None) => Err(format!(
+                "most servers with `api = \"chat\"` begin a turn of their own; where this one does not, say how it is \
+                 asked: `prefill = {}`",
+                PREFILLS.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
+            )),
+        }
+    }
+
+    fn formats_chat(&self) -> bool {
+        self.api == Api::Chat
     }
 
     fn is_paid(&self) -> bool {

@@ -73,6 +73,11 @@ impl Serialize for Body<'_> {
             Some(ResponseFormat::Grammar(grammar)) => map.serialize_entry("grammar", grammar)?,
             Some(ResponseFormat::Regex(regex)) => map.serialize_entry("regex", regex)?,
         }
+        let is_prefilled = request.messages.last().is_some_and(|m| m.role == Role::Assistant);
+        if is_prefilled && settings.prefill.as_deref() == Some("continue_final_message") {
+            map.serialize_entry("continue_final_message", &true)?;
+            map.serialize_entry("add_generation_prompt", &false)?;
+        }
         if !request.tools.is_empty() {
             map.serialize_entry("tools", &Tools(&request.tools))?;
         }

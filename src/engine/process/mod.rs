@@ -89,6 +89,14 @@ impl Backend for Process {
         about
     }
 
+    fn continues(&self) -> Result<(), String> {
+        self.openai.continues()
+    }
+
+    fn formats_chat(&self) -> bool {
+        self.openai.formats_chat()
+    }
+
     fn admission(&self) -> Admission {
         self.openai.admission()
     }

@@ -12,7 +12,7 @@ use url::Url;
 use super::{Declared, Found, REV};
 use crate::digest::Recipe;
 use crate::engine::Rates;
-use crate::engine::openai::{APIS, Api, MAX_TOKENS_FIELDS, OMITTABLE, OpenAi};
+use crate::engine::openai::{APIS, Api, MAX_TOKENS_FIELDS, OMITTABLE, OpenAi, PREFILLS};
 use crate::manifest::{Diagnostic, Fields, Spanned};
 use crate::record::Price;
 use crate::stage::{Context, Setting, StageError, read_project_text};
@@ -158,6 +158,7 @@ pub(super) fn read_common(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<
         stream: fields.boolean("stream").unwrap_or(true),
         extra_body: read_extra_body(fields),
         omit: fields.choices("omit", OMITTABLE).unwrap_or_default(),
+        prefill: fields.choice("prefill", PREFILLS).map(|prefill| prefill.value),
         max_tokens_field: max_tokens_field
             .map_or_else(|| MAX_TOKENS_FIELDS[0].to_owned(), |field| field.value),
         headers: texts(headers),

@@ -10,21 +10,22 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::flow_template::StepTemplate;
 use super::flows::{Flows, Growth};
 use super::{
     Artifact, ArtifactKind, Context, Done, FlowTemplate, Inputs, Need, Setting, Stage, StageError,
 };
 use crate::digest::{Digest, Recipe};
-use crate::manifest::{Diagnostic, Fields};
+use crate::manifest::{Diagnostic, Fields, Spanned};
 use crate::record::Event;
-use crate::sample::{Flow, Step, Text};
+use crate::sample::Flow;
 use crate::store::{Outcome, Port, Record, Store};
 use crate::template::{LANGUAGE, Templates};
 
 mod rows;
+mod steps;
 
 use rows::{Fixture, Format, Rows};
+use steps::Pool;
 
 /// Version of how rows become flows.
 const REV: u32 = 1;
@@ -40,6 +41,8 @@ struct Expand {
     count: Option<u64>,
     shuffle_seed: Option<i64>,
     filter: Option<String>,
+    shots: Option<(Utf8PathBuf, Format)>,
+    shots_seed: i64,
 }
 
 pub(super) fn read(
@@ -56,19 +59,25 @@ pub(super) fn read(
     }
     let format = fields.choice("format", rows::FORMATS).map(|text| text.value);
     let mut fixtures = Vec::new();
-    for path in fields.paths("fixture").unwrap_or_default() {
+    let fixture = |path: Spanned<Utf8PathBuf>| {
         if !setting.check_exists(&fields, &path) {
-            continue;
+            return None;
         }
         let is_folder = setting.root.join(&path.value).is_dir();
-        match Format::of(&path.value, is_folder, format.as_deref()) {
-            Some(format) => fixtures.push((path.value, format)),
-            None => {
-                let message = format!("cannot tell what `{}` holds", path.value);
-                let hint = format!("add `format` (known: {})", rows::FORMATS.join(", "));
-                fields.error(Diagnostic::at(path.span, message).hint(hint));
-            }
+        let known = Format::of(&path.value, is_folder, format.as_deref());
+        if known.is_none() {
+            let message = format!("cannot tell what `{}` holds", path.value);
+            let hint = format!("add `format` (known: {})", rows::FORMATS.join(", "));
+            fields.error(Diagnostic::at(path.span, message).hint(hint));
         }
+        Some((path.value, known?))
+    };
+    fixtures.extend(fields.paths("fixture").unwrap_or_default().into_iter().filter_map(fixture));
+    let shots = fields.path("shots").and_then(fixture);
+    let shots_seed = fields.integer("shots_seed", i64::MIN..=i64::MAX);
+    if shots_seed.is_some() && !fields.has("shots") {
+        let message = "`shots_seed` without `shots`: nothing is drawn";
+        fields.error(Diagnostic::at(fields.place("shots_seed"), message));
     }
     let count = fields.integer("count", 1..=i64::MAX).map(|count| count as u64);
     let shuffle_seed = fields.integer("shuffle_seed", i64::MIN..=i64::MAX);
@@ -89,6 +98,8 @@ pub(super) fn read(
         count,
         shuffle_seed,
         filter,
+        shots,
+        shots_seed: shots_seed.unwrap_or(0),
     }))
 }
 
@@ -132,13 +143,33 @@ impl Expand {
         Ok(fixtures)
     }
 
-    fn recipe_of(&self, template: Digest, fixtures: &[Fixture], context: &Context) -> Recipe {
+    /// The rows of worked examples.
+    fn import_shots(&self, context: &Context, whole: bool) -> Result<Option<Fixture>, StageError> {
+        let Some((path, format)) = &self.shots else { return Ok(None) };
+        let full = context.resolve(path)?;
+        Fixture::import(path, *format, &full, &context.store, whole).map(Some)
+    }
+
+    fn recipe_of(
+        &self,
+        template: Digest,
+        fixtures: &[Fixture],
+        shots: Option<&Fixture>,
+        context: &Context,
+    ) -> Recipe {
         let recipe = Recipe::new("expand", REV)
             .field("language", LANGUAGE)
             .field("count", self.count(context))
             .field("shuffle_seed", self.shuffle_seed)
             .field("filter", self.filter.clone())
             .input("template", template);
+        let recipe = match shots {
+            Some(shots) => recipe
+                .field("shots format", shots.format.name())
+                .field("shots_seed", self.shots_seed)
+                .input("shots", shots.digest),
+            None => recipe,
+        };
         fixtures.iter().enumerate().fold(recipe, |recipe, (i, fixture)| {
             recipe
                 .field(&format!("fixture {i} format"), fixture.format.name())
@@ -163,7 +194,9 @@ impl Stage for Expand {
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
         async move {
             let template = inputs.one("template").digest().await?;
-            Ok(self.recipe_of(template, &self.import(inputs, context, false)?, context))
+            let fixtures = self.import(inputs, context, false)?;
+            let shots = self.import_shots(context, false)?;
+            Ok(self.recipe_of(template, &fixtures, shots.as_ref(), context))
         }
         .boxed()
     }
@@ -190,7 +223,13 @@ impl Stage for Expand {
                 unreachable!("BUG: the graph lets only templates in here")
             };
             let fixtures = self.import(inputs, context, true)?;
-            let recipe = self.recipe_of(template.digest, &fixtures, context);
+            let shots = self.import_shots(context, true)?;
+            let recipe = self.recipe_of(template.digest, &fixtures, shots.as_ref(), context);
+            let draws = template.steps.iter().any(|step| step.draw.is_some());
+            if shots.is_some() && !draws {
+                let hint = "add [step.draw] to a step of the flow template";
+                return Err(StageError::User(format!("`shots` without anything to draw: {hint}")));
+            }
             let writer = context.store.blob_writer()?;
             let (tell, growth) = watch::channel(Growth { flows: 0, bytes: 0, end: None });
             let flows = Flows::growing(growth, writer.reader()?);
@@ -202,6 +241,8 @@ impl Stage for Expand {
                 count: self.count(context),
                 shuffle_seed: self.shuffle_seed,
                 filter: self.filter.clone(),
+                shots,
+                shots_seed: self.shots_seed,
                 store: context.store.clone(),
                 emit: context.emit.clone(),
                 stop: context.stop.clone(),
@@ -243,7 +284,7 @@ impl Stage for Expand {
     }
 
     fn reads(&self) -> Vec<Utf8PathBuf> {
-        self.fixtures.iter().map(|(path, _)| path.clone()).collect()
+        self.fixtures.iter().chain(&self.shots).map(|(path, _)| path.clone()).collect()
     }
 }
 
@@ -255,18 +296,28 @@ struct Work {
     count: Option<u64>,
     shuffle_seed: Option<i64>,
     filter: Option<String>,
+    shots: Option<Fixture>,
+    shots_seed: i64,
     store: Arc<Store>,
     emit: Arc<dyn Fn(Event) + Send + Sync>,
     stop: tokio_util::sync::CancellationToken,
 }
 
 impl Work {
+    /// The rows of worked examples, all in memory.
+    fn pool(&self) -> Result<Option<Pool>, StageError> {
+        let Some(shots) = &self.shots else { return Ok(None) };
+        let rows = Rows::open(std::slice::from_ref(shots), None, &self.store)?;
+        let rows: Result<Vec<_>, _> = rows.map(|row| Ok::<_, StageError>(row?.value)).collect();
+        Ok(Some(Pool::new(rows?, self.shots_seed)))
+    }
+
     fn write(
         &self,
         mut writer: crate::store::BlobWriter,
         tell: &watch::Sender<Growth>,
     ) -> Result<(Digest, u64), StageError> {
-        let maker = Maker::new(&self.template)?;
+        let maker = Maker::new(&self.template, self.pool()?)?;
         let mut seen: HashMap<Digest, u32> = HashMap::new();
         let mut names: HashMap<String, u32> = HashMap::new();
         let (mut count, mut bytes) = (0_u64, 0_u64);
@@ -336,19 +387,20 @@ fn unique(name: &str, used: &mut HashMap<String, u32>) -> String {
 struct Maker<'a> {
     template: &'a FlowTemplate,
     templates: Templates,
+    pool: Option<Pool>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(template: &'a FlowTemplate) -> Result<Self, StageError> {
+    fn new(template: &'a FlowTemplate, pool: Option<Pool>) -> Result<Self, StageError> {
         let mut templates = Templates::default();
         for step in &template.steps {
-            for (name, source) in texts(step) {
+            for (name, source) in steps::texts(step) {
                 templates
                     .add(&name, source)
                     .map_err(|error| StageError::User(error.to_string()))?;
             }
         }
-        Ok(Maker { template, templates })
+        Ok(Maker { template, templates, pool })
     }
 
     fn flow(&self, context: &Value, number: u64) -> Result<Flow, String> {
@@ -383,33 +435,8 @@ impl<'a> Maker<'a> {
         let trial = json!({ "row": context["row"], "steps": outputs.collect::<Map<_, _>>() });
         let mut waits = false;
         let mut steps = Vec::new();
-        for step in &self.template.steps {
-            let mut text = |name: &str, source: &String| -> Result<Text, String> {
-                let name = format!("{}.{name}", step.id);
-                let text = self.templates.render(&name, &trial);
-                if StepTemplate::waits(source) {
-                    // What an empty output does to a filter says nothing about a real one.
-                    if let Err(error) = text.as_ref()
-                        && error.undefined
-                    {
-                        return Err(self.explain(&name, error, context));
-                    }
-                    waits = true;
-                    return Ok(Text::Later(source.clone()));
-                }
-                Ok(Text::Ready(text.map_err(|error| self.explain(&name, &error, context))?))
-            };
-            let system = step.system.as_ref().map(|source| text("system", source)).transpose()?;
-            steps.push(Step {
-                id: step.id.clone(),
-                system,
-                shots: step.shots.clone(),
-                user: text("user", &step.user)?,
-                max_tokens: step.max_tokens,
-                stop: step.stop.clone(),
-                continues: step.continues,
-                observation: step.observation.clone(),
-            });
+        for (nth, step) in self.template.steps.iter().enumerate() {
+            steps.push(self.step(step, nth, context, &trial, &mut waits)?);
         }
         let row = waits.then(|| context["row"].clone());
         Ok(Flow { id, occurrence: 0, steps, targets, tags, row })
@@ -434,11 +461,6 @@ impl<'a> Maker<'a> {
         };
         format!("`{name}` of the flow template: {error}{known}")
     }
-}
-
-fn texts(step: &StepTemplate) -> impl Iterator<Item = (String, &String)> {
-    let system = step.system.as_ref().map(|source| (format!("{}.system", step.id), source));
-    system.into_iter().chain([(format!("{}.user", step.id), &step.user)])
 }
 
 fn columns(row: &Value) -> String {

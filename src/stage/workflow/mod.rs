@@ -17,18 +17,22 @@ use super::{
 use crate::digest::{Digest, Recipe};
 use crate::engine::{Access, Client, Limits, Mode, Resource, Told};
 use crate::manifest::{Diagnostic, Fields};
-use crate::method::{self, Method, react};
+use crate::method::{self, Method};
 use crate::record::{Event, Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::scorer::{self, Scorer};
 use crate::store::Record;
-use crate::tool;
 
+mod calls;
+pub mod limits;
+pub mod prompt;
+pub mod rag;
 mod run;
 pub mod sample;
 mod stop;
 mod survey;
+mod tools;
 
 pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
 
@@ -90,10 +94,10 @@ pub struct Workflow {
     sampling: Sampling,
     format: Option<Format>,
     epochs: u32,
-    max_iterations: u32,
-    tools: Vec<String>,
+    tools: tools::Tools,
     native_calls: bool,
-    lookup: Option<Utf8PathBuf>,
+    rag: Option<rag::Declared>,
+    sample_limits: limits::Declared,
     scorers: Vec<&'static Scorer>,
     stop_when: Option<StopRule>,
     // Execution: in no key.
@@ -137,7 +141,9 @@ pub(super) fn read(
     };
     let format = read_format(&fields, setting);
     let epochs = fields.count("epochs", 1..=10_000).unwrap_or(1);
-    let (max_iterations, tools, lookup) = read_tools(&fields, setting, method);
+    let tools = tools::read(&fields, setting, method);
+    let rag = rag::read(&fields, setting);
+    let sample_limits = limits::read(&fields);
     let calls = fields.choice("tool_calls", &["text", "native"]);
     let native_calls = calls.is_some_and(|calls| calls.value == "native")
         && method.is_some_and(Method::uses_tools);
@@ -167,10 +173,10 @@ pub(super) fn read(
         sampling,
         format,
         epochs,
-        max_iterations,
         tools,
         native_calls,
-        lookup,
+        rag,
+        sample_limits,
         scorers: scorers.iter().filter_map(|name| scorer::find(name)).collect(),
         stop_when,
         concurrency,
@@ -226,33 +232,6 @@ fn read_format(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Format> {
     Some(format)
 }
 
-/// Tools count for methods that can call them. Beside other methods they may stand all the same: a matrix
-/// over methods has one table for all of them.
-fn read_tools(
-    fields: &Fields<'_>,
-    setting: &Setting<'_>,
-    method: Option<&'static dyn Method>,
-) -> (u32, Vec<String>, Option<Utf8PathBuf>) {
-    let turns = (*react::TURNS.start() as u32)..=(*react::TURNS.end() as u32);
-    let max_iterations = fields.count("max_iterations", turns).unwrap_or(react::TURNS_DEFAULT);
-    let tools = fields.choices("tools", tool::TOOLS);
-    let lookup = fields.path("lookup").filter(|path| setting.check_exists(fields, path));
-    let Some(method) = method else { return (1, Vec::new(), None) };
-    if !method.uses_tools() {
-        return (1, Vec::new(), None);
-    }
-    let tools = tools.unwrap_or_else(|| {
-        let default = tool::TOOLS.iter().filter(|tool| **tool != "lookup" || lookup.is_some());
-        default.map(ToString::to_string).collect()
-    });
-    if tools.iter().any(|tool| tool == "lookup") && lookup.is_none() && !fields.has("lookup") {
-        let hint = "add `lookup = \"<file of key and value>.jsonl\"`";
-        let message = "the tool `lookup` needs its table";
-        fields.error(Diagnostic::at(fields.place("tools"), message).hint(hint));
-    }
-    (max_iterations, tools, lookup.map(|path| path.value))
-}
-
 /// `batch_size` is another word for `concurrency`, but of an agent's requests no two go together.
 fn read_concurrency(fields: &Fields<'_>, method: Option<&'static dyn Method>) -> (u32, bool) {
     let concurrency = fields.count("concurrency", 1..=CONCURRENCY_MAX);
@@ -296,12 +275,17 @@ fn read_fail_on_error(fields: &Fields<'_>) -> FailOnError {
 
 impl Workflow {
     /// The settings that decide answers, with the tools' files read.
-    pub fn semantics(&self, context: &Context) -> Result<Semantics, StageError> {
-        let table = match &self.lookup {
-            None => None,
-            Some(path) => Some(read_table(path, context)?),
-        };
-        let tools = tool::build(&self.tools, table);
+    pub fn semantics(&self, inputs: &Inputs, context: &Context) -> Result<Semantics, StageError> {
+        let tools = self.tools.build(context)?;
+        let (_, engine) = self.sources(inputs);
+        let price = engine.backend.price();
+        if self.sample_limits.cost.is_some() && price.is_none() {
+            return Err(StageError::User(format!(
+                "`cost_limit` cannot be held: the engine `{}` has no price; add `price = {{ input = …, output = … }}` \
+                 (dollars for a million tokens), or `prices = \"<file>\"`",
+                engine.stage
+            )));
+        }
         Ok(Semantics {
             method: self.method,
             instructions: match &self.instructions {
@@ -318,7 +302,9 @@ impl Workflow {
                 response_format: self.response_format(context)?,
                 ..self.sampling.clone()
             },
-            max_turns: self.max_iterations,
+            max_turns: self.tools.max_iterations,
+            rag: self.rag.as_ref().map(|rag| rag.build(context)).transpose()?,
+            limits: self.sample_limits.semantic(price),
             scorers: self.scorers.clone(),
         })
     }
@@ -361,6 +347,10 @@ impl Workflow {
     ) -> Result<Job, StageError> {
         let (_, engine) = self.sources(inputs);
         let (emit, stage) = (context.emit.clone(), self.name.clone());
+        let (warn_emit, warn_stage) = (emit.clone(), stage.clone());
+        let warn = move |message| {
+            warn_emit(Event::Notice { stage: Some(warn_stage.clone()), message });
+        };
         let tell = move |told| {
             let stage = stage.clone();
             emit(match told {
@@ -380,7 +370,7 @@ impl Workflow {
             tell: Arc::new(tell),
         };
         let client = Client::new(engine.clone(), context.store.clone(), access);
-        let settings = self.semantics(context)?;
+        let settings = self.semantics(inputs, context)?;
         Ok(Job {
             shared: sample::shared_recipe(&settings, engine.identity),
             settings,
@@ -388,6 +378,8 @@ impl Workflow {
             store: context.store.clone(),
             mode,
             run: context.run.id.clone(),
+            time_limit: self.sample_limits.time,
+            warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
     }
 
@@ -407,6 +399,18 @@ impl Workflow {
             text.push_str("; batching is off with react, whose requests wait for each other");
         }
         text
+    }
+
+    /// Says what is likely to be a mistake.
+    fn warn(&self, context: &Context) {
+        if self.epochs > 1 && self.sampling.temperature == 0.0 {
+            let message = format!(
+                "`epochs = {}` at temperature 0 asks for the same reply again and again: draws for self-consistency \
+                 need a temperature above 0",
+                self.epochs
+            );
+            context.notice(&self.name, message);
+        }
     }
 
     /// What reports say of this workflow.
@@ -431,6 +435,7 @@ impl Workflow {
             ("first_token_timeout", shown(limits.first_token_timeout)),
             ("attempt_timeout", shown(Some(limits.attempt_timeout))),
             ("timeout", shown(limits.timeout)),
+            ("time_limit", shown(self.sample_limits.time)),
             ("fail_on_error", self.fail_on_error.to_json()),
         ];
         let mut about = engine.backend.describe();
@@ -448,33 +453,6 @@ impl Workflow {
     }
 }
 
-/// Reads a table of key and value: JSON Lines with both.
-fn read_table(
-    path: &Utf8PathBuf,
-    context: &Context,
-) -> Result<(Digest, BTreeMap<String, String>), StageError> {
-    let full = context.resolve(path)?;
-    let (digest, bytes) = context.store.import_bytes(&full)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| StageError::User(format!("`{path}` is not UTF-8 text")))?;
-    let mut rows = BTreeMap::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let row: Value = serde_json::from_str(line).map_err(|error| {
-            StageError::User(format!(
-                "{path}:{}:{}: this line is not JSON: {error}",
-                i + 1,
-                error.column()
-            ))
-        })?;
-        let (Some(key), Some(value)) = (row["key"].as_str(), row["value"].as_str()) else {
-            let hint = "a row of a lookup table is {\"key\": \"…\", \"value\": \"…\"}";
-            return Err(StageError::User(format!("{path}:{}: {hint}", i + 1)));
-        };
-        rows.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-    }
-    Ok((digest, rows))
-}
-
 impl Stage for Workflow {
     fn needs(&self) -> &[Need] {
         &self.needs
@@ -489,7 +467,7 @@ impl Stage for Workflow {
         inputs: &'a Inputs,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        async move { self.recipe_of(&self.semantics(context)?, inputs).await }.boxed()
+        async move { self.recipe_of(&self.semantics(inputs, context)?, inputs).await }.boxed()
     }
 
     fn restore(
@@ -518,6 +496,7 @@ impl Stage for Workflow {
         context: &'a Context,
         _: &'a (dyn Fn(Artifact) + Send + Sync),
     ) -> BoxFuture<'a, Result<Done, StageError>> {
+        self.warn(context);
         run::run_all(self, inputs, context).boxed()
     }
 
@@ -534,7 +513,8 @@ impl Stage for Workflow {
             Some(Format::JsonSchema(path) | Format::Grammar(path)) => Some(path),
             _ => None,
         };
-        self.lookup.iter().chain(format).cloned().collect()
+        let corpus = self.rag.iter().flat_map(|rag| &rag.corpus.paths);
+        self.tools.reads().chain(corpus).chain(format).cloned().collect()
     }
 
     fn as_workflow(&self) -> Option<&Workflow> {

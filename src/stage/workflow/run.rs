@@ -298,6 +298,7 @@ impl<'a> Window<'a> {
             Err(_) if self.stopped => return None,
             Err(Failure::Cancelled) => return Some(StageError::Cancelled),
             Err(missing @ Failure::Missing(_)) => return Some(missed(&flow, &missing)),
+            Err(Failure::User(words)) => return Some(StageError::User(words)),
             Err(other) => return Some(StageError::Failed(other.to_string())),
         };
         self.tell(index, &ran.sample, &ran.observed);

@@ -3,23 +3,25 @@
 //! Knows nothing of tables and of other samples.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
 
+use super::calls;
+use super::limits::SampleLimits;
+use super::prompt::{self, Warnings};
+use super::rag::Rag;
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn, react};
 use crate::record::{Observed, Phase, RequestObserved, ServedFrom};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
-    Text, ToolSpec, Trace, TraceStep,
+    ToolSpec, Trace, TraceStep,
 };
 use crate::scorer::{self, Scorer};
 use crate::store::{self, Port, Record, Store, Witness};
-use crate::template;
-use crate::tool::{self, Observation, Tool};
+use crate::tool::{Observation, Tool};
 
 /// Version of the loop below and of the sample's form.
 const REV: u32 = 1;
@@ -38,6 +40,10 @@ pub struct Job {
     pub run: String,
     /// What the recipes of all samples share.
     pub shared: Recipe,
+    /// Longest time of a sample: an execution setting.
+    pub time_limit: Option<Duration>,
+    /// What there is to say of prompts.
+    pub warnings: Warnings,
 }
 
 /// A sample as it ended, with the rows that tables and records hold of it: written once.
@@ -74,6 +80,10 @@ pub struct Semantics {
     pub sampling: Sampling,
     /// Most turns of the model in a step.
     pub max_turns: u32,
+    /// What puts passages before the question.
+    pub rag: Option<Rag>,
+    /// Bounds on a sample that are the same whenever it is run.
+    pub limits: SampleLimits,
     /// The first one decides `accuracy`.
     pub scorers: Vec<&'static Scorer>,
 }
@@ -89,6 +99,11 @@ impl Semantics {
         let recipe = match self.offered.is_empty() {
             true => recipe,
             false => recipe.field("tool_calls", "native"),
+        };
+        let recipe = self.limits.describe(recipe);
+        let recipe = match &self.rag {
+            Some(rag) => rag.describe(recipe),
+            None => recipe,
         };
         let recipe = method::describe(self.method, &self.instructions, &self.tools, recipe);
         scorer::describe(&self.scorers, recipe)
@@ -129,8 +144,8 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         return Ok(found);
     }
     let start = Instant::now();
-    let mut run = Run { job, flow, epoch, steps: Vec::new(), requests: Vec::new() };
-    let (outcome, detail) = match run.all_steps().await {
+    let mut run = Run { job, flow, flow_digest, epoch, steps: Vec::new(), requests: Vec::new() };
+    let (outcome, detail) = match run.in_time().await {
         Err(Failure::Missing(mut missing)) => {
             missing.before = run.requests.iter().map(|request| request.key).collect();
             return Err(Failure::Missing(missing));
@@ -200,15 +215,37 @@ async fn remember(job: &Job, recipe: Recipe, key: Key, ran: &Ran) -> Result<(), 
 struct Run<'a> {
     job: &'a Job,
     flow: &'a Flow,
+    flow_digest: Digest,
     epoch: u32,
     steps: Vec<StepRun>,
     requests: Vec<RequestObserved>,
+}
+
+/// A call as the model has written it.
+struct Asked {
+    tool: String,
+    input: String,
+    thought: String,
+    /// By which its answer names it, in the provider's own form.
+    id: Option<String>,
 }
 
 /// How a step ended, with what there is to say.
 type Ended = (Outcome, Option<String>);
 
 impl Run<'_> {
+    /// All steps, within the time of a sample.
+    async fn in_time(&mut self) -> Result<Ended, Failure> {
+        let Some(limit) = self.job.time_limit else { return self.all_steps().await };
+        if let Ok(ended) = tokio::time::timeout(limit, self.all_steps()).await {
+            return ended;
+        }
+        self.end_trace();
+        let limit = humantime::format_duration(limit);
+        // On another day it might end in time.
+        Ok((Outcome::ProviderError, Some(format!("`time_limit` of {limit} is passed"))))
+    }
+
     async fn all_steps(&mut self) -> Result<Ended, Failure> {
         for step in &self.flow.steps {
             let ended = match self.step(step).await {
@@ -238,7 +275,7 @@ impl Run<'_> {
     async fn step(&mut self, step: &Step) -> Result<Ended, Failure> {
         let settings = &self.job.settings;
         let building = Instant::now();
-        let (system, user) = match self.texts(step) {
+        let mut texts = match prompt::texts(self.flow, step, &self.steps) {
             Ok(texts) => texts,
             // Columns were checked when the flow was made, so it is an earlier answer that does not fit.
             Err(error) => {
@@ -246,18 +283,20 @@ impl Run<'_> {
                 return Ok((Outcome::Unparsable, Some(detail)));
             }
         };
+        let mut retrieval_info = None;
+        if let Some(rag) = &settings.rag {
+            let (user, info) = rag.augment(&texts.user).map_err(Failure::User)?;
+            (texts.user, retrieval_info) = (user, Some(info));
+        }
+        if texts.prefill.is_some() {
+            self.job.client.continues().map_err(Failure::User)?;
+        }
         let before = match self.steps.last() {
             Some(last) if step.continues => last.transcript.clone(),
             _ => Vec::new(),
         };
-        let opening = method::open(
-            settings.method,
-            &settings.instructions,
-            step,
-            system.as_deref(),
-            &user,
-            &before,
-        );
+        let opening = method::open(settings.method, &settings.instructions, step, &texts, &before);
+        self.job.warnings.look(self.flow, &opening);
         let trace = settings
             .method
             .uses_tools()
@@ -267,6 +306,9 @@ impl Run<'_> {
             transcript: opening,
             answer: None,
             requests: Vec::new(),
+            calls: Vec::new(),
+            prefill: texts.prefill,
+            retrieval_info,
             trace,
         });
         let mut building = Some(building);
@@ -279,27 +321,19 @@ impl Run<'_> {
                     return Ok(ended);
                 }
             };
-            if let Some(ended) = self.turn(step, number, &completion) {
+            if let Some(ended) = self.turn(step, number, &completion).await? {
                 return Ok(ended);
             }
         }
         Ok((Outcome::Unparsable, Some(format!("no final answer in {} turns", settings.max_turns))))
     }
 
-    /// The texts of a step, those that waited for earlier steps included.
-    fn texts(&self, step: &Step) -> Result<(Option<String>, String), template::TemplateError> {
-        let text = |text: &Text| match text {
-            Text::Ready(text) => Ok(text.clone()),
-            Text::Later(source) => {
-                let steps: Map<String, Value> = self
-                    .steps
-                    .iter()
-                    .map(|run| (run.id.clone(), json!({ "output": run.answer })))
-                    .collect();
-                template::render(source, json!({ "row": self.flow.row, "steps": steps }))
-            }
-        };
-        Ok((step.system.as_ref().map(text).transpose()?, text(&step.user)?))
+    /// Messages of all its conversations.
+    fn messages(&self) -> usize {
+        let goes_on = |i: usize| self.flow.steps.get(i + 1).is_some_and(|next| next.continues);
+        let last = self.steps.len().saturating_sub(1);
+        let counted = self.steps.iter().enumerate().filter(|(i, _)| *i == last || !goes_on(*i));
+        counted.map(|(_, run)| run.transcript.len()).sum()
     }
 
     /// Asks for the next turn and adds the reply to the transcript.
@@ -308,8 +342,11 @@ impl Run<'_> {
         step: &Step,
         start: Instant,
     ) -> Result<Result<Completion, Ended>, Failure> {
-        let run = self.steps.last_mut().expect("BUG: a request outside a step");
         let settings = &self.job.settings;
+        if let Some(detail) = settings.limits.before(self.messages()) {
+            return Ok(Err((Outcome::Truncated, Some(detail))));
+        }
+        let run = self.steps.last_mut().expect("BUG: a request outside a step");
         let replica = Replica { epoch: self.epoch, occurrence: self.flow.occurrence };
         let request = method::ask(
             settings.method,
@@ -326,7 +363,11 @@ impl Run<'_> {
         run.requests.push(observed.key);
         self.requests.push(observed);
         Ok(match answer.completion {
-            Ok(completion) => {
+            Ok(mut completion) => {
+                // The model went on with a turn that had begun: both parts are one turn.
+                if let Some(begun) = run.transcript.pop_if(|last| last.role == Role::Assistant) {
+                    completion.text.insert_str(0, &begun.content);
+                }
                 run.transcript.push(Message {
                     tool_calls: completion.tool_calls.clone(),
                     ..Message::new(Role::Assistant, completion.text.clone())
@@ -336,6 +377,10 @@ impl Run<'_> {
                         Outcome::Refused,
                         Some("withheld by the provider".to_owned()),
                     )));
+                }
+                let usages = self.requests.iter().map(|request| &request.usage);
+                if let Some(detail) = settings.limits.after(usages).map_err(Failure::User)? {
+                    return Ok(Err((Outcome::Truncated, Some(detail))));
                 }
                 Ok(completion)
             }
@@ -347,17 +392,28 @@ impl Run<'_> {
     }
 
     /// Reads a reply; `None` goes on with another turn.
-    fn turn(&mut self, step: &Step, number: u32, completion: &Completion) -> Option<Ended> {
+    async fn turn(
+        &mut self,
+        step: &Step,
+        number: u32,
+        completion: &Completion,
+    ) -> Result<Option<Ended>, Failure> {
         let settings = &self.job.settings;
         let parsing = Instant::now();
         if !settings.offered.is_empty() && !completion.tool_calls.is_empty() {
             self.observe(Phase::Parsing, parsing);
-            let mut calls = completion.tool_calls.iter();
-            return calls.find_map(|call| {
-                let input = tool::input_of(&call.arguments);
-                let thought = completion.text.clone();
-                self.call(step, number, call.name.clone(), input, thought, Some(&call.id))
-            });
+            for call in &completion.tool_calls {
+                let call = Asked {
+                    tool: call.name.clone(),
+                    input: self.input_of(&call.name, &call.arguments),
+                    thought: completion.text.clone(),
+                    id: Some(call.id.clone()),
+                };
+                if let Some(ended) = self.call(step, number, call).await? {
+                    return Ok(Some(ended));
+                }
+            }
+            return Ok(None);
         }
         let turn = match settings.offered.is_empty() {
             true => settings.method.read(&completion.text),
@@ -371,13 +427,13 @@ impl Run<'_> {
         let run = self.steps.last_mut().expect("BUG: a turn outside a step");
         if method::cut_off(&turn, completion) {
             self.end_trace();
-            return Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned())));
+            return Ok(Some((Outcome::Truncated, Some("the reply met `max_tokens`".to_owned()))));
         }
         if completion.text.trim().is_empty() {
             self.end_trace();
-            return Some((Outcome::Empty, None));
+            return Ok(Some((Outcome::Empty, None)));
         }
-        match turn {
+        Ok(match turn {
             Turn::Done { answer, .. } if answer.is_empty() => Some((Outcome::Empty, None)),
             // A reply that was cut off after its answer may have lost the end of it.
             Turn::Done { .. } if completion.finish == Finish::Length => {
@@ -398,26 +454,36 @@ impl Run<'_> {
                 None
             }
             Turn::Call { tool, input, thought } => {
-                self.call(step, number, tool, input, thought, None)
+                self.call(step, number, Asked { tool, input, thought, id: None }).await?
             }
+        })
+    }
+
+    fn tool(&self, name: &str) -> Option<&dyn Tool> {
+        let tools = self.job.settings.tools.iter().map(AsRef::as_ref);
+        tools.into_iter().find(|tool| tool.name().eq_ignore_ascii_case(name))
+    }
+
+    /// The input of a call in the provider's own form.
+    fn input_of(&self, tool: &str, arguments: &str) -> String {
+        match self.tool(tool) {
+            Some(tool) => tool.input_of(arguments),
+            None => arguments.to_owned(),
         }
     }
 
     /// Calls a tool and gives its observation back.
-    fn call(
+    async fn call(
         &mut self,
         step: &Step,
         number: u32,
-        tool: String,
-        input: String,
-        thought: String,
-        call_id: Option<&str>,
-    ) -> Option<Ended> {
+        asked: Asked,
+    ) -> Result<Option<Ended>, Failure> {
         let run = self.steps.last_mut().expect("BUG: a call outside a step");
         let trace = run.trace.as_mut().expect("BUG: a call of a method without tools");
-        let mut turn = trace_step(number, thought);
-        turn.action = Some(tool);
-        turn.action_input = Some(input);
+        let mut turn = trace_step(number, asked.thought);
+        turn.action = Some(asked.tool.clone());
+        turn.action_input = Some(asked.input.clone());
         let same = |step: &&TraceStep| {
             (&step.action, &step.action_input) == (&turn.action, &turn.action_input)
         };
@@ -425,29 +491,41 @@ impl Run<'_> {
             trace.termination_reason = Termination::LoopDetected;
             trace.steps.push(turn);
             let detail = format!("the same action {} times", react::SAME_ACTION_MAX);
-            return Some((Outcome::Unparsable, Some(detail)));
+            return Ok(Some((Outcome::Unparsable, Some(detail))));
         }
         let calling = Instant::now();
-        let tools = &self.job.settings.tools;
-        let (name, input) = (turn.action.as_deref(), turn.action_input.as_deref().unwrap_or(""));
-        let found = tools
-            .iter()
-            .find(|tool| name.is_some_and(|name| tool.name().eq_ignore_ascii_case(name)));
-        let Observation { text, succeeded } = match found {
-            Some(tool) => tool.call(input),
+        let (observation, key) = match self.tool(&asked.tool) {
+            Some(tool) => match calls::call(self.job, tool, &asked.input, &self.place()).await {
+                Ok(answered) => answered,
+                Err(calls::Failed::Store(failure)) => return Err(failure),
+                Err(calls::Failed::Tool(error)) => {
+                    self.end_trace();
+                    let detail = format!("the tool `{}` failed: {error}", asked.tool);
+                    return Ok(Some((Outcome::ProviderError, Some(detail))));
+                }
+            },
             None => {
-                let known: Vec<_> = tools.iter().map(|tool| tool.name()).collect();
-                let text = format!(
-                    "error: unknown tool `{}`; tools: {}",
-                    name.unwrap_or(""),
-                    known.join(", ")
-                );
-                Observation { text, succeeded: false }
+                let tools = self.job.settings.tools.iter();
+                let known: Vec<_> = tools.map(|tool| tool.name()).collect();
+                let (tool, known) = (asked.tool, known.join(", "));
+                (Observation::error(format!("unknown tool `{tool}`; tools: {known}")), None)
             }
         };
         self.observe(Phase::Tool, calling);
-        self.observation(step, turn, text, succeeded, call_id);
-        None
+        let run = self.steps.last_mut().expect("BUG: a call outside a step");
+        run.calls.extend(key);
+        let Observation { text, succeeded } = observation;
+        self.observation(step, turn, text, succeeded, asked.id.as_deref());
+        Ok(None)
+    }
+
+    /// Which call the next one is.
+    fn place(&self) -> calls::Place {
+        calls::Place {
+            flow: self.flow_digest,
+            replica: Replica { epoch: self.epoch, occurrence: self.flow.occurrence },
+            number: self.steps.iter().map(|run| run.calls.len()).sum(),
+        }
     }
 
     /// Adds an observation to trace and transcript.

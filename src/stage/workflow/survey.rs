@@ -267,6 +267,7 @@ impl Workflow {
                         survey.expect(job, flow, price);
                         *reasons.entry(why).or_default() += 1;
                     }
+                    Err(Err(Failure::User(words))) => return Err(StageError::User(words)),
                     Err(Err(other)) => return Err(StageError::Failed(other.to_string())),
                 }
             }

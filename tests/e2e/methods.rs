@@ -1,0 +1,287 @@
+//! Prompts, retrieval before the question, and bounds on samples.
+
+use serde_json::{Value, json};
+
+use super::project::{Project, REPLIES};
+use super::server::{Server, reply};
+
+/// Messages of the first request of a sample: its transcript without replies.
+fn opening(project: &Project, sample: usize) -> Vec<Value> {
+    let transcript = &project.report_rows()[sample]["sample"]["steps"][0]["transcript"];
+    let mut messages = transcript.as_array().unwrap().clone();
+    messages.pop();
+    messages
+}
+
+fn contents(messages: &[Value]) -> Vec<&str> {
+    messages.iter().map(|message| message["content"].as_str().unwrap()).collect()
+}
+
+const RAG: &str =
+    "[stage.ask.rag]\nretrieval_method = \"naive\"\ntop_k = 1\ncorpus = \"fixtures/docs.jsonl\"";
+
+#[test]
+fn passages_stand_before_the_question_and_are_kept() {
+    let project = Project::with(RAG, REPLIES);
+    let docs = "{\"id\": \"a\", \"text\": \"The sum of 3 and zero.\"}\n{\"id\": \"b\", \"text\": \"Nothing else.\"}\n";
+    project.write("fixtures/docs.jsonl", docs);
+    assert_eq!(project.ok(&[]).live(), 10);
+    let rows = project.report_rows();
+    let step = &rows[3]["sample"]["steps"][0];
+    let question = step["transcript"][1]["content"].as_str().unwrap();
+    assert_eq!(
+        question,
+        "Use these passages where they help.\n\n[1] a: The sum of 3 and zero.\n\nWhat is 3 + 0?"
+    );
+    let info = &step["retrieval_info"];
+    assert_eq!(info["query"], "What is 3 + 0?");
+    assert_eq!(info["passages"][0]["source"], "a");
+    assert!(info["passages"][0]["score"].as_f64().unwrap() > 0.0);
+    // Of a question with no word in the collection there is nothing, and the question stands alone.
+    let step = &rows[4]["sample"]["steps"][0];
+    assert_eq!(step["transcript"][1]["content"], "What is 4 + 0?");
+    assert_eq!(step["retrieval_info"]["passages"], json!([]));
+    assert_eq!(project.ok(&[]).live(), 0);
+    project.edit("pipelines/bench.toml", "top_k = 1", "top_k = 2");
+    assert_eq!(project.ok(&[]).live(), 0, "the same passages are the same requests");
+    project.edit("fixtures/docs.jsonl", "The sum of 3", "A sum of 3");
+    assert_eq!(project.ok(&[]).live(), 1);
+}
+
+#[test]
+fn retrieval_is_orthogonal_to_the_method() {
+    let matrix =
+        "[stage.ask.matrix]\nretrieval = [\"none\", \"naive\"]\nmethod = [\"naive\", \"cot\"]";
+    let rag = RAG.replace("\"naive\"", "\"{{ matrix.retrieval }}\"");
+    let replies =
+        "replies = [{ when = \"[1]\", reply = \"Answer: with\" }, { reply = \"Answer: without\" }]";
+    let project = Project::with(&format!("{rag}\n{matrix}"), replies);
+    project.write("fixtures/docs.jsonl", "{\"id\": \"a\", \"text\": \"What is it?\"}");
+    project.rows(1);
+    let ran = project.ok(&[]);
+    assert_eq!(ran.live(), 4);
+    let report: Value =
+        serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+    for cell in report["cells"].as_array().unwrap() {
+        let name = cell["name"].as_str().unwrap();
+        let wanted = if name.contains("retrieval=naive") { "with" } else { "without" };
+        assert_eq!(cell["samples"][0]["sample"]["answer"], wanted, "{name}");
+        assert_eq!(cell["config"].get("rag").is_some(), wanted == "with", "{name}");
+    }
+}
+
+/// A project that asks a server that counts 11 tokens a request.
+fn limited(limit: &str, server: &Server, engine: &str) -> (Value, i32, String) {
+    let workflow = format!("method = \"react\"\n{limit}");
+    let project = Project::asking(&workflow, &server.engine(&format!("stream = false\n{engine}")));
+    project.rows(1);
+    let ran = project.apply(&[]);
+    if ran.code != 0 {
+        return (Value::Null, ran.code, ran.stderr);
+    }
+    assert_eq!(project.ok(&[]).live(), 0, "a limit that is met is final");
+    (project.report_rows()[0]["sample"].clone(), ran.code, ran.stderr)
+}
+
+fn busy() -> Server {
+    Server::start(|asked| reply(&format!("Action: calculator[{}]", asked.number)))
+}
+
+#[test]
+fn samples_that_meet_a_limit_are_truncated_and_not_wrong() {
+    let server = busy();
+    let check = |limit: &str, engine: &str, detail: &str, requests: usize| {
+        let (sample, code, stderr) = limited(limit, &server, engine);
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(sample["outcome"], "truncated");
+        assert_eq!(sample["detail"], detail);
+        assert_eq!(sample["scores"], json!([]));
+        assert_eq!(sample["steps"][0]["requests"].as_array().unwrap().len(), requests);
+        assert_eq!(sample["steps"][0]["trace"]["termination_reason"], "error");
+    };
+    // System, question, and two turns with their observations.
+    check("message_limit = 6", "", "`message_limit` of 6 messages is reached", 2);
+    check("token_limit = 25", "", "`token_limit` of 25 tokens is passed: 33 used", 3);
+    let price = "price = { input = 1000000, output = 0 }";
+    check("cost_limit = 10", price, "`cost_limit` of $10 is passed: $18.000000 used", 2);
+    let (_, code, stderr) = limited("cost_limit = 10", &server, "");
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("`cost_limit` cannot be held: the engine `engine` has no price"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn tokens_that_nobody_counts_cannot_be_limited() {
+    let ran = Project::with("token_limit = 100", REPLIES).apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("`token_limit` cannot be held"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_sample_out_of_time_has_no_result() {
+    let replies = "latency = \"60ms\"\nreplies = [{ when = \"What is\", reply = \"Action: calculator[1]\" }, { when = \": 1\", reply = \"Action: calculator[2]\" }, { reply = \"Final Answer: 0\" }]";
+    let workflow = "method = \"react\"\ntime_limit = \"100ms\"\nfail_on_error = false";
+    let project = Project::with(workflow, replies);
+    project.rows(2);
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.result("ask")["outcomes"]["provider_error"], 2);
+    assert!(ran.stderr.contains("`time_limit` of 100ms is passed"), "{}", ran.stderr);
+    // It is no part of the key: with more time only what is missing is asked.
+    project.edit("pipelines/bench.toml", "100ms", "10s");
+    let ran = project.ok(&[]);
+    assert!(ran.disk() >= 2, "{}", ran.disk());
+    assert_eq!(ran.result("ask")["outcomes"]["answered"], 2);
+}
+
+const PREFILLED: &str = "id = \"row.id\"\ntargets = \"row.answer\"\n[[step]]\nid = \"answer\"\nuser = \"{{ row.question }}\"\nprefill = \"The answer is\"\n";
+
+#[test]
+fn a_reply_goes_on_where_its_prefill_ends() {
+    let server = Server::start(|_| reply(" 0."));
+    let engine = |more: &str| server.engine(&format!("stream = false\n{more}"));
+    let project = Project::asking("", &engine(""));
+    project.rows(1);
+    project.write("templates/qa.toml", PREFILLED);
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    let words = "the engine `engine` cannot go on with a prefilled reply";
+    assert!(
+        ran.stderr.contains(words) && ran.stderr.contains("prefill = \"plain\""),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(server.count(), 0);
+    for (number, form) in ["plain", "continue_final_message"].iter().enumerate() {
+        let project = Project::asking("", &engine(&format!("prefill = \"{form}\"")));
+        project.rows(1);
+        project.write("templates/qa.toml", PREFILLED);
+        let ran = project.ok(&[]);
+        assert_eq!(ran.metric("ask", "accuracy"), 1.0);
+        let body = server.asked.lock().unwrap()[number].body.clone();
+        let last = body["messages"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            (&last["role"], &last["content"]),
+            (&json!("assistant"), &json!("The answer is"))
+        );
+        let asks = body.get("continue_final_message") == Some(&json!(true));
+        assert_eq!(asks, *form == "continue_final_message");
+        let step = &project.report_rows()[0]["sample"]["steps"][0];
+        let transcript = step["transcript"].as_array().unwrap();
+        assert_eq!(transcript.last().unwrap()["content"], "The answer is 0.");
+        assert_eq!((transcript.len(), &step["prefill"]), (3, &json!("The answer is")));
+    }
+}
+
+#[test]
+fn conversations_come_from_the_template_and_from_rows() {
+    let project = Project::with("instructions = \"\"", REPLIES);
+    project.write(
+        "templates/qa.toml",
+        "[[step]]\nid = \"a\"\nmessages = \"row.chat\"\n[[step.message]]\nrole = \"user\"\ncontent = \"{{ row.n }}\"\n\
+         [[step.message]]\nrole = \"assistant\"\ncontent = \"Yes.\"\n",
+    );
+    let chat = json!([
+        { "role": "system", "content": "Be brief." }, { "role": "user", "content": "Hello." },
+        { "role": "assistant", "content": "Hi." }, { "role": "user", "content": "What is 1 ?" },
+    ]);
+    project.write("fixtures/rows.jsonl", &json!({ "n": 7, "chat": chat }).to_string());
+    project.ok(&[]);
+    let messages = opening(&project, 0);
+    assert_eq!(contents(&messages), ["Be brief.", "Hello.", "Hi.", "7", "Yes.", "What is 1 ?"]);
+    assert_eq!(project.report_rows()[0]["sample"]["answer"], "1");
+    project.write("fixtures/rows.jsonl", &json!({ "n": 7, "chat": "Hello." }).to_string());
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("messages are a list"), "{}", ran.stderr);
+}
+
+const DRAWS: &str = "id = \"row.id\"\ntargets = \"row.answer\"\n[[step]]\nid = \"answer\"\nuser = \"{{ row.question }}\"\n\
+    [step.draw]\ncount = 3\nanswer = \"{{ row.answer }}\"\n";
+
+/// The questions of the worked examples of every sample.
+fn drawn(project: &Project) -> Vec<Vec<String>> {
+    (0..project.report_rows().len())
+        .map(|sample| {
+            let messages = opening(project, sample);
+            let all = contents(&messages);
+            let (own, examples) = all[1..].split_last().unwrap();
+            let questions: Vec<_> = examples.iter().step_by(2).map(ToString::to_string).collect();
+            assert!(!questions.contains(&own.to_string()), "{own} is among its own examples");
+            assert_eq!(questions.len(), 3);
+            questions
+        })
+        .collect()
+}
+
+#[test]
+fn worked_examples_are_drawn_and_never_the_row_itself() {
+    let project = Project::new();
+    project.write("templates/qa.toml", DRAWS);
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("add `shots = \"<rows>\"` to the expansion"), "{}", ran.stderr);
+    // The rows themselves are the pool; one has the question of another under a name of its own.
+    let rows = project.read("fixtures/rows.jsonl")
+        + "{\"id\": \"copy\", \"question\": \"What is 0 + 0?\", \"answer\": 0}\n";
+    project.write("fixtures/pool.jsonl", &rows);
+    let shots = "template = \"question\"\nshots = \"fixtures/pool.jsonl\"\nshots_seed = 1";
+    project.edit("pipelines/bench.toml", "template = \"question\"", shots);
+    assert_eq!(project.ok(&[]).live(), 10);
+    let first = drawn(&project);
+    assert!(first.iter().any(|shots| *shots != first[0]), "every row has its own");
+    // Fewer rows have the same examples.
+    assert_eq!(project.ok(&["--set", "num_flows=4"]).live(), 0);
+    project.edit("pipelines/bench.toml", "shots_seed = 1", "shots_seed = 2");
+    project.ok(&[]);
+    assert_ne!(drawn(&project), first);
+    project.edit("templates/qa.toml", "count = 3", "count = 30");
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("draws 30 worked examples, and `shots` has"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_chat_format_inside_a_chat_format_is_a_warning() {
+    let marked =
+        "id = \"row.id\"\n[[step]]\nid = \"a\"\nuser = \"<s>[INST] {{ row.question }} [/INST]\"\n";
+    let words = "holds `[INST]`, and `engine` puts messages into the chat format";
+    let run = |engine: &str| {
+        let server = Server::start(|_| reply("0"));
+        let engine = server.engine(&format!("stream = false\n{engine}"));
+        let project = Project::asking("", &engine);
+        project.write("templates/qa.toml", marked);
+        project.ok(&[]).stdout.matches(words).count()
+    };
+    assert_eq!(run(""), 1, "once, and not for every sample");
+    // A base model gets the text as it stands.
+    assert_eq!(run("api = \"completions\""), 0);
+    assert!(!Project::new().ok(&[]).stdout.contains("chat format"));
+}
+
+#[test]
+fn draws_at_temperature_zero_are_a_warning() {
+    let notices = |workflow: &str| {
+        let ran = Project::with(workflow, REPLIES).ok(&[]);
+        ran.stdout.matches("asks for the same reply again and again").count()
+    };
+    assert_eq!(notices("epochs = 3"), 1);
+    assert_eq!(notices("epochs = 3\ntemperature = 0.7"), 0);
+    assert_eq!(notices(""), 0);
+}
+
+#[test]
+fn two_models_never_share_an_answer() {
+    let server = Server::start(|asked| reply(asked.body["model"].as_str().unwrap()));
+    let project = Project::asking("", &server.engine("stream = false\nprobe = false"));
+    project.rows(1);
+    assert_eq!(project.ok(&[]).live(), 1);
+    project.edit("pipelines/bench.toml", "model = \"m\"", "model = \"n\"");
+    assert_eq!(project.ok(&[]).live(), 1);
+    assert_eq!(project.report_rows()[0]["sample"]["answer"], "n");
+    project.edit("pipelines/bench.toml", "model = \"n\"", "model = \"m\"");
+    assert_eq!(project.ok(&[]).live(), 0);
+    assert_eq!(project.report_rows()[0]["sample"]["answer"], "m");
+}
