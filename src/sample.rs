@@ -531,7 +531,7 @@ pub struct Retrieved {
     pub number: u32,
     /// Its text.
     pub text: String,
-    /// What the ranking says of it, to six decimals.
+    /// What the ranking by which it was found says of it, to six decimals.
     pub score: f64,
 }
 
@@ -544,6 +544,9 @@ pub struct RetrievalInfo {
     pub query: String,
     /// The best first.
     pub passages: Vec<Retrieved>,
+    /// Keys of what other models were asked for it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub requests: Vec<Key>,
 }
 
 /// A step of a flow as it was run.

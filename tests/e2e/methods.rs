@@ -70,6 +70,38 @@ fn retrieval_is_orthogonal_to_the_method() {
     }
 }
 
+#[test]
+fn a_chat_model_orders_what_was_found() {
+    let rag = RAG.replace("\"naive\"", "\"reranked\"\nreranker = \"orderer\"\ncandidates = 3");
+    let project = Project::with(
+        &rag,
+        "replies = [{ when = \"[1] c: 2 and more\", reply = \"2\" }, { reply = \"0\" }]",
+    );
+    let orderer = "\n[stage.orderer]\nkind = \"engine\"\nbackend = \"scripted\"\nreplies = [{ when = \"[3] 2 and\", reply = \"[3] > [1]\" }, { reply = \"?\" }]\n";
+    let manifest = project.read("pipelines/bench.toml") + orderer;
+    project.write("pipelines/bench.toml", &manifest);
+    let docs = ["2 is 2", "is 2", "2 and more of it", "unlike"];
+    let docs = docs
+        .iter()
+        .zip(["a", "b", "c", "d"])
+        .map(|(text, id)| format!("{}\n", json!({ "id": id, "text": text })));
+    project.write("fixtures/docs.jsonl", &docs.collect::<String>());
+    project.ok(&[]);
+    let info = project.report_rows()[2]["sample"]["steps"][0]["retrieval_info"].clone();
+    assert_eq!(info["passages"][0]["source"], "c", "{info:#}");
+    assert_eq!(info["requests"].as_array().unwrap().len(), 1);
+    // Without an order the old one stands.
+    let info = project.report_rows()[7]["sample"]["steps"][0]["retrieval_info"].clone();
+    assert_ne!(info["passages"][0]["source"], "c");
+    assert_eq!(project.ok(&[]).live(), 0);
+    // What the orderer said is remembered too, and an orderer that says something else is another one.
+    assert_eq!(project.apply(&["--frozen"]).code, 0);
+    project.edit("pipelines/bench.toml", "[3] > [1]", "[2] > [1]");
+    project.ok(&[]);
+    let info = project.report_rows()[2]["sample"]["steps"][0]["retrieval_info"].clone();
+    assert_ne!(info["passages"][0]["source"], "c");
+}
+
 /// A project that asks a server that counts 11 tokens a request.
 fn limited(limit: &str, server: &Server, engine: &str) -> (Value, i32, String) {
     let workflow = format!("method = \"react\"\n{limit}");

@@ -142,7 +142,7 @@ pub(super) fn read(
     let format = read_format(&fields, setting);
     let epochs = fields.count("epochs", 1..=10_000).unwrap_or(1);
     let tools = tools::read(&fields, setting, method);
-    let rag = rag::read(&fields, setting);
+    let (rag, models) = rag::read(&fields, setting);
     let sample_limits = limits::read(&fields);
     let calls = fields.choice("tool_calls", &["text", "native"]);
     let native_calls = calls.is_some_and(|calls| calls.value == "native")
@@ -166,7 +166,7 @@ pub(super) fn read(
     fields.finish();
     Some(Box::new(Workflow {
         name: name.to_owned(),
-        needs: [flows?, engine?].into_iter().chain(rival.flatten()).collect(),
+        needs: [flows?, engine?].into_iter().chain(rival.flatten()).chain(models).collect(),
         // What is wrong with the method has been said; its neighbours are checked all the same.
         method: method.or(method::find("naive"))?,
         instructions,
@@ -303,7 +303,7 @@ impl Workflow {
                 ..self.sampling.clone()
             },
             max_turns: self.tools.max_iterations,
-            rag: self.rag.as_ref().map(|rag| rag.build(context)).transpose()?,
+            rag: self.rag.as_ref().map(|rag| rag.build(inputs, context)).transpose()?,
             limits: self.sample_limits.semantic(price),
             scorers: self.scorers.clone(),
         })
@@ -369,6 +369,7 @@ impl Workflow {
             budget: context.budget.clone(),
             tell: Arc::new(tell),
         };
+        let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access));
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
@@ -379,6 +380,7 @@ impl Workflow {
             mode,
             run: context.run.id.clone(),
             time_limit: self.sample_limits.time,
+            rag: rag.unwrap_or_default(),
             warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
     }

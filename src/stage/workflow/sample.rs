@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::calls;
 use super::limits::SampleLimits;
 use super::prompt::{self, Warnings};
-use super::rag::Rag;
+use super::rag::{self, Rag};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn, react};
@@ -42,6 +42,8 @@ pub struct Job {
     pub shared: Recipe,
     /// Longest time of a sample: an execution setting.
     pub time_limit: Option<Duration>,
+    /// The engines that retrieval asks.
+    pub rag: rag::Doors,
     /// What there is to say of prompts.
     pub warnings: Warnings,
 }
@@ -285,7 +287,7 @@ impl Run<'_> {
         };
         let mut retrieval_info = None;
         if let Some(rag) = &settings.rag {
-            let (user, info) = rag.augment(&texts.user).map_err(Failure::User)?;
+            let (user, info) = rag.augment(&self.job.rag, &texts.user).await?;
             (texts.user, retrieval_info) = (user, Some(info));
         }
         if texts.prefill.is_some() {

@@ -1,0 +1,238 @@
+//! Retrieval before the question (`rag`), whatever the method: passages of a collection stand in the prompt.
+//! Knows nothing of how the question is answered.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::tools::corpus::{self, Corpus};
+use super::tools::{CHUNK_SIZE, CHUNK_SIZE_DEFAULT, TOP_K};
+use crate::digest::{Digest, Recipe};
+use crate::engine::{Access, Client, Failure, Resource};
+use crate::manifest::{Diagnostic, Fields};
+use crate::retrieval::{self, Hit};
+use crate::sample::{RetrievalInfo, Retrieved};
+use crate::stage::{Artifact, ArtifactKind, Context, Inputs, Need, Setting, StageError};
+use crate::template;
+use crate::tool::retrieval::{Collection, Indexed};
+
+mod rerank;
+
+/// Version of how passages come into a prompt.
+const REV: u32 = 1;
+/// By their names in manifests.
+const METHODS: &[&str] = &["none", "naive", "hybrid", "reranked"];
+/// Passages where the manifest is silent.
+const TOP_K_DEFAULT: u32 = 5;
+/// Passages that are put into another order, as a manifest may set them, and where it is silent.
+const CANDIDATES: std::ops::RangeInclusive<u32> = 2..=100;
+const CANDIDATES_DEFAULT: u32 = 20;
+/// The ports of engines.
+const RERANKER: &str = "rag.reranker";
+/// The prompt where the manifest is silent.
+const PROMPT: &str = "{% if passages %}Use these passages where they help.\n\n\
+    {% for passage in passages %}[{{ loop.index }}] {{ passage.source }}: {{ passage.text }}\n\n{% endfor %}\
+    {% endif %}{{ question }}";
+
+/// As a manifest declares it.
+pub(super) struct Declared {
+    pub(super) corpus: Corpus,
+    method: String,
+    top_k: u32,
+    chunk_size: u32,
+    candidates: u32,
+    prompt: String,
+}
+
+/// Reads the table `rag`, and the engines that it names.
+pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> (Option<Declared>, Vec<Need>) {
+    let Some(fields) = fields.table("rag") else { return (None, Vec::new()) };
+    let method = fields.choice("retrieval_method", METHODS);
+    if !fields.has("retrieval_method") {
+        fields.needed_text("retrieval_method");
+    }
+    let top_k = fields.count("top_k", TOP_K).unwrap_or(TOP_K_DEFAULT);
+    let chunk_size = fields.count("chunk_size", CHUNK_SIZE).unwrap_or(CHUNK_SIZE_DEFAULT);
+    let candidates = fields.count("candidates", CANDIDATES).unwrap_or(CANDIDATES_DEFAULT);
+    let prompt = read_prompt(&fields).unwrap_or_else(|| PROMPT.to_owned());
+    let reranker = read_engine(&fields, "reranker", RERANKER);
+    let Some(method) = method else { return (None, Vec::new()) };
+    let is = |name: &str| method.value == name;
+    if is("hybrid") {
+        let message = "`hybrid` needs a model for embeddings, and none can be given yet";
+        let hint = "`naive` ranks by BM25, without a model; `reranked` lets a chat model order what it finds";
+        fields.error(Diagnostic::at(method.span, message).hint(hint));
+    }
+    if is("reranked") && !fields.has("reranker") {
+        let hint = "`reranker = \"<engine>\"`: a chat model that orders what BM25 has found";
+        fields.error(Diagnostic::at(method.span, "`reranked` needs a model").hint(hint));
+    }
+    let corpus = match !is("none") || fields.has("corpus") {
+        true => corpus::read(&fields, setting),
+        false => None,
+    };
+    for name in ["text", "id"] {
+        fields.skip(name);
+    }
+    fields.finish();
+    if is("none") {
+        return (None, Vec::new());
+    }
+    let needs = reranker.filter(|_| is("reranked")).into_iter().collect();
+    let declared = corpus.map(|corpus| Declared {
+        corpus,
+        method: method.value.clone(),
+        top_k,
+        chunk_size,
+        candidates: candidates.max(top_k),
+        prompt,
+    });
+    (declared, needs)
+}
+
+fn read_engine(fields: &Fields<'_>, name: &str, port: &str) -> Option<Need> {
+    let stage = fields.text(name)?;
+    Some(Need { port: port.to_owned(), stage, kinds: vec![ArtifactKind::Engine], many: false })
+}
+
+fn read_prompt(fields: &Fields<'_>) -> Option<String> {
+    let prompt = fields.raw_text("prompt")?;
+    match template::names(&prompt.value) {
+        Err(error) => fields.error(Diagnostic::at(prompt.span, error.message)),
+        Ok(names) => {
+            let is_unknown = |name: &&String| {
+                let first = name.split('.').next().unwrap_or("");
+                !["passages", "question"].contains(&first)
+            };
+            if let Some(name) = names.iter().find(is_unknown) {
+                let message = format!("`{name}` is unknown in this prompt");
+                let hint = "known: `passages`, each with `source` and `text`, and `question`";
+                fields.error(Diagnostic::at(prompt.span, message).hint(hint));
+            }
+            if !names.contains("question") {
+                let message = "this prompt leaves the question out";
+                fields.error(Diagnostic::at(prompt.span, message).hint("write {{ question }}"));
+            }
+        }
+    }
+    Some(prompt.value)
+}
+
+fn engine<'a>(inputs: &'a Inputs, port: &str) -> &'a Arc<Resource> {
+    match inputs.one(port) {
+        Artifact::Engine(engine) => engine,
+        _ => unreachable!("BUG: the graph lets only engines in here"),
+    }
+}
+
+impl Declared {
+    /// With its files in the store and its engines known.
+    pub(super) fn build(&self, inputs: &Inputs, context: &Context) -> Result<Rag, StageError> {
+        let imported = self.corpus.import(context)?;
+        let reranked = self.method == "reranked";
+        Ok(Rag {
+            method: self.method.clone(),
+            top_k: self.top_k,
+            chunk_size: self.chunk_size,
+            candidates: self.candidates,
+            prompt: self.prompt.clone(),
+            columns: self.corpus.columns.clone(),
+            digest: imported.digest,
+            reranker: reranked.then(|| engine(inputs, RERANKER).identity),
+            collection: Collection::new(imported.reader(self.chunk_size as usize)),
+        })
+    }
+
+    /// The doors to its engines.
+    pub(super) fn open(&self, inputs: &Inputs, context: &Context, access: &Access) -> Doors {
+        let door = |port: &str| {
+            Client::new(engine(inputs, port).clone(), context.store.clone(), access.clone())
+        };
+        Doors { reranker: (self.method == "reranked").then(|| door(RERANKER)) }
+    }
+}
+
+/// The doors to the engines of retrieval.
+#[derive(Default)]
+pub struct Doors {
+    reranker: Option<Client>,
+}
+
+/// Retrieval, ready for questions.
+pub struct Rag {
+    method: String,
+    top_k: u32,
+    chunk_size: u32,
+    candidates: u32,
+    prompt: String,
+    columns: (String, String),
+    digest: Digest,
+    reranker: Option<Digest>,
+    collection: Collection,
+}
+
+impl Rag {
+    /// Adds all of it to a recipe.
+    pub(super) fn describe(&self, recipe: Recipe) -> Recipe {
+        let reranked = self.reranker.is_some();
+        let settings = json!({
+            "rev": [REV, retrieval::REV], "retrieval_method": self.method, "top_k": self.top_k,
+            "chunk_size": self.chunk_size, "prompt": self.prompt, "text": self.columns.0,
+            "id": self.columns.1, "language": template::LANGUAGE,
+            "candidates": reranked.then_some(self.candidates),
+            "rerank_rev": reranked.then_some(rerank::REV),
+        });
+        let recipe = recipe.field("rag", settings).input("rag corpus", self.digest);
+        self.reranker.iter().fold(recipe, |recipe, engine| recipe.input(RERANKER, *engine))
+    }
+
+    /// The question with passages before it, and what was found.
+    pub(super) async fn augment(
+        &self,
+        doors: &Doors,
+        question: &str,
+    ) -> Result<(String, RetrievalInfo), Failure> {
+        let indexed = self.collection.indexed().map_err(Failure::User)?;
+        let mut requests = Vec::new();
+        let most = if doors.reranker.is_some() { self.candidates } else { self.top_k } as usize;
+        let mut hits = indexed.bm25.search(question, most);
+        if let Some(door) = doors.reranker.as_ref().filter(|_| hits.len() > 1) {
+            let texts: Vec<&str> = texts(indexed, &hits).collect();
+            let (order, key) = rerank::rerank(door, question, &texts).await?;
+            hits = order.into_iter().map(|at| hits[at]).collect();
+            requests.push(key);
+        }
+        hits.truncate(self.top_k as usize);
+        let passages = hits.iter().map(|hit| {
+            let passage = &indexed.passages[hit.passage];
+            Retrieved {
+                source: passage.source.clone(),
+                number: passage.number,
+                text: passage.text.clone(),
+                // The last digits of a logarithm are those of a machine.
+                score: (hit.score * 1e6).round() / 1e6,
+            }
+        });
+        let passages: Vec<Retrieved> = passages.collect();
+        let context = json!({ "passages": passages, "question": question });
+        let text = template::render(&self.prompt, context)
+            .map_err(|error| Failure::User(format!("`rag.prompt`: {error}")))?;
+        let (method, query) = (self.method.clone(), question.to_owned());
+        Ok((text, RetrievalInfo { method, query, passages, requests }))
+    }
+}
+
+fn texts<'a>(indexed: &'a Indexed, hits: &'a [Hit]) -> impl Iterator<Item = &'a str> {
+    hits.iter().map(|hit| indexed.passages[hit.passage].text.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompt_reads_what_it_gets() {
+        let names: Vec<_> = template::names(PROMPT).unwrap().into_iter().collect();
+        assert_eq!(names, ["passages", "question"]);
+    }
+}
