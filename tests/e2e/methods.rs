@@ -305,6 +305,34 @@ fn draws_at_temperature_zero_are_a_warning() {
 }
 
 #[test]
+fn a_prompt_that_a_server_cuts_is_an_overflow() {
+    // Nine tokens, whatever was sent.
+    let server = Server::start(|_| reply("0"));
+    let run = |engine: &str| {
+        let project = Project::asking("", &server.engine(&format!("stream = false\n{engine}")));
+        let tokenizer = format!("{}/fixtures/tiny-chat/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(tokenizer, project.path("tokenizer.json")).unwrap();
+        project.rows(1);
+        project.edit("templates/qa.toml", "{{ row.question }}", &"What is 4 * 4? ".repeat(400));
+        let ran = project.ok(&[]);
+        (project.report_rows()[0]["sample"].clone(), ran.stderr)
+    };
+    let (sample, _) = run("tokenizer = \"tokenizer.json\"\ncontext_length = 100000");
+    assert_eq!(sample["outcome"], "overflow");
+    let detail = sample["detail"].as_str().unwrap();
+    assert!(detail.contains("the server has read 9: it has cut the prompt"), "{detail}");
+    assert_eq!(sample["scores"], json!([]));
+    assert_eq!(server.count(), 1);
+    // What is known beforehand is not sent at all.
+    let (sample, _) = run("tokenizer = \"tokenizer.json\"\ncontext_length = 100");
+    assert_eq!((&sample["outcome"], server.count()), (&json!("overflow"), 1));
+    // Without a tokenizer it can only be guessed.
+    let (sample, stderr) = run("");
+    assert_eq!(sample["outcome"], "answered");
+    assert!(stderr.contains("it may have cut it"), "{stderr}");
+}
+
+#[test]
 fn two_models_never_share_an_answer() {
     let server = Server::start(|asked| reply(asked.body["model"].as_str().unwrap()));
     let project = Project::asking("", &server.engine("stream = false\nprobe = false"));

@@ -20,6 +20,10 @@ use crate::sample::{
 
 /// Longest reply that is read.
 const REPLY_MAX: usize = 64 << 20;
+/// Text has about four bytes to a token, and this many where it is made of long words or white space.
+const BYTES_PER_TOKEN: u64 = 12;
+/// Shorter prompts fit everywhere.
+const PROMPT_LONG: usize = 4096;
 /// Longest wait for the end of a stream after the end of its reply.
 const TRAILER: Duration = Duration::from_secs(5);
 
@@ -103,6 +107,44 @@ fn refuse_overflow(ready: &Ready, request: &Request) -> Result<(), EngineError> 
         code: "overflow",
         detail: format!("the prompt has {tokens} tokens, and the model's context {context} in all"),
     })
+}
+
+/// Some servers cut the beginning off a prompt that does not fit, and say nothing but how many tokens were left.
+/// With a tokenizer that is known, else it is guessed and told.
+fn refuse_cut(
+    ready: &Ready,
+    request: &Request,
+    usage: &Usage,
+    notices: &mut Vec<String>,
+) -> Result<(), EngineError> {
+    // What comes from a cache of the server is not counted everywhere.
+    let Some(read) = usage.input_tokens.filter(|_| usage.input_tokens_cache_read.is_none()) else {
+        return Ok(());
+    };
+    let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
+    // No token is shorter than a byte, so that nothing is missing from most prompts.
+    if bytes as u64 <= read {
+        return Ok(());
+    }
+    let texts = request.messages.iter().map(|message| ready.count(&message.content));
+    match texts.sum::<Option<u64>>() {
+        // The tokenizer may be that of a relative of the model.
+        Some(tokens) if tokens > read + read / 10 + 16 => Err(EngineError::Rejected {
+            code: "overflow",
+            detail: format!(
+                "the prompt has {tokens} tokens, and the server has read {read}: it has cut the prompt"
+            ),
+        }),
+        None if bytes > PROMPT_LONG && bytes as u64 > BYTES_PER_TOKEN * read => {
+            let notice = format!(
+                "the server says that it has read {read} tokens of a prompt of {bytes} bytes: it may have cut it; with \
+                 `tokenizer` and `context_length` such a prompt is refused"
+            );
+            notices.extend(ready.once(notice));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_stream(headers: &HeaderMap) -> bool {
@@ -523,6 +565,7 @@ impl Told {
                 notices.extend(ready.ignored(notice)?);
             }
         }
+        refuse_cut(ready, request, &usage, notices)?;
         if usage.input_tokens.is_some() && usage.output_tokens.is_some() {
             return Ok(usage);
         }
