@@ -111,6 +111,12 @@ fn parse_call(text: &str) -> Result<(String, String), String> {
     if tool.is_empty() {
         return Err("an action starts with the name of a tool: <tool>[<input>]".to_owned());
     }
+    // A bracket in a text of JSON opens and closes nothing.
+    if let Some(input) = object_at(&rest[1..])
+        && rest[1 + input.len()..].trim_start().starts_with(close)
+    {
+        return Ok((tool.to_owned(), input.trim().to_owned()));
+    }
     let mut depth = 0_usize;
     for (i, c) in rest.char_indices() {
         if c == open {
@@ -123,6 +129,14 @@ fn parse_call(text: &str) -> Result<(String, String), String> {
         }
     }
     Err(format!("the input of {tool} is not closed with `{close}`"))
+}
+
+/// The JSON object with which a text begins, and the white space before it.
+fn object_at(text: &str) -> Option<&str> {
+    text.trim_start().starts_with('{').then_some(())?;
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    values.next()?.ok()?;
+    text.get(..values.byte_offset())
 }
 
 #[cfg(test)]
@@ -149,6 +163,12 @@ mod tests {
         check("Action: lookup[smile :-)] ", "lookup <- smile :-)");
         check("Action: `lookup[x]`", "lookup <- x");
         check("Action: first[a]\nAction: second[b]", "second <- b");
+        check(
+            "Action: f[{\"a\": \"x] y [\", \"b\": [1, [2]]} ] done",
+            "f <- {\"a\": \"x] y [\", \"b\": [1, [2]]}",
+        );
+        check("Action: f({\"a\": \":-)\"})", "f <- {\"a\": \":-)\"}");
+        check("Action: f[{a[1]}]", "f <- {a[1]}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Finding the passages of a collection that belong to a question. Knows nothing of files, models or tools:
-//! texts come in read, and what a model says of them comes in as numbers.
+//! Finding the passages of a collection that belong to a question. Knows nothing of files, models or tools: texts
+//! come in read.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,6 @@ pub use bm25::{Bm25, words};
 
 /// Version of how texts are cut and ranked.
 pub const REV: u32 = 1;
-
-/// The constant of reciprocal rank fusion, as its authors set it.
-const FUSION_K: f64 = 60.0;
 
 /// A piece of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,27 +69,6 @@ pub fn best(mut hits: Vec<Hit>, most: usize) -> Vec<Hit> {
     hits
 }
 
-/// Reciprocal rank fusion of several rankings, each with the best first (Cormack, Clarke and Büttcher 2009):
-/// the sum of 1 / (60 + rank), with ranks from 1.
-pub fn fuse(rankings: &[Vec<Hit>], most: usize) -> Vec<Hit> {
-    let mut sums = std::collections::BTreeMap::<usize, f64>::new();
-    for ranking in rankings {
-        for (i, hit) in ranking.iter().enumerate() {
-            *sums.entry(hit.passage).or_default() += 1.0 / (FUSION_K + i as f64 + 1.0);
-        }
-    }
-    best(sums.into_iter().map(|(passage, score)| Hit { passage, score }).collect(), most)
-}
-
-/// The cosine of the angle between two vectors; 0 where one of them has no length.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    let lengths = dot(a, a).sqrt() * dot(b, b).sqrt();
-    if lengths == 0.0 { 0.0 } else { dot(a, b) / lengths }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,25 +91,5 @@ mod tests {
         let hits: Vec<_> = hits.map(|(passage, score)| Hit { passage, score: *score }).collect();
         let found: Vec<_> = best(hits, 3).iter().map(|hit| hit.passage).collect();
         assert_eq!(found, [1, 0, 2]);
-    }
-
-    #[test]
-    fn fusion_adds_reciprocal_ranks() {
-        let ranking = |passages: &[usize]| -> Vec<Hit> {
-            passages.iter().map(|passage| Hit { passage: *passage, score: 9.0 }).collect()
-        };
-        let fused = fuse(&[ranking(&[7, 3, 5]), ranking(&[3, 9])], 10);
-        let found: Vec<_> = fused.iter().map(|hit| hit.passage).collect();
-        assert_eq!(found, [3, 7, 9, 5]);
-        assert_eq!(fused[0].score, 1.0 / 62.0 + 1.0 / 61.0);
-        assert_eq!(fused[3].score, 1.0 / 63.0);
-    }
-
-    #[test]
-    fn the_cosine_is_that_of_the_angle() {
-        assert_eq!(cosine(&[3.0, 0.0], &[2.0, 0.0]), 1.0);
-        assert_eq!(cosine(&[1.0, 0.0], &[0.0, 1.0]), 0.0);
-        assert!((cosine(&[1.0, 1.0], &[1.0, 0.0]) - 0.5_f64.sqrt()).abs() < 1e-12);
-        assert_eq!(cosine(&[0.0], &[1.0]), 0.0);
     }
 }

@@ -70,6 +70,10 @@ pub trait Tool: Send + Sync {
     fn input_of(&self, arguments: &str) -> String {
         input_of(arguments)
     }
+    /// Bytes of its longest answer, for what asking may cost.
+    fn bytes_max(&self) -> u64 {
+        BYTES_MAX
+    }
     /// On what its answers depend.
     fn answers(&self) -> Answers {
         Answers::Pure
@@ -82,6 +86,14 @@ pub trait Tool: Send + Sync {
 
 /// The built-in tools by name. To add one: a file, its `mod` line, its line here and in `stage/workflow/tools`.
 pub const TOOLS: &[&str] = &["calculator", "lookup"];
+
+/// Bytes of the longest answer of a tool that says nothing else.
+const BYTES_MAX: u64 = 1024;
+
+/// Bytes of a text of so many characters, with a note that it was cut.
+pub fn bytes_of(characters: usize) -> u64 {
+    4 * characters as u64 + 64
+}
 
 /// An answer that is there at once.
 fn ready<'a>(observation: Observation) -> BoxFuture<'a, Result<Observation, ToolError>> {

@@ -105,6 +105,10 @@ impl Tool for Retrieval {
         format!("{}[<query>] {}", self.settings.name, self.settings.description)
     }
 
+    fn bytes_max(&self) -> u64 {
+        super::bytes_of(self.settings.output_limit as usize)
+    }
+
     fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>> {
         Box::pin(std::future::ready(self.find(input)))
     }

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::project::{Project, Ran};
-use super::server::{Server, reply};
+use super::server::{Server, Step, reply, whole};
 
 /// A project with one question, an agent and a script.
 fn agent(tools: &str, replies: &str) -> Project {
@@ -169,6 +169,35 @@ fn a_program_that_varies_is_asked_for_each_draw() {
     assert_eq!(each.runs(), 3);
     each.project.ok(&[]);
     assert_eq!(each.runs(), 3, "what was seen is remembered");
+}
+
+#[test]
+fn a_program_is_offered_in_the_form_of_the_provider() {
+    let server = Server::start(|asked| {
+        let messages = asked.body["messages"].as_array().unwrap();
+        if messages.last().unwrap()["role"] == "tool" {
+            return reply(messages.last().unwrap()["content"].as_str().unwrap());
+        }
+        let arguments = "{\"second\": 3, \"first\": 2}";
+        let call = json!({ "id": "c", "type": "function", "function": { "name": "add", "arguments": arguments } });
+        let message = json!({ "role": "assistant", "content": null, "tool_calls": [call] });
+        let body = json!({
+            "choices": [{ "index": 0, "message": message, "finish_reason": "tool_calls" }],
+            "usage": { "prompt_tokens": 9, "completion_tokens": 2 },
+        });
+        vec![Step::Write(whole(200, &body.to_string()))]
+    });
+    let add = Add::new("tool_calls = \"native\"", "");
+    let engine = server.engine("stream = false");
+    add.project.edit("pipelines/bench.toml", "backend = \"scripted\"", &engine);
+    add.project.ok(&[]);
+    let offered = server.asked.lock().unwrap()[0].body["tools"].clone();
+    let add_tool =
+        offered.as_array().unwrap().iter().find(|t| t["function"]["name"] == "add").unwrap();
+    assert_eq!(add_tool["function"]["parameters"]["required"], json!(["first", "second"]));
+    let turns = trace(&add.project);
+    assert_eq!(turns["steps"][0]["observation"], "5");
+    assert_eq!(add.project.report_rows()[0]["sample"]["answer"], "5");
 }
 
 /// What an agent sees of a program.

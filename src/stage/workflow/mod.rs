@@ -369,7 +369,7 @@ impl Workflow {
             budget: context.budget.clone(),
             tell: Arc::new(tell),
         };
-        let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access));
+        let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
@@ -453,6 +453,18 @@ impl Workflow {
             profile,
         }
     }
+}
+
+/// A budget can be held only where the price is known.
+fn check_budget(engine: &Resource, context: &Context) -> Result<(), StageError> {
+    if context.budget.is_some() && engine.backend.is_paid() && engine.backend.price().is_none() {
+        return Err(StageError::User(format!(
+            "`--budget` cannot be held: the engine `{}` has no price; add `price = {{ input = …, output = … }}` \
+             (dollars for a million tokens), or `prices = \"<file>\"`",
+            engine.stage
+        )));
+    }
+    Ok(())
 }
 
 impl Stage for Workflow {

@@ -46,13 +46,7 @@ pub(super) async fn run_all(
     let start = Instant::now();
     let (flows, engine) = workflow.sources(inputs);
     // Read once: what is used is what the key is made of, even if a file changes meanwhile.
-    if context.budget.is_some() && engine.backend.is_paid() && engine.backend.price().is_none() {
-        return Err(StageError::User(format!(
-            "`--budget` cannot be held: the engine `{}` has no price; add `price = {{ input = …, output = … }}` \
-             (dollars for a million tokens), or `prices = \"<file>\"`",
-            engine.stage
-        )));
-    }
+    super::check_budget(engine, context)?;
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
     let mut window = Window::new(workflow, context, engine.backend.price())?;

@@ -50,14 +50,15 @@ pub struct Ahead {
 
 /// Tokens that a turn has besides its text.
 const FRAME: u64 = 8;
-/// Bytes of an observation, where nothing is known of it.
-const OBSERVATION: u64 = 1024;
 
 impl Ahead {
     /// Adds a sample.
     fn add(&mut self, job: &Job, flow: &Flow, price: Price) {
         let settings = &job.settings;
         let (mut before, mut replies) = (0, 0);
+        // What cannot be read is told when it is needed.
+        let passages = settings.rag.as_ref().map_or(0, |rag| rag.bytes_max());
+        let observation = settings.tools.iter().map(|tool| tool.bytes_max()).max().unwrap_or(0);
         for step in &flow.steps {
             let text = |text: &Text| match text {
                 Text::Ready(text) => text.len() as u64,
@@ -70,9 +71,13 @@ impl Ahead {
             let shots = step.shots.iter().map(|shot| {
                 (shot.user.len() + settings.method.show(shot).len()) as u64 + 2 * FRAME
             });
+            let said = step.messages.iter().map(|said| text(&said.content) + FRAME);
             let own = step.system.as_ref().map_or(0, text)
                 + settings.instructions.len() as u64
+                + said.sum::<u64>()
                 + text(&step.user)
+                + passages
+                + step.prefill.as_ref().map_or(0, text)
                 + shots.sum::<u64>()
                 + 2 * FRAME;
             let opening = if step.continues { before + own } else { own };
@@ -83,7 +88,7 @@ impl Ahead {
             for _ in 0..settings.max_turns {
                 self.ceiling += price.ceiling(bytes + said, most);
                 self.estimate += price.ceiling(bytes / 4 + said, most);
-                bytes += OBSERVATION + 2 * FRAME;
+                bytes += observation + 2 * FRAME;
                 said += most;
                 replies += most;
             }

@@ -1,10 +1,11 @@
 //! Retrieval before the question (`rag`), whatever the method: passages of a collection stand in the prompt.
 //! Knows nothing of how the question is answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 
+use super::check_budget;
 use super::tools::corpus::{self, Corpus};
 use super::tools::{CHUNK_SIZE, CHUNK_SIZE_DEFAULT, TOP_K};
 use crate::digest::{Digest, Recipe};
@@ -140,15 +141,25 @@ impl Declared {
             digest: imported.digest,
             reranker: reranked.then(|| engine(inputs, RERANKER).identity),
             collection: Collection::new(imported.reader(self.chunk_size as usize)),
+            bytes_max: OnceLock::new(),
         })
     }
 
     /// The doors to its engines.
-    pub(super) fn open(&self, inputs: &Inputs, context: &Context, access: &Access) -> Doors {
+    pub(super) fn open(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        access: &Access,
+    ) -> Result<Doors, StageError> {
         let door = |port: &str| {
-            Client::new(engine(inputs, port).clone(), context.store.clone(), access.clone())
+            let engine = engine(inputs, port);
+            check_budget(engine, context)?;
+            let client = Client::new(engine.clone(), context.store.clone(), access.clone());
+            Ok::<_, StageError>(client)
         };
-        Doors { reranker: (self.method == "reranked").then(|| door(RERANKER)) }
+        let reranked = self.method == "reranked";
+        Ok(Doors { reranker: reranked.then(|| door(RERANKER)).transpose()? })
     }
 }
 
@@ -169,6 +180,7 @@ pub struct Rag {
     digest: Digest,
     reranker: Option<Digest>,
     collection: Collection,
+    bytes_max: OnceLock<u64>,
 }
 
 impl Rag {
@@ -184,6 +196,17 @@ impl Rag {
         });
         let recipe = recipe.field("rag", settings).input("rag corpus", self.digest);
         self.reranker.iter().fold(recipe, |recipe, engine| recipe.input(RERANKER, *engine))
+    }
+
+    /// Bytes of the most that it may put before a question; 0 where the collection cannot be read.
+    pub(super) fn bytes_max(&self) -> u64 {
+        *self.bytes_max.get_or_init(|| {
+            let Ok(Indexed { passages, .. }) = self.collection.indexed() else { return 0 };
+            let bytes = passages.iter().map(|p| (p.text.len() + p.source.len() + 16) as u64);
+            let mut longest: Vec<u64> = bytes.collect();
+            longest.sort_unstable_by(|a, b| b.cmp(a));
+            self.prompt.len() as u64 + longest.iter().take(self.top_k as usize).sum::<u64>()
+        })
     }
 
     /// The question with passages before it, and what was found.

@@ -23,7 +23,7 @@ use crate::stage::command::Group;
 use crate::stage::{Context, Setting, StageError, plain};
 use crate::store::{Store, replace_file};
 use crate::tool::parameters::{self, Parameter, TYPES};
-use crate::tool::{Answers, Observation, Tool, ToolError, limited};
+use crate::tool::{self, Answers, Observation, Tool, ToolError, limited};
 
 /// Version of how programs are called.
 const REV: u32 = 1;
@@ -316,6 +316,10 @@ impl Tool for Command {
 
     fn answers(&self) -> Answers {
         if self.deterministic { Answers::Deterministic } else { Answers::Varying }
+    }
+
+    fn bytes_max(&self) -> u64 {
+        tool::bytes_of(self.output_limit)
     }
 
     fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>> {

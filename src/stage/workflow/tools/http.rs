@@ -18,7 +18,7 @@ use url::{Host, Url};
 use crate::digest::Recipe;
 use crate::manifest::{Diagnostic, Fields, Spanned};
 use crate::stage::StageError;
-use crate::tool::{Answers, Observation, Tool, ToolError, limited};
+use crate::tool::{self, Answers, Observation, Tool, ToolError, limited};
 
 /// Version of how pages are fetched and shown.
 const REV: u32 = 1;
@@ -138,15 +138,18 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// Looks names up, and leaves out private addresses. Addresses that the list writes as numbers are not looked
-/// up, and so are those that the manifest has allowed.
-struct Public;
+/// up: they are listed knowingly, as is `localhost`.
+struct Public {
+    localhost: bool,
+}
 
 impl Resolve for Public {
     fn resolve(&self, name: Name) -> Resolving {
+        let is_listed = self.localhost && name.as_str() == "localhost";
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let (private, public): (Vec<SocketAddr>, Vec<SocketAddr>) =
-                found.partition(|address| is_private(address.ip()));
+                found.partition(|address| is_private(address.ip()) && !is_listed);
             if public.is_empty() && !private.is_empty() {
                 let words =
                     "it is an address of a private network; `private_addresses = true` allows it";
@@ -174,10 +177,10 @@ impl Declared {
             // A proxy is for the world outside.
             builder = builder.no_proxy();
         }
-        // A name that stands for this machine was listed knowingly.
-        let listed = self.allow.iter().any(|url| url.host() == Some(Host::Domain("localhost")));
-        if !self.private_addresses && !listed {
-            builder = builder.dns_resolver(Arc::new(Public));
+        if !self.private_addresses {
+            let localhost = Some(Host::Domain("localhost"));
+            let localhost = self.allow.iter().any(|url| url.host() == localhost);
+            builder = builder.dns_resolver(Arc::new(Public { localhost }));
         }
         let client = builder
             .build()
@@ -293,6 +296,10 @@ impl Tool for Http {
         if self.deterministic { Answers::Deterministic } else { Answers::Varying }
     }
 
+    fn bytes_max(&self) -> u64 {
+        tool::bytes_of(self.output_limit)
+    }
+
     fn call<'a>(&'a self, input: &'a str) -> BoxFuture<'a, Result<Observation, ToolError>> {
         self.fetch(input).boxed()
     }
@@ -353,8 +360,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_leads_home_is_refused() {
-        let name: Name = "localhost".parse().unwrap();
-        let error = Public.resolve(name).await.err().expect("it is this machine");
+        let resolve = |localhost| Public { localhost }.resolve("localhost".parse().unwrap());
+        let error = resolve(false).await.err().expect("it is this machine");
         assert!(error.to_string().contains("private network"), "{error}");
+        assert!(resolve(true).await.is_ok());
     }
 }
