@@ -23,7 +23,7 @@ impl AgentTrace {
     /// Of a sample; `None` where no method with tools was at work.
     pub fn of(sample: &Sample) -> Option<AgentTrace> {
         let traces = || sample.steps.iter().filter_map(|step| step.trace.as_ref());
-        let termination_reason = traces().last()?.termination_reason;
+        let termination_reason = traces().next_back()?.termination_reason;
         let steps: Vec<TraceStep> = traces().flat_map(|trace| trace.steps.clone()).collect();
         let called = |wanted: bool| {
             let ended = steps.iter().filter(|step| step.action.is_some());
