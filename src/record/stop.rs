@@ -310,6 +310,7 @@ mod tests {
         let rule = || StopRule { ci_half_width: Some(0.1), ..StopRule::default() };
         let (one, _) = rows(rule(), 1, |row, _| row % 5 > 0);
         let (copied, _) = rows(rule(), 4, |row, _| row % 5 > 0);
-        assert!((100..250).contains(&one) && copied >= one, "{one} {copied}");
+        // Taken as independent answers, four draws of a row would end it at a quarter of the rows.
+        assert!((100..250).contains(&one) && copied > one * 3 / 4, "{one} {copied}");
     }
 }
