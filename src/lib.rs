@@ -23,6 +23,9 @@
 //!                 └ memory, disk, an equal request in flight, a permit of the engine, the engine
 //! ```
 //!
+//! Scoring compares texts (`scorer`, pure) and acts where it has to: a judge, an embedding, the tests of code, a
+//! program (`stage/workflow/scoring`).
+//!
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
 //!
 //! # The files we write

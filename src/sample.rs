@@ -78,6 +78,8 @@ pub enum ResponseFormat {
     Regex(String),
     /// Text of this grammar, in the notation of the engine (Lark for mistral.rs, GBNF for llama.cpp).
     Grammar(String),
+    /// No text but the embedding of the one message, as a JSON list of numbers.
+    Embedding,
 }
 
 /// Sampling settings in OpenAI's spelling. All of them are semantic.
@@ -472,14 +474,85 @@ impl Outcome {
 pub struct Score {
     /// The scorer's name.
     pub scorer: String,
-    /// 0 is wrong, 1 is right.
-    pub value: f64,
+    /// 0 is wrong, 1 is right. Null where the scorer came to no verdict: that is neither.
+    pub value: Option<f64>,
+    /// Why there is no value, in a word.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unscored: Option<Unscored>,
     /// The target that gave the best value.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub matched: Option<String>,
     /// What the scorer compared, after its own reading of the answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parsed: Option<String>,
+    /// What the scorer has to say: a judge's reason, the first field that differs, the end of a failed test.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// Keys of the requests that it made, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub requests: Vec<Key>,
+}
+
+impl Score {
+    /// No verdict yet.
+    pub fn new(scorer: &str) -> Self {
+        Score {
+            scorer: scorer.to_owned(),
+            value: None,
+            unscored: None,
+            matched: None,
+            parsed: None,
+            detail: None,
+            requests: Vec::new(),
+        }
+    }
+
+    /// No verdict, and why.
+    pub fn none(scorer: &str, unscored: Unscored, detail: impl Into<String>) -> Self {
+        Score { unscored: Some(unscored), detail: Some(detail.into()), ..Score::new(scorer) }
+    }
+
+    /// Whether the scorer holds the answer fully right; `None` where it came to no verdict.
+    pub fn is_right(&self) -> Option<bool> {
+        self.value.map(|value| value >= 1.0)
+    }
+}
+
+/// Why a scorer came to no verdict on an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unscored {
+    /// A judge's reply holds none of the verdicts that the manifest knows.
+    UnparsableVerdict,
+    /// The judge's provider withheld its reply, or the question does not fit.
+    JudgeRefused,
+    /// The row has no target, and the scorer needs one.
+    NoTarget,
+    /// A program said so itself.
+    Abstained,
+}
+
+impl Unscored {
+    /// The name in records and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unscored::UnparsableVerdict => "unparsable_verdict",
+            Unscored::JudgeRefused => "judge_refused",
+            Unscored::NoTarget => "no_target",
+            Unscored::Abstained => "abstained",
+        }
+    }
+}
+
+/// What one extractor took out of the final reply, and what scorers say of that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The extractor's name.
+    pub extractor: String,
+    /// The answer; null where it found none.
+    pub answer: Option<String>,
+    /// Empty without an answer.
+    pub scores: Vec<Score>,
 }
 
 /// Why an agent stopped.
@@ -597,6 +670,10 @@ pub struct Sample {
     pub targets: Vec<String>,
     /// Empty unless answered.
     pub scores: Vec<Score>,
+    /// What each extractor took out of the final reply; the first one's answer and scores are those above. Empty
+    /// where the manifest names no extractors.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub readings: Vec<Reading>,
     /// Each step with its transcript.
     pub steps: Vec<StepRun>,
     /// For grouping.
@@ -606,7 +683,7 @@ pub struct Sample {
 impl Sample {
     /// The value of a scorer, where there is one.
     pub fn score(&self, scorer: &str) -> Option<f64> {
-        self.scores.iter().find(|score| score.scorer == scorer).map(|score| score.value)
+        self.scores.iter().find(|score| score.scorer == scorer).and_then(|score| score.value)
     }
 }
 
@@ -620,6 +697,18 @@ mod tests {
         assert_eq!(Usage::ZERO.plus(known), known);
         let half = Usage::counted(Some(1), None, TokenSource::Chunks);
         assert_eq!(known.plus(half), Usage::counted(Some(4), None, TokenSource::Mixed));
+    }
+
+    #[test]
+    fn a_score_of_before_verdicts_could_fail_is_still_read() {
+        let score: Score =
+            serde_json::from_str("{\"scorer\": \"f1\", \"value\": 0.5, \"parsed\": \"x\"}")
+                .unwrap();
+        assert_eq!((score.value, score.is_right()), (Some(0.5), Some(false)));
+        let none = Score::none("judge", Unscored::UnparsableVerdict, "hm");
+        let json = serde_json::to_value(&none).unwrap();
+        assert_eq!(json["value"], Value::Null);
+        assert_eq!(json["unscored"], Unscored::UnparsableVerdict.name());
     }
 
     #[test]

@@ -316,6 +316,9 @@ fn done_line(finished: &Finished) -> Value {
             "accuracy_ci": summary.accuracy_ci,
             "accuracy_by": summary.accuracy_by,
             "stopping": summary.stopping,
+            "unscored": summary.unscored,
+            "extractors": summary.extractors,
+            "warnings": summary.warnings(),
         })
     };
     let mut time = Map::new();
@@ -382,6 +385,7 @@ fn summary(finished: &Finished, context: &Context) -> String {
         if let Some(stopping) = &summary.stopping {
             lines.push(format!("{:width$}  {}", "", stopping.words()));
         }
+        lines.extend(summary.warnings().iter().map(|warning| format!("warning: {warning}")));
     }
     for stage in record.stages.iter().filter(|stage| stage.error.is_some()) {
         lines.push(format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));

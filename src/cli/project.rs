@@ -117,7 +117,7 @@ impl Project {
             stop: CancellationToken::new(),
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),
-            programs: tokio::sync::Semaphore::new(cores),
+            programs: Arc::new(tokio::sync::Semaphore::new(cores)),
             // Half of the machine: something else is running on it, too.
             memory: Arc::new(Memory::new(system.total_memory() / 2)),
             budget: options.budget.map(|dollars| Arc::new(Budget::new(dollars))),

@@ -245,6 +245,10 @@ pub trait Backend: Send + Sync {
     fn price(&self) -> Option<Price> {
         None
     }
+    /// Whether it answers requests for embeddings.
+    fn embeds(&self) -> bool {
+        false
+    }
     /// Whether its tokens cost money that a budget has to hold, even if the price is unknown.
     fn is_paid(&self) -> bool {
         false

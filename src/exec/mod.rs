@@ -213,7 +213,7 @@ impl Run {
     async fn tell(&self, i: usize, outcome: Outcome, start: Instant) {
         let node = &self.graph.nodes()[i];
         let summary = match &outcome.artifact {
-            Some(Artifact::Samples(samples)) => Some(samples.summary.clone()),
+            Some(Artifact::Samples(samples)) => Some(samples.summary.clone().into()),
             _ => None,
         };
         let result = match &outcome.artifact {

@@ -22,6 +22,14 @@ pub struct Spanned<T> {
     pub span: Span,
 }
 
+/// An item of a list that holds words and tables.
+pub enum WordOrTable<'a> {
+    /// A word.
+    Word(Spanned<String>),
+    /// A table with settings.
+    Table(Fields<'a>),
+}
+
 /// A table being read.
 pub struct Fields<'a> {
     /// What the table is, for messages: "stage `ask`".
@@ -298,7 +306,7 @@ impl<'a> Fields<'a> {
     /// One of a set of words.
     pub fn choice(&self, name: &str, known: &[&str]) -> Option<Spanned<String>> {
         let text = self.text(name)?;
-        self.check_choice(name, &text, known).then_some(text)
+        self.is_one_of(name, &text, known).then_some(text)
     }
 
     /// Words, each of a set and none twice.
@@ -308,14 +316,15 @@ impl<'a> Fields<'a> {
             if kept.contains(&text.value) {
                 let message = format!("`{}` stands twice in `{name}`", text.value);
                 self.error(Diagnostic::at(text.span, message));
-            } else if self.check_choice(name, &text, known) {
+            } else if self.is_one_of(name, &text, known) {
                 kept.push(text.value);
             }
         }
         Some(kept)
     }
 
-    fn check_choice(&self, name: &str, text: &Spanned<String>, known: &[&str]) -> bool {
+    /// Whether a word of a field is known; an error where it is not.
+    pub fn is_one_of(&self, name: &str, text: &Spanned<String>, known: &[&str]) -> bool {
         let found = known.contains(&text.value.as_str());
         if !found {
             let one = name.strip_suffix('s').unwrap_or(name);
@@ -405,6 +414,28 @@ impl<'a> Fields<'a> {
             }
         }
         out
+    }
+
+    /// A list of words and tables; one of them may stand alone.
+    pub fn entries(&self, name: &str) -> Option<Vec<WordOrTable<'a>>> {
+        let node = self.node(name)?;
+        let nodes = match &node.item {
+            Item::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(node),
+        };
+        let mut out = Vec::new();
+        for (i, node) in nodes.iter().enumerate() {
+            match &node.item {
+                Item::Table(table) => {
+                    let what = format!("`{name}` {} of {}", i + 1, self.what);
+                    let fields = Fields::new(what, node.span, table, self.context, self.sink);
+                    out.push(WordOrTable::Table(fields));
+                }
+                Item::Text(_) => out.extend(self.text_of(name, node).map(WordOrTable::Word)),
+                _ => self.wrong_type(name, node, "a list of words and tables"),
+            }
+        }
+        Some(out)
     }
 
     /// A list of plain values, rendered, as JSON with their places.

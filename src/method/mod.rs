@@ -8,6 +8,7 @@ use crate::tool::Tool;
 
 pub mod answer;
 mod cot;
+pub mod extract;
 mod naive;
 pub mod react;
 

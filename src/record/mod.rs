@@ -21,7 +21,7 @@ pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
 pub use speed::{InFlight, Speed, Steady, Timing};
 pub use stop::{StopRule, Stopper, Stopping};
-pub use tally::{Tally, TallySummary};
+pub use tally::{ExtractorSummary, Tally, TallySummary};
 
 /// Version of the JSON of records and events; a test keeps one old file of each.
 pub const RECORD_VERSION: u32 = 1;
@@ -156,16 +156,29 @@ impl RequestObserved {
 pub struct Observed {
     /// Where the sample as a whole came from: live when any of its parts ran in this run.
     pub served_from: ServedFrom,
-    /// From its start to its score.
+    /// From its start to its answer.
     pub wall_ms: f64,
     /// In order.
     pub requests: Vec<RequestObserved>,
     /// Scoring.
     pub metrics_ms: Option<f64>,
+    /// Requests of scorers, such as those to a judge. They count for costs, and not for the speed of the engine
+    /// that is tested.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub scoring: Vec<ScorerRequest>,
+}
+
+/// A request that a scorer made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScorerRequest {
+    /// The scorer's name.
+    pub scorer: String,
+    /// What was observed of it.
+    pub request: RequestObserved,
 }
 
 impl Observed {
-    /// The sample's latency: from its start to its score, without the wait for the engine's permit, which
+    /// The sample's latency: from its start to its answer, without the wait for the engine's permit, which
     /// says how much else was asked and nothing about the sample.
     pub fn latency_ms(&self) -> f64 {
         let queued =
@@ -186,18 +199,24 @@ impl Observed {
 
     /// The same sample as it looks when it is served from the store: the times are those of the look-up.
     pub fn replayed(&self, served_from: ServedFrom, wall_ms: f64) -> Observed {
-        let requests = self
-            .requests
-            .iter()
-            .map(|request| RequestObserved {
-                served_from,
-                phases_ms: PhasesMs::new(),
-                attempts: 0,
-                retries: Vec::new(),
-                timing: None,
-                ..request.clone()
-            })
-            .collect();
-        Observed { served_from, wall_ms, requests, metrics_ms: None }
+        let replayed = |request: &RequestObserved| RequestObserved {
+            served_from,
+            phases_ms: PhasesMs::new(),
+            attempts: 0,
+            retries: Vec::new(),
+            timing: None,
+            ..request.clone()
+        };
+        let scoring = self.scoring.iter().map(|made| ScorerRequest {
+            scorer: made.scorer.clone(),
+            request: replayed(&made.request),
+        });
+        Observed {
+            served_from,
+            wall_ms,
+            requests: self.requests.iter().map(replayed).collect(),
+            metrics_ms: None,
+            scoring: scoring.collect(),
+        }
     }
 }

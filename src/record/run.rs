@@ -116,7 +116,7 @@ pub enum Event {
         /// From its first work to its end.
         wall_ms: f64,
         /// Metrics of a workflow.
-        summary: Option<TallySummary>,
+        summary: Option<Box<TallySummary>>,
         /// Why it failed or was skipped.
         error: Option<String>,
     },
@@ -361,7 +361,7 @@ impl RunRecord {
                     run.recipe = *recipe;
                     run.result = *result;
                     run.wall_ms = Some(*wall_ms);
-                    run.summary.clone_from(summary);
+                    run.summary = summary.as_deref().cloned();
                     run.error.clone_from(error);
                 }
             }

@@ -84,9 +84,9 @@ impl Metric {
         };
         let asked = sample.outcome.is_final();
         let graded = matches!(self, Metric::Scorer(_));
-        let value = score.map(|score| match graded {
+        let value = score.and_then(|score| match graded {
             true => score.value,
-            false => f64::from(u8::from(score.value >= 1.0)),
+            false => score.is_right().map(|right| f64::from(u8::from(right))),
         });
         let unanswered = asked && sample.outcome != Outcome::Answered;
         let value = value.or((*self == Metric::AccuracyAll && unanswered).then_some(0.0));
@@ -395,12 +395,7 @@ mod tests {
     /// A draw: an answer, or "" for none; right where it is "7".
     fn sample(flow: &str, epoch: u32, answer: &str) -> Sample {
         let value = f64::from(u8::from(answer == "7"));
-        let score = |scorer: &str, value| Score {
-            scorer: scorer.into(),
-            value,
-            matched: None,
-            parsed: None,
-        };
+        let score = |scorer: &str, value| Score { value: Some(value), ..Score::new(scorer) };
         let answered = !answer.is_empty();
         Sample {
             flow: flow.to_owned(),
@@ -415,6 +410,7 @@ mod tests {
                 true => vec![score("exact_match", value), score("f1", value / 2.0)],
                 false => vec![],
             },
+            readings: vec![],
             steps: vec![],
             tags: BTreeMap::from([("passage".to_owned(), flow[..1].to_owned())]),
         }

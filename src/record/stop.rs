@@ -267,7 +267,8 @@ mod tests {
             detail: None,
             answer: None,
             targets: vec![],
-            scores: vec![Score { scorer: "x".into(), value, matched: None, parsed: None }],
+            scores: vec![Score { value: Some(value), ..Score::new("x") }],
+            readings: vec![],
             steps: vec![],
             tags: BTreeMap::new(),
         }

@@ -12,10 +12,10 @@ use super::markdown::{
     Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
     metric, moment, outcomes, params, percent, rate, revision, scorers, settings,
 };
-use super::{Cell, Report, Row, analysis, speed};
+use super::{Cell, Report, Row, analysis, quality, speed};
 use crate::digest::{Digest, Key};
 use crate::record::RequestObserved;
-use crate::sample::{Role, Sample, Score, Trace};
+use crate::sample::{Reading, Role, Sample, Score, Trace};
 use crate::stats::Summary;
 
 const PAGE: &str = include_str!("report.html");
@@ -88,6 +88,9 @@ fn page(report: &Report) -> Value {
         measures => analysis::measures(report),
         comparisons => analysis::comparisons(report),
         comparisons_note => analysis::NOTE,
+        warnings => quality::warnings(report),
+        extractors => quality::extractors(report),
+        extractors_note => quality::NOTE,
         speed => speed::overview(report),
         speed_note => speed::NOTE,
         costs => speed::costs(report),
@@ -345,6 +348,7 @@ struct SampleView<'a> {
     detail: Option<&'a str>,
     epoch: u32,
     scores: &'a [Score],
+    readings: &'a [Reading],
     steps: Vec<StepView<'a>>,
     tags: Vec<Option<usize>>,
     key: Key,
@@ -421,11 +425,12 @@ impl<'a> SampleView<'a> {
             question: question(sample).map(|text| texts.position(text)),
             answer: sample.answer.as_deref().map(|text| texts.position(text)),
             targets: sample.targets.iter().map(|text| texts.position(text)).collect(),
-            right: sample.scores.first().map(|score| score.value >= 1.0),
+            right: sample.scores.first().and_then(Score::is_right),
             outcome: sample.outcome.name(),
             detail: sample.detail.as_deref(),
             epoch: sample.epoch,
             scores: &sample.scores,
+            readings: &sample.readings,
             steps,
             tags: tags
                 .iter()

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Cell, Report, RunInfo, analysis, speed};
+use super::{Cell, Report, RunInfo, analysis, quality, speed};
 use crate::record::TallySummary;
-use crate::sample::Outcome;
+use crate::sample::{Outcome, Score};
 
 /// What stands where there is no value: an unknown number is never shown as zero.
 pub(super) const ABSENT: &str = "–";
@@ -38,6 +38,12 @@ pub fn markdown(report: &Report) -> String {
         escape(&revision(run)),
         escape(&run.tool)
     ));
+    let warnings = quality::warnings(report);
+    if !warnings.is_empty() {
+        blocks.push("## Warnings".to_owned());
+        let lines: Vec<_> = warnings.iter().map(|line| format!("- {}", escape(line))).collect();
+        blocks.push(lines.join("\n"));
+    }
     blocks.push("## Metrics".to_owned());
     blocks.push(numbers(&metrics(report)));
     blocks.extend(analysis::stopped(report).into_iter().map(|line| escape(&line)));
@@ -47,6 +53,11 @@ pub fn markdown(report: &Report) -> String {
         blocks.push("## Comparisons".to_owned());
         blocks.push(numbers(&table));
         blocks.push(analysis::NOTE.to_owned());
+    }
+    if let Some(extractors) = quality::extractors(report) {
+        blocks.push("## Extractors".to_owned());
+        blocks.push(numbers(&extractors));
+        blocks.push(quality::NOTE.to_owned());
     }
     blocks.push("## Outcomes".to_owned());
     blocks.push(numbers(&outcome_table(report)));
@@ -181,8 +192,9 @@ fn unanswered() -> impl Iterator<Item = Outcome> {
 
 fn outcome_counts(cell: &Cell) -> Vec<u64> {
     let of = |outcome: Outcome| cell.summary.outcomes.get(outcome.name()).copied().unwrap_or(0);
-    // Without targets nobody knows whether an answer is right, so such samples are not wrong.
-    let scored = cell.samples.iter().filter(|row| !row.sample.scores.is_empty()).count() as u64;
+    // Without targets or a verdict nobody knows whether an answer is right, so such samples are not wrong.
+    let judged = |row: &&super::Row| row.sample.scores.first().and_then(Score::is_right).is_some();
+    let scored = cell.samples.iter().filter(judged).count() as u64;
     let right = cell.summary.correct;
     let not_scored = of(Outcome::Answered).saturating_sub(scored);
     let mut counts = vec![right, scored.saturating_sub(right), not_scored];
@@ -230,6 +242,7 @@ pub(super) fn settings(cell: &Cell) -> Table {
     ];
     rows.extend(cell.config.iter().map(|(name, value)| row("config", name, plain(value))));
     rows.extend(cell.execution.iter().map(|(name, value)| row("execution", name, plain(value))));
+    rows.extend(cell.scorers.iter().map(|(name, source)| row("scorer", name, source.clone())));
     rows.extend(cell.engine.iter().map(|(name, value)| row("engine", name, plain(value))));
     rows.extend(cell.inputs.iter().map(|(port, digest)| row("input", port, digest.clone())));
     Table { head: ["part", "setting", "value"].map(str::to_owned).to_vec(), rows }
@@ -415,16 +428,14 @@ pub(super) mod tests {
         Observed, Phase, PhasesMs, Price, ProfileBuilder, RequestObserved, ServedFrom, Timing,
     };
     use crate::report::{CellInfo, REPORT_VERSION, Row};
-    use crate::sample::{Message, Role, Sample, Score, StepRun, TokenSource, Usage};
+    use crate::sample::{Message, Role, Sample, StepRun, TokenSource, Usage};
 
     /// A sample with one example before its question; without an answer it was cut off.
     pub(in crate::report) fn row(flow: &str, answer: Option<&str>, right: Option<bool>) -> Row {
         let key = Recipe::new("sample", 1).key();
         let score = |right| Score {
-            scorer: "exact_match".to_owned(),
-            value: if right { 1.0 } else { 0.0 },
-            matched: None,
-            parsed: None,
+            value: Some(if right { 1.0 } else { 0.0 }),
+            ..Score::new("exact_match")
         };
         let transcript = vec![
             Message::new(Role::System, "Be brief."),
@@ -453,6 +464,7 @@ pub(super) mod tests {
             answer: answer.map(str::to_owned),
             targets: vec!["42".to_owned()],
             scores: right.into_iter().map(score).collect(),
+            readings: Vec::new(),
             steps: vec![step],
             tags: BTreeMap::from([("topic".to_owned(), flow.to_owned())]),
         };
@@ -478,6 +490,7 @@ pub(super) mod tests {
             wall_ms: 1500.0,
             requests: vec![request],
             metrics_ms: Some(0.25),
+            scoring: Vec::new(),
         };
         Row::new(sample, observed)
     }
@@ -492,6 +505,8 @@ pub(super) mod tests {
             engine: BTreeMap::from([("model".to_owned(), json!("tiny|model"))]),
             admission: "4 at once: set in the manifest".to_owned(),
             price: Some(Price { input: 10.0, output: 100.0, cached_input: None }),
+            scorers: BTreeMap::from([("exact_match".to_owned(), "SQuAD".to_owned())]),
+            scorer_prices: BTreeMap::new(),
             profile: {
                 let mut profile = ProfileBuilder::default();
                 observed.iter().for_each(|observed| profile.add(observed));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::record::scores::{Comparison, Measure};
-use crate::record::{Observed, Price, Profile, ServedFrom, Tally, TallySummary};
+use crate::record::{Observed, Price, Profile, RequestObserved, ServedFrom, Tally, TallySummary};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
@@ -14,6 +14,7 @@ mod agent;
 mod analysis;
 mod html;
 mod markdown;
+mod quality;
 mod speed;
 
 pub use agent::AgentTrace;
@@ -87,6 +88,9 @@ pub struct Cell {
     pub config: BTreeMap<String, Value>,
     /// Effective execution settings.
     pub execution: BTreeMap<String, Value>,
+    /// Scorers by name, each with where its definition comes from.
+    #[serde(default)]
+    pub scorers: BTreeMap<String, String>,
     /// Digests of what it read, by port.
     pub inputs: BTreeMap<String, String>,
     /// The engine: backend, model, identity.
@@ -112,6 +116,12 @@ pub struct Cell {
     pub usage: Usage,
     /// What they cost, where somebody has said what tokens cost.
     pub cost: Option<Cost>,
+    /// What requests of scorers cost, by scorer, where somebody has said what their tokens cost.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub scorer_costs: BTreeMap<String, Cost>,
+    /// What the numbers should not be read without, such as a gap between the scorers of form and content.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
     /// Output tokens a second of engine time, over live requests; null without any.
     pub tokens_per_s: Option<f64>,
     /// Samples a second of wall time, over live samples; null without any.
@@ -133,7 +143,21 @@ pub struct Cost {
 
 impl Cost {
     fn of(price: Price, samples: &[Row]) -> Cost {
-        let requests = || samples.iter().flat_map(|row| &row.observed.requests);
+        Cost::of_requests(price, || samples.iter().flat_map(|row| &row.observed.requests))
+    }
+
+    /// Of the requests of one scorer.
+    fn of_scorer(price: Price, samples: &[Row], scorer: &str) -> Cost {
+        Cost::of_requests(price, || {
+            let made = samples.iter().flat_map(|row| &row.observed.scoring);
+            made.filter(|made| made.scorer == scorer).map(|made| &made.request)
+        })
+    }
+
+    fn of_requests<'a, I: Iterator<Item = &'a RequestObserved>>(
+        price: Price,
+        requests: impl Fn() -> I,
+    ) -> Cost {
         let sum = |live: bool| {
             let some = requests().filter(|r| (r.served_from == ServedFrom::Live) == live);
             // Adding zero to nothing at all makes it a zero without a sign.
@@ -191,6 +215,12 @@ pub struct CellInfo {
     pub admission: String,
     /// What tokens cost.
     pub price: Option<Price>,
+    /// Scorers by name, each with where its definition comes from.
+    #[serde(default)]
+    pub scorers: BTreeMap<String, String>,
+    /// What tokens of scorers cost, by scorer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub scorer_prices: BTreeMap<String, Price>,
     /// Where the time went.
     pub profile: Profile,
 }
@@ -227,17 +257,25 @@ impl Cell {
             *values.entry(tag.clone()).or_default() += 1;
         }
         let wall_ms = info.profile.total_wall_time_ms;
+        let summary = tally.summary();
+        let scorer_cost = |(scorer, price): (String, Price)| {
+            let cost = Cost::of_scorer(price, &samples, &scorer);
+            (scorer, cost)
+        };
         Cell {
+            scorer_costs: info.scorer_prices.into_iter().map(scorer_cost).collect(),
+            warnings: summary.warnings(),
             name: name.to_owned(),
             key,
             result,
             method: info.method,
             config: info.config,
             execution: info.execution,
+            scorers: info.scorers,
             inputs: info.inputs,
             engine: info.engine,
             admission: info.admission,
-            summary: tally.summary(),
+            summary,
             measures: Vec::new(),
             by_tag: groups
                 .into_iter()

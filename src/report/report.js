@@ -221,6 +221,7 @@
       "div", { class: "sheet" },
       factList(facts),
       section("Scores", row.scores, scoreTable),
+      section("Extractors", row.readings, readingTable),
       ...row.steps.flatMap((step) => [
         el("h4", {}, `Step ${step.id}`),
         ...step.transcript.map(turn),
@@ -259,10 +260,24 @@
   }
 
   function scoreTable(scores) {
-    const value = (score) => (Number.isInteger(score.value) ? String(score.value) : score.value.toFixed(3));
     return grid(
-      ["scorer", "value", "best target", "compared"],
-      scores.map((score) => [score.scorer, value(score), orDash(score.matched), orDash(score.parsed)]),
+      ["scorer", "value", "best target", "compared", "detail"],
+      scores.map((score) => [
+        score.scorer, scoreValue(score), orDash(score.matched), orDash(score.parsed), orDash(score.detail),
+      ]),
+    );
+  }
+
+  function scoreValue(score) {
+    if (score.value === null) return `no verdict: ${orDash(score.unscored).replace(/_/g, " ")}`;
+    return Number.isInteger(score.value) ? String(score.value) : score.value.toFixed(3);
+  }
+
+  function readingTable(readings) {
+    const values = (scores) => scores.map((score) => `${score.scorer} ${scoreValue(score)}`).join(", ");
+    return grid(
+      ["extractor", "answer", "scores"],
+      readings.map((reading) => [reading.extractor, orDash(reading.answer), orDash(values(reading.scores))]),
     );
   }
 

@@ -4,8 +4,9 @@
 use minijinja::{Value, context};
 
 use super::markdown::{ABSENT, Table, count, count_or_absent, duration, rate};
-use super::{Cell, Report};
+use super::{Cell, Cost, Report};
 use crate::record::Speed;
+use crate::sample::Usage;
 use crate::stats::Summary;
 
 /// Below this many values a 99th percentile is the largest few of them.
@@ -101,21 +102,29 @@ pub(super) fn costs(report: &Report) -> Option<Table> {
         "spent",
         "saved by the store",
     ];
-    let row = |cell: &Cell| {
-        let cost = cell.cost.as_ref()?;
+    let row = |name: String, usage: &Usage, cost: &Cost| {
         let price = cost.price;
         let cached =
             price.cached_input.map_or_else(|| ABSENT.to_owned(), |price| price.to_string());
-        Some(vec![
-            cell.name.clone(),
+        vec![
+            name,
             format!("{} / {} / {cached}", price.input, price.output),
-            count_or_absent(cell.usage.input_tokens),
-            count_or_absent(cell.usage.output_tokens),
+            count_or_absent(usage.input_tokens),
+            count_or_absent(usage.output_tokens),
             dollars(cost.spent),
             dollars(cost.saved),
-        ])
+        ]
     };
-    let rows: Vec<_> = report.cells.iter().filter_map(row).collect();
+    let mut rows = Vec::new();
+    for cell in &report.cells {
+        rows.extend(cell.cost.as_ref().map(|cost| row(cell.name.clone(), &cell.usage, cost)));
+        for (scorer, cost) in &cell.scorer_costs {
+            let made = cell.samples.iter().flat_map(|row| &row.observed.scoring);
+            let made = made.filter(|made| made.scorer == *scorer);
+            let usage = made.fold(Usage::ZERO, |sum, made| sum.plus(made.request.usage));
+            rows.push(row(format!("{}: scorer {scorer}", cell.name), &usage, cost));
+        }
+    }
     (!rows.is_empty()).then(|| Table { head: head.map(str::to_owned).to_vec(), rows })
 }
 

@@ -1,31 +1,59 @@
 //! Overlap of words, counted as a multiset. Knows nothing of their order.
 
-use std::collections::BTreeMap;
-
-use super::{Compared, Scorer, normal};
+use super::{Compared, Scorer, Texts};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "f1",
-    rev: 1,
-    source: "SQuAD 1.1 evaluation (Rajpurkar et al. 2016): harmonic mean of token precision and recall",
+    rev: 2,
+    source: "SQuAD 1.1 evaluation (Rajpurkar et al. 2016): harmonic mean of token precision and recall; as in DROP \
+             (Dua et al. 2019) an answer without any of the target's numbers shares nothing with it",
     compare,
 };
 
-fn compare(answer: &str, target: &str) -> Compared {
-    let (answer, target) = (normal::text(answer), normal::text(target));
-    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-    for word in target.split_whitespace() {
-        *open.entry(word).or_default() += 1;
-    }
-    let mut shared = 0_usize;
-    for word in answer.split_whitespace() {
-        if let Some(left) = open.get_mut(word).filter(|left| **left > 0) {
-            *left -= 1;
-            shared += 1;
+fn compare(texts: &Texts<'_>) -> Compared {
+    let answer = texts.normal();
+    let mut said: Vec<&str> = answer.split_ascii_whitespace().collect();
+    said.sort_unstable();
+    let mut wanted = Vec::new();
+    let values = texts.accepted().iter().map(|target| {
+        if !answer.is_empty() && target.whole == answer {
+            return 1.0;
         }
+        let each = target.cores().map(|core| {
+            wanted.clear();
+            wanted.extend(core.split_ascii_whitespace());
+            wanted.sort_unstable();
+            overlap(&said, &wanted)
+        });
+        each.fold(0.0, f64::max)
+    });
+    Compared::best(values, Some(answer.to_owned()))
+}
+
+/// 2·P·R/(P+R) of two sorted lists, with P = shared/said and R = shared/wanted.
+fn overlap(said: &[&str], wanted: &[&str]) -> f64 {
+    let (mut i, mut j, mut shared) = (0, 0, 0_usize);
+    let (mut numbers, mut shared_numbers) = (false, false);
+    while j < wanted.len() {
+        numbers |= is_number(wanted[j]);
+        while i < said.len() && said[i] < wanted[j] {
+            i += 1;
+        }
+        if i < said.len() && said[i] == wanted[j] {
+            shared_numbers |= is_number(wanted[j]);
+            shared += 1;
+            i += 1;
+        }
+        j += 1;
     }
-    let (said, wanted) = (answer.split_whitespace().count(), target.split_whitespace().count());
-    // 2·P·R/(P+R) with P = shared/said and R = shared/wanted.
-    let value = if shared == 0 { 0.0 } else { 2.0 * shared as f64 / (said + wanted) as f64 };
-    Compared { value, parsed: Some(answer) }
+    if shared == 0 || numbers && !shared_numbers {
+        return 0.0;
+    }
+    2.0 * shared as f64 / (said.len() + wanted.len()) as f64
+}
+
+fn is_number(word: &str) -> bool {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
 }

@@ -3,6 +3,7 @@
 //! SQuAD's rules are: lower case, no punctuation, no articles, single spaces. Taken literally they make
 //! 3.14 equal 314, -5 equal 5, and "J. K. Rowling" differ from "JK Rowling". So here a point or comma
 //! inside a number and a sign before it are part of the number, and lone letters join into initials.
+//! `&` is "and", and "nine" is 9, as people who judge answers hold them.
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -11,59 +12,168 @@ use unicode_normalization::UnicodeNormalization;
 /// Digits of a number, before and after the point, and of its power of ten.
 const DIGITS_MAX: usize = 300;
 
-/// Lower case, compatibility characters folded, punctuation to spaces, initials joined, articles gone.
+/// Small numbers as words, and as digits (from the VQA evaluation, Antol et al. 2015). Without "one", which is
+/// as often no number: "one of the four" does not say 1.
+const NUMBER_WORDS: &[(&str, &str)] = &[
+    ("zero", "0"),
+    ("two", "2"),
+    ("three", "3"),
+    ("four", "4"),
+    ("five", "5"),
+    ("six", "6"),
+    ("seven", "7"),
+    ("eight", "8"),
+    ("nine", "9"),
+    ("ten", "10"),
+    ("eleven", "11"),
+    ("twelve", "12"),
+];
+
+/// Lower case, compatibility characters folded, punctuation to spaces, `&` to "and", small number words to
+/// digits, initials joined, articles gone.
 pub fn text(raw: &str) -> String {
-    // Of ASCII, as most answers are, both give the same, and this one needs no tables.
-    let folded: Vec<char> = match raw.is_ascii() {
-        true => raw.chars().map(|c| c.to_ascii_lowercase()).collect(),
-        false => raw.nfkc().flat_map(char::to_lowercase).collect(),
-    };
-    let mut plain = String::with_capacity(raw.len());
-    for (i, &c) in folded.iter().enumerate() {
-        let before = i.checked_sub(1).map(|j| folded[j]);
-        let after = folded.get(i + 1).copied();
-        let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    normal(raw, false)
+}
+
+/// The same with each possessive `'s` gone: "Crawford's career" holds "Crawford". `None` where that changes
+/// nothing.
+pub fn text_without_possessives(raw: &str) -> Option<String> {
+    let has = |mark: &str| raw.contains(mark);
+    (has("'s") || has("’s") || has("'S") || has("’S")).then(|| normal(raw, true))
+}
+
+fn normal(raw: &str, drop_possessives: bool) -> String {
+    let mut words = Words::with_capacity(raw.len() + 4);
+    // Of ASCII, as most answers are, both give the same, and this one needs no tables and no copy.
+    if raw.is_ascii() {
+        let bytes = raw.as_bytes();
+        let at = |i: usize| bytes.get(i).map(|byte| char::from(byte.to_ascii_lowercase()));
+        fold(bytes.len(), at, drop_possessives, &mut words);
+    } else {
+        let folded: Vec<char> = raw.nfkc().flat_map(char::to_lowercase).collect();
+        fold(folded.len(), |i| folded.get(i).copied(), drop_possessives, &mut words);
+    }
+    words.finish()
+}
+
+/// Gives the characters of a text to `words`, without those that do not count.
+fn fold(len: usize, at: impl Fn(usize) -> Option<char>, drop_possessives: bool, words: &mut Words) {
+    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let mut i = 0;
+    while i < len {
+        let c = at(i).unwrap_or(' ');
+        let before = i.checked_sub(1).and_then(&at);
+        let after = at(i + 1);
+        i += 1;
         match c {
             // "Rubik's" and "Rubiks" are one word.
-            '\'' | '’' | '‘' | '`' => {}
-            '.' if digit(before) && digit(after) => plain.push('.'),
-            // ".5" is "0.5".
-            '.' if digit(after) && !before.is_some_and(char::is_alphanumeric) => {
-                plain.push_str("0.")
+            '\'' | '’' | '‘' | '`' => {
+                let ends = !at(i + 1).is_some_and(char::is_alphanumeric);
+                if drop_possessives && ends && after == Some('s') && matches!(c, '\'' | '’') {
+                    i += 1;
+                }
             }
-            ',' if digit(before) && parts_thousands(&folded[i..]) => {}
-            '-' | '−' if digit(after) && is_sign(&folded[..i]) => plain.push('-'),
-            c if c.is_alphanumeric() => plain.push(c),
-            _ => plain.push(' '),
+            '.' if is_digit(before) && is_digit(after) => words.push('.'),
+            // ".5" is "0.5".
+            '.' if is_digit(after) && !before.is_some_and(char::is_alphanumeric) => {
+                words.push('0');
+                words.push('.');
+            }
+            ',' if is_digit(before) && parts_thousands(|j| at(i + j)) => {}
+            '-' | '−' if is_digit(after) && is_sign(before) => words.push('-'),
+            '&' => {
+                words.end();
+                "and".chars().for_each(|c| words.push(c));
+                words.end();
+            }
+            c if c.is_alphanumeric() => words.push(c),
+            _ => words.end(),
         }
     }
-    let mut words: Vec<String> = Vec::new();
-    let mut initials = false;
-    for word in plain.split_whitespace() {
-        let letter = word.chars().count() == 1 && word.chars().all(char::is_alphabetic);
-        match words.last_mut() {
-            Some(last) if letter && initials => last.push_str(word),
-            _ => words.push(word.to_owned()),
+}
+
+/// Words as they come, with one space between them.
+struct Words {
+    out: String,
+    /// Where the last word begins.
+    start: usize,
+    /// Whether the last word has not ended.
+    open: bool,
+    /// Whether the last word is a lone letter, or several that were joined.
+    initials: bool,
+    /// Whether there may be an article.
+    articles: bool,
+}
+
+impl Words {
+    fn with_capacity(bytes: usize) -> Self {
+        let out = String::with_capacity(bytes);
+        Words { out, start: 0, open: false, initials: false, articles: false }
+    }
+
+    fn push(&mut self, c: char) {
+        if !self.open {
+            self.open = true;
+            if !self.out.is_empty() {
+                self.out.push(' ');
+            }
+            self.start = self.out.len();
         }
-        initials = letter;
+        self.out.push(c);
     }
-    let is_article = |word: &String| matches!(word.as_str(), "a" | "an" | "the");
-    // Of an answer that is nothing else, as in a choice of "A", the article is the answer.
-    if !words.iter().all(is_article) {
-        words.retain(|word| !is_article(word));
+
+    fn end(&mut self) {
+        if !self.open {
+            return;
+        }
+        self.open = false;
+        let word = &self.out[self.start..];
+        let mut chars = word.chars();
+        let letter = chars.next().is_some_and(char::is_alphabetic) && chars.next().is_none();
+        self.articles |= is_article(word);
+        // The shortest number word has three letters and the longest six.
+        if (3..=6).contains(&word.len())
+            && let Some((_, digits)) = NUMBER_WORDS.iter().find(|(name, _)| *name == word)
+        {
+            self.out.truncate(self.start);
+            self.out.push_str(digits);
+        }
+        if letter && self.initials {
+            self.out.remove(self.start - 1);
+        }
+        self.initials = letter;
     }
-    words.join(" ")
+
+    fn finish(mut self) -> String {
+        self.end();
+        // Of an answer that is nothing else, as in a choice of "A", the article is the answer.
+        if !self.articles || self.out.split(' ').all(is_article) {
+            return self.out;
+        }
+        let mut kept = String::with_capacity(self.out.len());
+        for word in self.out.split(' ').filter(|word| !is_article(word)) {
+            if !kept.is_empty() {
+                kept.push(' ');
+            }
+            kept.push_str(word);
+        }
+        kept
+    }
 }
 
-/// Whether a comma is followed by exactly three digits, as in 2,161,000.
-fn parts_thousands(from_comma: &[char]) -> bool {
-    let digits = from_comma[1..].iter().take_while(|c| c.is_ascii_digit()).count();
-    digits == 3
+fn is_article(word: &str) -> bool {
+    matches!(word, "a" | "an" | "the")
 }
 
-/// Whether a dash after `before` is a sign: nothing, space or an opening mark comes first.
-fn is_sign(before: &[char]) -> bool {
-    before.last().is_none_or(|c| c.is_whitespace() || "([{$€£=:*\"".contains(*c))
+/// Whether what follows a comma is exactly three digits, as in 2,161,000.
+fn parts_thousands(after_comma: impl Fn(usize) -> Option<char>) -> bool {
+    let is_digit = |i: usize| after_comma(i).is_some_and(|c| c.is_ascii_digit());
+    (0..3).all(is_digit) && !is_digit(3)
+}
+
+/// Whether a dash is a sign: nothing, space or an opening mark comes before it.
+fn is_sign(before: Option<char>) -> bool {
+    before.is_none_or(|c| c.is_whitespace() || "([{$€£=:*\"".contains(c))
 }
 
 /// The last number in a text as a plain decimal: `$1,234.50` gives `1234.5`. `None` without a number.
@@ -88,18 +198,19 @@ pub fn last_number(raw: &str) -> Option<String> {
                     has_point = true;
                     number.push('.');
                 }
-                ',' if !has_point && parts_thousands(&chars[i..]) => {}
+                ',' if !has_point && parts_thousands(|j| chars.get(i + 1 + j).copied()) => {}
                 _ => break,
             }
             i += 1;
         }
+        let before = |n: usize| start.checked_sub(n + 1).map(|j| chars[j]);
         let dash = start.checked_sub(1).map(|j| chars[j]).filter(|c| matches!(c, '-' | '−'));
         let currency = start.checked_sub(2).map(|j| chars[j]);
         let negative = match (dash, start.checked_sub(1).map(|j| chars[j])) {
-            (Some(_), _) => is_sign(&chars[..start - 1]),
+            (Some(_), _) => is_sign(before(1)),
             // -$5 is minus five dollars.
             (None, Some('$' | '€' | '£')) => {
-                matches!(currency, Some('-' | '−')) && is_sign(&chars[..start - 2])
+                matches!(currency, Some('-' | '−')) && is_sign(before(2))
             }
             _ => false,
         };
@@ -203,6 +314,37 @@ mod tests {
         check("A", "a");
         check("the", "the");
         check("São Tomé", "são tomé");
+        check("Science & Nature", "science and nature");
+        check("nine years, one day", "9 years one day");
+        check("J. R. R. Tolkien and a friend", "jrr tolkien and friend");
+        check("", "");
+        check("...", "");
+    }
+
+    #[test]
+    fn possessives() {
+        let check = |raw: &str, want: Option<&str>| {
+            assert_eq!(text_without_possessives(raw).as_deref(), want, "{raw:?}");
+        };
+        check("Crawford's career", Some("crawford career"));
+        check("Lloyd’s of London", Some("lloyd of london"));
+        check("it isn'tso", None);
+        check("'sup", Some("sup"));
+    }
+
+    #[test]
+    fn ascii_has_the_form_that_the_tables_give() {
+        let texts = [
+            "The J. K. Rowling's 2,161,000 & -.5 (a) an THE 3-5 v1.2",
+            "A. N. Wilson; the a",
+            "=-7 x'S two,345 7,1234 ,123 1,234,567.50",
+        ];
+        for raw in texts {
+            let folded: Vec<char> = raw.nfkc().flat_map(char::to_lowercase).collect();
+            let mut words = Words::with_capacity(0);
+            fold(folded.len(), |i| folded.get(i).copied(), false, &mut words);
+            assert_eq!(text(raw), words.finish(), "{raw:?}");
+        }
     }
 
     #[test]

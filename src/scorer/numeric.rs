@@ -1,6 +1,6 @@
 //! The last number of the answer equals the target's. Knows nothing of units.
 
-use super::{Compared, Scorer, normal};
+use super::{Compared, Scorer, Texts, normal};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "numeric",
@@ -9,8 +9,12 @@ pub(super) const SCORER: Scorer = Scorer {
     compare,
 };
 
-fn compare(answer: &str, target: &str) -> Compared {
-    let (answer, target) = (normal::last_number(answer), normal::last_number(target));
-    let equal = answer.is_some() && answer == target;
-    Compared { value: f64::from(u8::from(equal)), parsed: answer }
+fn compare(texts: &Texts<'_>) -> Compared {
+    let answer = normal::last_number(texts.answer);
+    let hits = texts
+        .targets
+        .iter()
+        .map(|target| answer.is_some() && answer == normal::last_number(target));
+    let hits = Compared::first(hits, None);
+    Compared { parsed: answer, ..hits }
 }

@@ -13,6 +13,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::child::{Group, tail};
 use super::{
     Artifact, ArtifactKind, Context, Done, Files, Inputs, Need, Setting, Stage, StageError, View,
 };
@@ -239,7 +240,7 @@ impl Stage for Command {
             let stdout = context.store.put_blob(&output.stdout)?;
             let stderr = context.store.put_blob(&output.stderr)?;
             if !output.status.success() {
-                let talk = tail(&output.stderr);
+                let talk = tail(&output.stderr, TALK_MAX);
                 let kept = context.store.blob_path(stderr);
                 return Err(StageError::Failed(format!(
                     "`{shown}` ended with {}\n{talk}\n(all of its stderr: {kept})",
@@ -360,27 +361,4 @@ impl Command {
             Ok(Ok(output)) => Ok(output),
         }
     }
-}
-
-/// A process group that is killed when its leader is no longer waited for.
-pub(super) struct Group(pub(super) Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let Some(group) = self.0 else { return };
-        // Through the shell: the call itself would need unsafe code.
-        let _ = std::process::Command::new("sh")
-            .args(["-c", &format!("kill -KILL -{group}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-    }
-}
-
-/// The end of what a program said.
-fn tail(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let skip = text.chars().count().saturating_sub(TALK_MAX);
-    text.chars().skip(skip).collect::<String>().trim_end().to_owned()
 }

@@ -15,6 +15,7 @@ use crate::manifest::{Fields, Manifest, Spanned};
 use crate::record::{Event, TallySummary};
 use crate::store::{Outcome, Record, Store, StoreError};
 
+mod child;
 mod command;
 mod engine;
 mod expand;
@@ -312,7 +313,7 @@ pub struct Context {
     /// A variable of the environment: stages see only those that the manifest names.
     pub env: Env,
     /// Programs that may run at once: one for each core.
-    pub programs: tokio::sync::Semaphore,
+    pub programs: Arc<tokio::sync::Semaphore>,
     /// What loaded models share.
     pub memory: Arc<Memory>,
     /// What the run may spend.

@@ -9,6 +9,7 @@ use llmforge::engine::Client;
 use llmforge::graph::Graph;
 use llmforge::manifest::Inputs;
 use llmforge::sample::{Message, Request, Role, Sampling};
+use llmforge::scorer;
 use llmforge::stage::kinds;
 use llmforge::store::{Outcome, Port, Record, Store, Witness};
 use sha2::Digest as _;
@@ -120,4 +121,23 @@ fn store_get_1_000(bencher: divan::Bencher<'_, '_>) {
 fn key_of_a_recipe(bencher: divan::Bencher<'_, '_>) {
     let recipe: Recipe = Client::recipe(Digest::of(b"weights"), &request());
     bencher.bench(|| black_box(&recipe).key());
+}
+
+/// An answer of some length, as chat models write them.
+const ANSWER: &str = "In the game of Trivial Pursuit, the category colored green is Science & Nature. \
+    It covers the 2,161,000 questions about physics, biology and the rest of the natural world.";
+
+/// The normal form of such an answer.
+#[divan::bench]
+fn normal_form(bencher: divan::Bencher<'_, '_>) {
+    bencher.bench(|| scorer::normal::text(black_box(ANSWER)));
+}
+
+/// What a scorer takes for one answer against four targets.
+#[divan::bench(args = ["exact_match", "includes", "f1", "numeric"])]
+fn score(bencher: divan::Bencher<'_, '_>, name: &str) {
+    let targets = ["Science and Nature", "Science & Nature", "the natural sciences", "2161000"];
+    let targets = targets.map(str::to_owned);
+    let scorer = scorer::find(name).unwrap();
+    bencher.bench(|| scorer.score(black_box(ANSWER), black_box(&targets)));
 }

@@ -20,6 +20,7 @@ mod endpoint;
 mod rebuilds;
 mod remote;
 mod repeats;
+mod scorers;
 mod server;
 mod servers;
 mod store;

@@ -49,6 +49,7 @@ pub struct Server {
     pub asked: Arc<Mutex<Vec<Asked>>>,
     /// Most of them at once.
     pub peak: Arc<AtomicUsize>,
+    embedded: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
@@ -68,8 +69,14 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let behave: Arc<Behave> = Arc::new(behave);
-        let server =
-            Server { port, asked: Arc::default(), peak: Arc::default(), stop: Arc::default() };
+        let server = Server {
+            port,
+            asked: Arc::default(),
+            peak: Arc::default(),
+            embedded: Arc::default(),
+            stop: Arc::default(),
+        };
+        let embedded = server.embedded.clone();
         let (asked, peak, stop) = (server.asked.clone(), server.peak.clone(), server.stop.clone());
         let now = Arc::new(AtomicUsize::new(0));
         std::thread::spawn(move || {
@@ -79,8 +86,10 @@ impl Server {
                 }
                 let (asked, peak, now) = (asked.clone(), peak.clone(), now.clone());
                 let (behave, models) = (behave.clone(), whole(status, &models));
+                let embedded = embedded.clone();
                 std::thread::spawn(move || {
-                    let _ = serve(&stream.unwrap(), &asked, &peak, &now, &*behave, &models);
+                    let _ =
+                        serve(&stream.unwrap(), &asked, &peak, &now, &*behave, &models, &embedded);
                 });
             }
         });
@@ -97,6 +106,11 @@ impl Server {
         format!(
             "backend = \"openai\"\nbase_url = \"{url}\"\nmodel = \"m\"\nprovider = \"test\"\n{more}"
         )
+    }
+
+    /// How often it was asked for an embedding.
+    pub fn embedded(&self) -> usize {
+        self.embedded.load(Ordering::SeqCst)
     }
 
     /// How often it was asked for a completion.
@@ -119,6 +133,7 @@ fn serve(
     now: &AtomicUsize,
     behave: &Behave,
     models: &[u8],
+    embedded: &AtomicUsize,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
@@ -141,6 +156,12 @@ fn serve(
         reader.read_exact(&mut body)?;
         if path.ends_with("/models") {
             out.write_all(models)?;
+            continue;
+        }
+        if path.ends_with("/embeddings") {
+            embedded.fetch_add(1, Ordering::SeqCst);
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            out.write_all(&embedding(body["input"].as_str().unwrap()))?;
             continue;
         }
         if !path.ends_with("completions") {
@@ -171,6 +192,18 @@ fn serve(
         now.fetch_sub(1, Ordering::SeqCst);
         result?;
     }
+}
+
+/// How often each byte stands in a text, as its embedding.
+fn embedding(text: &str) -> Vec<u8> {
+    let mut counts = vec![0_u32; 128];
+    text.bytes().for_each(|byte| counts[usize::from(byte % 128)] += 1);
+    let body = json!({
+        "object": "list",
+        "data": [{ "object": "embedding", "index": 0, "embedding": counts }],
+        "usage": { "prompt_tokens": text.len(), "total_tokens": text.len() },
+    });
+    whole(200, &body.to_string())
 }
 
 /// An answer with its length.

@@ -396,6 +396,8 @@ fn constraint(format: &ResponseFormat) -> Constraint {
         ResponseFormat::JsonSchema(schema) => compact(schema),
         ResponseFormat::Regex(regex) => Constraint::Regex(regex.clone()),
         ResponseFormat::Grammar(grammar) => Constraint::Lark(grammar.clone()),
+        // Refused before a run: this engine says that it gives none.
+        ResponseFormat::Embedding => Constraint::None,
     }
 }
 

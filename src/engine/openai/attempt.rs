@@ -153,7 +153,7 @@ fn is_stream(headers: &HeaderMap) -> bool {
     kind.is_none_or(|kind| !kind.starts_with("application/json"))
 }
 
-fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
+pub(super) fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
     let words = ready.post.words(broken);
     let reason = match broken {
         Broken::Reset(_) => return broken_off(&words),
@@ -165,12 +165,12 @@ fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
     EngineError::Passing(trouble)
 }
 
-fn broken_off(words: &str) -> EngineError {
+pub(super) fn broken_off(words: &str) -> EngineError {
     EngineError::passing("reset", format!("the connection broke: {words}"))
 }
 
 /// What a failed attempt says about its server.
-fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
+pub(super) fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
     let upstream = visit.upstream;
     let EngineError::Passing(mut trouble) = error else {
         match error {
@@ -196,7 +196,11 @@ fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
 }
 
 /// An answer that is no success, sorted.
-async fn refused(ready: &Ready, upstream: &Upstream, mut answer: Answer<'_>) -> EngineError {
+pub(super) async fn refused(
+    ready: &Ready,
+    upstream: &Upstream,
+    mut answer: Answer<'_>,
+) -> EngineError {
     let status = answer.head.status.as_u16();
     let retry_after = retry_after(&answer.head.headers);
     let mut body = Vec::new();
@@ -582,7 +586,7 @@ impl Told {
     }
 }
 
-fn malformed(ready: &Ready, why: &str, body: &[u8]) -> EngineError {
+pub(super) fn malformed(ready: &Ready, why: &str, body: &[u8]) -> EngineError {
     let shown = brief(&ready.post.hide(&String::from_utf8_lossy(&body[..body.len().min(400)])));
     let shown = if shown.is_empty() { shown } else { format!(": {shown}") };
     EngineError::passing("malformed", format!("the reply cannot be read ({why}){shown}"))

@@ -20,6 +20,7 @@ use crate::sample::{Request, ResponseFormat};
 
 mod attempt;
 mod connection;
+mod embed;
 mod http;
 mod probe;
 mod sse;
@@ -199,6 +200,10 @@ impl Backend for OpenAi {
 
     fn formats_chat(&self) -> bool {
         self.api == Api::Chat
+    }
+
+    fn embeds(&self) -> bool {
+        true
     }
 
     fn is_paid(&self) -> bool {
@@ -409,7 +414,10 @@ impl Engine for Ready {
         request: &'a Request,
         first_token: Option<Duration>,
     ) -> BoxFuture<'a, Result<Reply, EngineError>> {
-        attempt::complete(self, request, first_token).boxed()
+        match request.sampling.response_format {
+            Some(ResponseFormat::Embedding) => embed::complete(self, request).boxed(),
+            _ => attempt::complete(self, request, first_token).boxed(),
+        }
     }
 
     fn prompt_tokens(&self, request: &Request) -> u64 {

@@ -25,6 +25,8 @@ pub(super) struct Upstream {
     pub(super) label: String,
     /// Where requests to its model go.
     pub(super) target: Target,
+    /// Where requests for embeddings go.
+    pub(super) embeddings: Target,
     outstanding: AtomicUsize,
     health: Mutex<Health>,
 }
@@ -99,6 +101,7 @@ impl Upstreams {
                 base: base.clone(),
                 label: base.origin().ascii_serialization(),
                 target: target(&under(base, path))?,
+                embeddings: target(&under(base, "embeddings"))?,
                 outstanding: AtomicUsize::new(0),
                 health: Mutex::default(),
             })

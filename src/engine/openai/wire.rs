@@ -61,7 +61,8 @@ impl Serialize for Body<'_> {
             (None, _) => {}
         }
         match &sampling.response_format {
-            None => {}
+            // An embedding is asked for at another place, with a body of its own.
+            None | Some(ResponseFormat::Embedding) => {}
             Some(ResponseFormat::JsonObject) => {
                 map.serialize_entry("response_format", &Kind { kind: "json_object" })?;
             }

@@ -105,6 +105,10 @@ impl Backend for Process {
         self.openai.price
     }
 
+    fn embeds(&self) -> bool {
+        true
+    }
+
     fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         async move {
             let running = Running::start(self, &progress).await?;

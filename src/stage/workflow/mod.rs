@@ -21,7 +21,6 @@ use crate::method::{self, Method};
 use crate::record::{Event, Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
-use crate::scorer::{self, Scorer};
 use crate::store::Record;
 
 mod calls;
@@ -30,6 +29,7 @@ pub mod prompt;
 pub mod rag;
 mod run;
 pub mod sample;
+pub mod scoring;
 mod stop;
 mod survey;
 mod tools;
@@ -37,6 +37,7 @@ mod tools;
 pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
 
 use sample::{Job, Semantics};
+use scoring::{Doors, Scoring};
 
 /// Version of what a workflow's result holds.
 const REV: u32 = 2;
@@ -98,7 +99,7 @@ pub struct Workflow {
     native_calls: bool,
     rag: Option<rag::Declared>,
     sample_limits: limits::Declared,
-    scorers: Vec<&'static Scorer>,
+    scoring: Arc<Scoring>,
     stop_when: Option<StopRule>,
     // Execution: in no key.
     concurrency: u32,
@@ -147,11 +148,7 @@ pub(super) fn read(
     let calls = fields.choice("tool_calls", &["text", "native"]);
     let native_calls = calls.is_some_and(|calls| calls.value == "native")
         && method.is_some_and(Method::uses_tools);
-    let known: Vec<_> = scorer::SCORERS.iter().map(|scorer| scorer.name).collect();
-    let scorers = fields.choices("scorers", &known);
-    let scorers = scorers.unwrap_or_else(|| {
-        ["exact_match", "includes", "f1"].iter().map(ToString::to_string).collect()
-    });
+    let (scoring, further) = scoring::read(&fields, setting);
     let (concurrency, batching_off) = read_concurrency(&fields, method);
     let cache = fields.boolean("cache").unwrap_or(true);
     let cache_max_size = fields.count("cache_max_size", 16..=2048).unwrap_or(256);
@@ -166,7 +163,12 @@ pub(super) fn read(
     fields.finish();
     Some(Box::new(Workflow {
         name: name.to_owned(),
-        needs: [flows?, engine?].into_iter().chain(rival.flatten()).chain(models).collect(),
+        needs: [flows?, engine?]
+            .into_iter()
+            .chain(rival.flatten())
+            .chain(models)
+            .chain(further)
+            .collect(),
         // What is wrong with the method has been said; its neighbours are checked all the same.
         method: method.or(method::find("naive"))?,
         instructions,
@@ -177,7 +179,7 @@ pub(super) fn read(
         native_calls,
         rag,
         sample_limits,
-        scorers: scorers.iter().filter_map(|name| scorer::find(name)).collect(),
+        scoring: scoring.into(),
         stop_when,
         concurrency,
         batching_off,
@@ -305,7 +307,7 @@ impl Workflow {
             max_turns: self.tools.max_iterations,
             rag: self.rag.as_ref().map(|rag| rag.build(inputs, context)).transpose()?,
             limits: self.sample_limits.semantic(price),
-            scorers: self.scorers.clone(),
+            scoring: self.scoring.prepare(inputs, context)?,
         })
     }
 
@@ -370,11 +372,13 @@ impl Workflow {
             tell: Arc::new(tell),
         };
         let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
+        let doors = Doors::open(&self.scoring, inputs, context, &access)?;
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
             shared: sample::shared_recipe(&settings, engine.identity),
             settings,
+            doors,
             client,
             store: context.store.clone(),
             mode,
@@ -418,14 +422,14 @@ impl Workflow {
     /// What reports say of this workflow.
     fn info(
         &self,
-        settings: &Semantics,
+        job: &Job,
         recipe: &Recipe,
         inputs: &Inputs,
         context: &Context,
         profile: Profile,
     ) -> CellInfo {
         let (_, engine) = self.sources(inputs);
-        let limits = &self.limits;
+        let (settings, limits) = (&job.settings, &self.limits);
         let shown = |limit: Option<Duration>| {
             limit.map_or(Value::Null, |limit| humantime::format_duration(limit).to_string().into())
         };
@@ -445,11 +449,17 @@ impl Workflow {
         CellInfo {
             method: settings.method.name().to_owned(),
             config: recipe.fields.as_ref().clone(),
-            execution: execution.map(|(name, value)| (name.to_owned(), value)).into(),
+            execution: execution
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .chain(job.doors.protections())
+                .collect(),
             inputs: recipe.inputs.iter().map(|(port, d)| (port.clone(), d.to_string())).collect(),
             engine: about,
             admission: self.admission(engine, context),
             price: engine.backend.price(),
+            scorers: self.scoring.sources(),
+            scorer_prices: job.doors.prices().clone(),
             profile,
         }
     }
@@ -528,7 +538,13 @@ impl Stage for Workflow {
             _ => None,
         };
         let corpus = self.rag.iter().flat_map(|rag| &rag.corpus.paths);
-        self.tools.reads().chain(corpus).chain(format).cloned().collect()
+        self.tools
+            .reads()
+            .chain(corpus)
+            .chain(format)
+            .cloned()
+            .chain(self.scoring.reads())
+            .collect()
     }
 
     fn as_workflow(&self) -> Option<&Workflow> {

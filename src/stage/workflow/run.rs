@@ -18,7 +18,7 @@ use crate::record::{
     Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Stopper, Tally, TallySummary,
 };
 use crate::report::CellInfo;
-use crate::sample::{Flow, Outcome as SampleOutcome, Sample};
+use crate::sample::{Flow, Outcome as SampleOutcome, Sample, Score};
 use crate::stage::flows::FlowReader;
 use crate::stage::{Artifact, Context, Done, Inputs, Samples, StageError};
 use crate::store::{BlobWriter, Outcome, Port};
@@ -49,7 +49,8 @@ pub(super) async fn run_all(
     super::check_budget(engine, context)?;
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
-    let mut window = Window::new(workflow, context, engine.backend.price())?;
+    let mut window =
+        Window::new(workflow, context, engine.backend.price(), job.doors.prices().clone())?;
     window.stopper = workflow.stopper(inputs, context)?;
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
@@ -105,7 +106,7 @@ pub(super) async fn run_all(
         u64::from(width),
         Some(start.elapsed().as_secs_f64() * 1000.0),
     );
-    let info = workflow.info(&job.settings, &recipe, inputs, context, profile);
+    let info = workflow.info(&job, &recipe, inputs, context, profile);
     window.finish(flows.count().unwrap_or(0) * epochs, recipe, &info)
 }
 
@@ -258,6 +259,8 @@ struct Window<'a> {
     stopper: Option<Stopper>,
     /// It has: what is under way is waited for, and is no part of the result.
     stopped: bool,
+    /// Of the requests of scorers.
+    scorer_prices: BTreeMap<String, Price>,
 }
 
 impl<'a> Window<'a> {
@@ -265,6 +268,7 @@ impl<'a> Window<'a> {
         workflow: &'a Workflow,
         context: &'a Context,
         price: Option<Price>,
+        scorer_prices: BTreeMap<String, Price>,
     ) -> Result<Self, StageError> {
         Ok(Window {
             workflow,
@@ -281,6 +285,7 @@ impl<'a> Window<'a> {
             price,
             stopper: None,
             stopped: false,
+            scorer_prices,
         })
     }
 
@@ -339,7 +344,9 @@ impl<'a> Window<'a> {
     fn tell(&mut self, index: u64, sample: &Sample, observed: &Observed) {
         self.worked |= observed.served_from == ServedFrom::Live;
         let mut requests = RequestCounts::default();
-        let answered = observed.requests.iter().filter(|request| !request.has_failed());
+        let scoring = observed.scoring.iter().map(|made| &made.request);
+        let all = observed.requests.iter().chain(scoring);
+        let answered = all.filter(|request| !request.has_failed());
         answered.for_each(|request| requests.add(request.served_from));
         let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
         (self.context.emit)(Event::SampleFinished {
@@ -347,7 +354,7 @@ impl<'a> Window<'a> {
             index,
             flow: sample.flow.clone(),
             outcome: sample.outcome,
-            correct: sample.scores.first().map(|score| score.value >= 1.0),
+            correct: sample.scores.first().and_then(Score::is_right),
             served_from: observed.served_from,
             latency_ms: observed.latency_ms(),
             requests,
@@ -356,11 +363,20 @@ impl<'a> Window<'a> {
         });
     }
 
-    /// Dollars for the live requests of a sample.
+    /// Dollars for the live requests of a sample, those of its scorers included, as far as prices are known.
     fn cost(&self, observed: &Observed) -> Option<f64> {
-        let price = self.price?;
-        let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
-        live.map(|request| price.of(&request.usage)).sum::<Option<f64>>().map(|sum| sum + 0.0)
+        let own = observed.requests.iter().zip(std::iter::repeat(self.price.as_ref()));
+        let scoring = observed.scoring.iter();
+        let scoring = scoring.map(|made| (&made.request, self.scorer_prices.get(&made.scorer)));
+        if self.price.is_none() && self.scorer_prices.is_empty() {
+            return None;
+        }
+        let live = own.chain(scoring).filter(|(r, _)| r.served_from == ServedFrom::Live);
+        let priced = live.filter_map(|(request, price)| Some((request, price?)));
+        priced
+            .map(|(request, price)| price.of(&request.usage))
+            .sum::<Option<f64>>()
+            .map(|sum| sum + 0.0)
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {

@@ -11,6 +11,7 @@ use super::calls;
 use super::limits::SampleLimits;
 use super::prompt::{self, Warnings};
 use super::rag::{self, Rag};
+use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn, react};
@@ -19,7 +20,6 @@ use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
 };
-use crate::scorer::{self, Scorer};
 use crate::store::{self, Port, Record, Store, Witness};
 use crate::tool::{Observation, Tool};
 
@@ -32,6 +32,8 @@ pub struct Job {
     pub settings: Semantics,
     /// The door to it.
     pub client: Client,
+    /// What scorers that act act through.
+    pub doors: Doors,
     /// Where samples are remembered.
     pub store: Arc<Store>,
     /// Whether remembered samples may be taken.
@@ -86,8 +88,8 @@ pub struct Semantics {
     pub rag: Option<Rag>,
     /// Bounds on a sample that are the same whenever it is run.
     pub limits: SampleLimits,
-    /// The first one decides `accuracy`.
-    pub scorers: Vec<&'static Scorer>,
+    /// What is done with the final reply.
+    pub scoring: Prepared,
 }
 
 impl Semantics {
@@ -108,7 +110,7 @@ impl Semantics {
             None => recipe,
         };
         let recipe = method::describe(self.method, &self.instructions, &self.tools, recipe);
-        scorer::describe(&self.scorers, recipe)
+        self.scoring.describe(recipe)
     }
 }
 
@@ -146,37 +148,53 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         return Ok(found);
     }
     let start = Instant::now();
-    let mut run = Run { job, flow, flow_digest, epoch, steps: Vec::new(), requests: Vec::new() };
-    let (outcome, detail) = match run.in_time().await {
+    let question = String::new();
+    let mut run =
+        Run { job, flow, flow_digest, epoch, question, steps: Vec::new(), requests: Vec::new() };
+    let (mut outcome, mut detail) = match run.in_time().await {
         Err(Failure::Missing(mut missing)) => {
             missing.before = run.requests.iter().map(|request| request.key).collect();
             return Err(Failure::Missing(missing));
         }
         ended => ended?,
     };
-    let Run { steps, requests, .. } = run;
-    let answer = match outcome {
-        Outcome::Answered => steps.last().and_then(|step| step.answer.clone()),
-        _ => None,
-    };
-    let scoring = Instant::now();
-    let scores = match &answer {
-        Some(answer) if !flow.targets.is_empty() => {
-            job.settings.scorers.iter().map(|scorer| scorer.score(answer, &flow.targets)).collect()
-        }
-        _ => Vec::new(),
-    };
-    let metrics_ms = Some(ms(scoring));
-    let live = requests.iter().any(|request| request.served_from == ServedFrom::Live);
+    let Run { steps, requests, question, .. } = run;
+    let wall_ms = ms(start);
+    let started = Instant::now();
+    let (mut answer, mut scores, mut readings) = (None, Vec::new(), Vec::new());
+    let mut scoring = Vec::new();
+    if let (Outcome::Answered, Some(step)) = (outcome, steps.last()) {
+        let subject = Subject {
+            flow,
+            question: &question,
+            reply: step.transcript.last().map_or("", |message| message.content.as_str()),
+            by_method: step.answer.as_deref(),
+        };
+        let scored = scoring::score(&job.settings.scoring, &job.doors, &subject, &mut scoring);
+        let scored = scored.await.map_err(|failure| match failure {
+            Failure::Missing(mut missing) => {
+                let made = scoring.iter().map(|made| made.request.key);
+                missing.before = requests.iter().map(|request| request.key).chain(made).collect();
+                Failure::Missing(missing)
+            }
+            other => other,
+        })?;
+        (outcome, detail) = (scored.outcome, scored.detail.or(detail));
+        (answer, scores, readings) = (scored.answer, scored.scores, scored.readings);
+    }
+    let metrics_ms = Some(ms(started));
+    let made = requests.iter().chain(scoring.iter().map(|made| &made.request));
+    let live = made.clone().any(|request| request.served_from == ServedFrom::Live);
     let observed = Observed {
         served_from: if live || requests.is_empty() {
             ServedFrom::Live
         } else {
             requests[0].served_from
         },
-        wall_ms: ms(start),
+        wall_ms,
         requests,
         metrics_ms,
+        scoring,
     };
     let sample = Sample {
         flow: flow.id.clone(),
@@ -188,6 +206,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         answer,
         targets: flow.targets.clone(),
         scores,
+        readings,
         steps,
         tags: flow.tags.clone(),
     };
@@ -219,6 +238,8 @@ struct Run<'a> {
     flow: &'a Flow,
     flow_digest: Digest,
     epoch: u32,
+    /// The last one asked.
+    question: String,
     steps: Vec<StepRun>,
     requests: Vec<RequestObserved>,
 }
@@ -285,6 +306,7 @@ impl Run<'_> {
                 return Ok((Outcome::Unparsable, Some(detail)));
             }
         };
+        self.question.clone_from(&texts.user);
         let mut retrieval_info = None;
         if let Some(rag) = &settings.rag {
             let (user, info) = rag.augment(&self.job.rag, &texts.user).await?;
@@ -426,6 +448,7 @@ impl Run<'_> {
             },
         };
         self.observe(Phase::Parsing, parsing);
+        let is_last = self.steps.len() == self.flow.steps.len();
         let run = self.steps.last_mut().expect("BUG: a turn outside a step");
         if method::cut_off(&turn, completion) {
             self.end_trace();
@@ -448,6 +471,10 @@ impl Run<'_> {
                     trace.termination_reason = Termination::Answer;
                     trace.steps.push(trace_step(number, thought));
                 }
+                Some((Outcome::Answered, None))
+            }
+            // What the manifest's extractors find in the last reply is their business.
+            Turn::Unparsable { .. } if self.job.settings.scoring.has_extractors() && is_last => {
                 Some((Outcome::Answered, None))
             }
             Turn::Unparsable { reason } => Some((Outcome::Unparsable, Some(reason))),

@@ -59,6 +59,7 @@ impl Ahead {
         // What cannot be read is told when it is needed.
         let passages = settings.rag.as_ref().map_or(0, |rag| rag.bytes_max());
         let observation = settings.tools.iter().map(|tool| tool.bytes_max()).max().unwrap_or(0);
+        let (mut asked, mut reply) = (0, 0);
         for step in &flow.steps {
             let text = |text: &Text| match text {
                 Text::Ready(text) => text.len() as u64,
@@ -93,6 +94,20 @@ impl Ahead {
                 replies += most;
             }
             before = bytes;
+            asked = own;
+            reply = most;
+        }
+        // What a judge is shown: question, answer and targets, the answer as long as it may be. Its tokens are not
+        // those of the engine that wrote it, so twice as many are reckoned with.
+        let targets: u64 = flow.targets.iter().map(|target| target.len() as u64 + 4).sum();
+        for (name, frame, most) in settings.scoring.judging() {
+            let Some(price) = job.doors.prices().get(name) else { continue };
+            let answers = settings.scoring.answers();
+            let bytes = frame + asked + targets + 2 * FRAME;
+            for _ in 0..answers {
+                self.ceiling += price.ceiling(bytes + 2 * reply, u64::from(most));
+                self.estimate += price.ceiling(bytes / 4 + reply, u64::from(most));
+            }
         }
     }
 }
@@ -230,7 +245,10 @@ impl Workflow {
         let forced = self.mode(context) == Mode::Afresh;
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
         let (flows, engine) = self.sources(inputs);
-        let price = engine.backend.price();
+        // Of an engine that costs nothing, a judge may cost something all the same.
+        let free = Price { input: 0.0, output: 0.0, cached_input: None };
+        let judged = !engine.backend.is_paid() && !job.doors.prices().is_empty();
+        let price = engine.backend.price().or_else(|| judged.then_some(free));
         let mut reader = flows.reader();
         let mut survey = Survey { cost: price.map(|_| Ahead::default()), ..Survey::default() };
         let mut reasons: BTreeMap<Why, u64> = BTreeMap::new();
@@ -266,7 +284,9 @@ impl Workflow {
                 match result {
                     Ok(ran) => {
                         survey.samples_answered += 1;
-                        survey.requests_answered += ran.observed.requests.len() as u64;
+                        let observed = &ran.observed;
+                        let requests = observed.requests.len() + observed.scoring.len();
+                        survey.requests_answered += requests as u64;
                     }
                     Err(Ok((why, flow))) => {
                         survey.expect(job, flow, price);

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::digest::{Digest, Recipe};
 use crate::manifest::{Diagnostic, Fields};
 use crate::sample::ToolSpec;
-use crate::stage::command::Group;
+use crate::stage::child::Group;
 use crate::stage::{Context, Setting, StageError, plain};
 use crate::store::{Store, replace_file};
 use crate::tool::parameters::{self, Parameter, TYPES};
