@@ -32,7 +32,7 @@
 //!
 //! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/pack.rs` `packs/`, `store/stat.rs` `stat`,
 //! `store/runs.rs` `runs/` (and `engine/process` the logs of servers in it), `store/roots.rs` `roots/` and `tmproots/`, `store/gc.rs` `gone/` and `trash/`,
-//! `store/remote.rs` the objects of a shared store, `store/mod.rs` `store.toml` and `last/`; `exec/lock.rs` the
+//! `store/remote.rs` the objects of a shared store, `store/mod.rs` `store.toml` and `last/` (in it `stage/expand/hub.rs` what data sets of a hub stand for); `exec/lock.rs` the
 //! text of `pipelines/<name>.lock`; `stage/views.rs` every output in the work tree.
 //!
 //! # The life of a record

@@ -54,6 +54,8 @@ fn environment() -> Environment<'static> {
     env.set_fuel(Some(FUEL_MAX));
     env.set_debug(true);
     env.set_keep_trailing_newline(true);
+    // `text.split(', ')` and the like, as chat templates and other tools write it.
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env
 }
 
@@ -171,6 +173,17 @@ mod tests {
     fn names_are_found_with_their_path() {
         let names = names("{{ row.a }} {% if steps.one.output %}x{% endif %}").unwrap();
         assert!(names.contains("row.a") && names.contains("steps.one.output"), "{names:?}");
+    }
+
+    #[test]
+    fn texts_have_the_methods_of_python() {
+        let templates = Templates::default();
+        let row = json!({"row": {"answer": "1 + 1 = 2\n#### 1,234"}});
+        let source = "row.answer.split('#### ')[1].replace(',', '')";
+        assert_eq!(templates.evaluate(source, &row).unwrap(), json!("1234"));
+        assert_eq!(render("{{ row.answer.upper() }}", &row).unwrap(), "1 + 1 = 2\n#### 1,234");
+        let error = render("{{ row.answer.explode() }}", &row).unwrap_err();
+        assert!(error.message.contains("explode"), "{error}");
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(super) struct Apply {
     /// Fail on the first thing that is not in the store
     #[arg(long)]
     frozen: bool,
+    /// Look up branches and tags of data sets anew, whatever the lock file pins
+    #[arg(long, conflicts_with = "frozen")]
+    update_data: bool,
     /// Show the plan instead of running it
     #[arg(long)]
     dry_run: bool,
@@ -157,6 +160,7 @@ impl Apply {
             reports,
             afresh: afresh.map(|(_, node)| node.name.clone()).collect(),
             frozen: self.frozen,
+            update_data: self.update_data,
             limit: self.manifest.limit,
             jobs: self.jobs,
             budget: self.budget,
@@ -304,6 +308,7 @@ fn done_line(finished: &Finished) -> Value {
             "state": stage.state,
             "key": stage.key,
             "result": stage.result,
+            "rows_skipped": stage.rows_skipped,
             "error": stage.error,
         })
     };
@@ -386,6 +391,9 @@ fn summary(finished: &Finished, context: &Context) -> String {
             lines.push(format!("{:width$}  {}", "", stopping.words()));
         }
         lines.extend(summary.warnings().iter().map(|warning| format!("warning: {warning}")));
+    }
+    for stage in record.stages.iter().filter(|stage| stage.rows_skipped > 0) {
+        lines.push(format!("{}: {} bad rows left out", stage.name, stage.rows_skipped));
     }
     for stage in record.stages.iter().filter(|stage| stage.error.is_some()) {
         lines.push(format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));

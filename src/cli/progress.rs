@@ -125,9 +125,13 @@ impl Progress {
                 self.line(&format!("warning: {stage}{message}"));
             }
             Event::StageFinished { stage, state, error, wall_ms, .. } => {
+                if self.is_expand(stage) {
+                    self.loaded(stage);
+                }
                 self.finished(stage, *state, error.as_deref(), *wall_ms);
             }
-            Event::FlowsExpanded { .. } | Event::RunFinished { .. } => {}
+            Event::DataFetching { stage, message } => self.loading(stage, message),
+            Event::FlowsExpanded { .. } | Event::DataPinned { .. } | Event::RunFinished { .. } => {}
         }
     }
 

@@ -117,6 +117,24 @@ impl Project {
             stop: CancellationToken::new(),
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),
+            pins: {
+                let path = self.root.join(&self.manifest.path).with_extension("lock");
+                let pins = OnceLock::new();
+                let read = move || match std::fs::read_to_string(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        Ok(BTreeMap::new())
+                    }
+                    Err(error) => {
+                        Err(format!("cannot read `{path}`: {}", crate::stage::plain(&error)))
+                    }
+                    Ok(text) => crate::exec::pins(&text)
+                        .map_err(|error| format!("cannot read the pins in `{path}`: {error}")),
+                };
+                Arc::new(move |source| {
+                    let pins = pins.get_or_init(&read).as_ref().map_err(Clone::clone)?;
+                    Ok(pins.get(source).cloned())
+                })
+            },
             programs: Arc::new(tokio::sync::Semaphore::new(cores)),
             // Half of the machine: something else is running on it, too.
             memory: Arc::new(Memory::new(system.total_memory() / 2)),

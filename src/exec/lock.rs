@@ -2,7 +2,10 @@
 //!
 //! The same inputs and answers give the same bytes on every machine: no time, no host, no path.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+
+use serde::Deserialize;
 
 use crate::record::{RunRecord, StageRun};
 
@@ -26,6 +29,25 @@ impl std::fmt::Display for Lock<'_> {
     }
 }
 
+/// What a lock file pins: the commit of each branch of a data set.
+///
+/// # Errors
+/// The words of the parser with the place.
+pub fn pins(text: &str) -> Result<BTreeMap<String, String>, String> {
+    #[derive(Deserialize)]
+    struct Pinned {
+        #[serde(default)]
+        stage: BTreeMap<String, Stage>,
+    }
+    #[derive(Deserialize)]
+    struct Stage {
+        #[serde(default)]
+        pins: BTreeMap<String, String>,
+    }
+    let pinned: Pinned = toml::from_str(text).map_err(|error| error.to_string())?;
+    Ok(pinned.stage.into_values().flat_map(|stage| stage.pins).collect())
+}
+
 fn write_stage(f: &mut std::fmt::Formatter<'_>, stage: &StageRun) -> std::fmt::Result {
     // Names are letters, digits, `-`, `_` and matrix values: quoting them as JSON does is valid TOML.
     let name = serde_json::to_string(&stage.name).expect("BUG: a name is plain data");
@@ -34,6 +56,14 @@ fn write_stage(f: &mut std::fmt::Formatter<'_>, stage: &StageRun) -> std::fmt::R
     if stage.kind == "report" {
         // A report holds times, so its key and its bytes differ from machine to machine.
         return Ok(());
+    }
+    for (source, revision) in &stage.pins {
+        // An address is plain text: quoting it as JSON does is valid TOML.
+        let source = serde_json::to_string(source).expect("BUG: an address is plain data");
+        writeln!(f, "pins.{source} = \"{revision}\"")?;
+    }
+    if stage.rows_skipped > 0 {
+        writeln!(f, "rows_skipped = {}", stage.rows_skipped)?;
     }
     if let Some(key) = stage.key {
         writeln!(f, "key = \"{key}\"")?;

@@ -22,7 +22,7 @@ use crate::store::{Record, Witness};
 mod lock;
 mod verify;
 
-pub use lock::Lock;
+pub use lock::{Lock, pins};
 pub use verify::{Locked, Verdict, verify};
 
 /// Which stages a run is about.
@@ -229,6 +229,10 @@ impl Run {
             result,
             wall_ms: start.elapsed().as_secs_f64() * 1000.0,
             summary,
+            rows_skipped: match &outcome.artifact {
+                Some(Artifact::Flows(flows)) => flows.skipped(),
+                _ => 0,
+            },
             error: outcome.error,
         });
         self.progress[i].send_replace(match outcome.artifact {

@@ -22,10 +22,10 @@ pub struct Spanned<T> {
     pub span: Span,
 }
 
-/// An item of a list that holds words and tables.
-pub enum WordOrTable<'a> {
-    /// A word.
-    Word(Spanned<String>),
+/// A value that may be short or long.
+pub enum TextOrTable<'a> {
+    /// A string.
+    Text(Spanned<String>),
     /// A table with settings.
     Table(Fields<'a>),
 }
@@ -416,8 +416,8 @@ impl<'a> Fields<'a> {
         out
     }
 
-    /// A list of words and tables; one of them may stand alone.
-    pub fn entries(&self, name: &str) -> Option<Vec<WordOrTable<'a>>> {
+    /// A list of strings and tables; one of them may stand alone.
+    pub fn entries(&self, name: &str) -> Option<Vec<TextOrTable<'a>>> {
         let node = self.node(name)?;
         let nodes = match &node.item {
             Item::List(items) => items.as_slice(),
@@ -427,12 +427,15 @@ impl<'a> Fields<'a> {
         for (i, node) in nodes.iter().enumerate() {
             match &node.item {
                 Item::Table(table) => {
-                    let what = format!("`{name}` {} of {}", i + 1, self.what);
+                    let what = match nodes.len() {
+                        1 => format!("`{name}` of {}", self.what),
+                        _ => format!("`{name}` {} of {}", i + 1, self.what),
+                    };
                     let fields = Fields::new(what, node.span, table, self.context, self.sink);
-                    out.push(WordOrTable::Table(fields));
+                    out.push(TextOrTable::Table(fields));
                 }
-                Item::Text(_) => out.extend(self.text_of(name, node).map(WordOrTable::Word)),
-                _ => self.wrong_type(name, node, "a list of words and tables"),
+                Item::Text(_) => out.extend(self.text_of(name, node).map(TextOrTable::Text)),
+                _ => self.wrong_type(name, node, "a string, a table, or a list of these"),
             }
         }
         Some(out)

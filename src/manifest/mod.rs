@@ -16,7 +16,7 @@ mod stages;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Sink, Sources, Span, closest};
-pub use fields::{Fields, Spanned, WordOrTable, inside};
+pub use fields::{Fields, Spanned, TextOrTable, inside};
 pub use tree::{Entry, Item, Node, Table, parse as parse_toml};
 
 /// Deepest chain of includes.

@@ -43,6 +43,22 @@ pub enum Event {
         /// Flows so far.
         flows: u64,
     },
+    /// Rows are being fetched, and that takes a while.
+    DataFetching {
+        /// The expand stage.
+        stage: String,
+        /// How far it is.
+        message: String,
+    },
+    /// A branch of a data set stands for a commit.
+    DataPinned {
+        /// The expand stage.
+        stage: String,
+        /// The data set with its branch.
+        source: String,
+        /// The commit.
+        revision: String,
+    },
     /// An engine is being made ready, and that takes a while.
     EngineLoading {
         /// The engine stage.
@@ -117,6 +133,9 @@ pub enum Event {
         wall_ms: f64,
         /// Metrics of a workflow.
         summary: Option<Box<TallySummary>>,
+        /// Of an expansion: bad rows that were left out.
+        #[serde(skip_serializing_if = "is_zero", default)]
+        rows_skipped: u64,
         /// Why it failed or was skipped.
         error: Option<String>,
     },
@@ -127,6 +146,11 @@ pub enum Event {
         /// From start to end.
         wall_ms: f64,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What became of a stage.
@@ -230,6 +254,12 @@ pub struct StageRun {
     pub wall_ms: Option<f64>,
     /// Metrics of a workflow.
     pub summary: Option<TallySummary>,
+    /// Of an expansion: bad rows that were left out.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub rows_skipped: u64,
+    /// Of an expansion: the commits that branches of data sets stand for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub pins: BTreeMap<String, String>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -318,6 +348,8 @@ impl RunRecord {
                         result: None,
                         wall_ms: None,
                         summary: None,
+                        rows_skipped: 0,
+                        pins: BTreeMap::new(),
                         error: None,
                     })
                     .collect();
@@ -326,7 +358,14 @@ impl RunRecord {
             }
             Event::StageStarted { .. }
             | Event::FlowsExpanded { .. }
+            | Event::DataFetching { .. }
             | Event::EngineLoading { .. } => {}
+            Event::DataPinned { stage, source, revision } => {
+                let place = self.places.get(stage).copied();
+                if let Some(run) = place.and_then(|place| self.stages.get_mut(place)) {
+                    run.pins.insert(source.clone(), revision.clone());
+                }
+            }
             Event::RequestRetried { retry, .. } => {
                 *self.retries.entry(retry.reason.clone()).or_default() += 1;
             }
@@ -353,7 +392,17 @@ impl RunRecord {
                 Some(stage) => format!("{stage}: {message}"),
                 None => message.clone(),
             }),
-            Event::StageFinished { stage, state, key, recipe, result, wall_ms, summary, error } => {
+            Event::StageFinished {
+                stage,
+                state,
+                key,
+                recipe,
+                result,
+                wall_ms,
+                summary,
+                rows_skipped,
+                error,
+            } => {
                 let place = self.places.get(stage).copied();
                 if let Some(run) = place.and_then(|place| self.stages.get_mut(place)) {
                     run.state = Some(*state);
@@ -362,6 +411,7 @@ impl RunRecord {
                     run.result = *result;
                     run.wall_ms = Some(*wall_ms);
                     run.summary = summary.as_deref().cloned();
+                    run.rows_skipped = *rows_skipped;
                     run.error.clone_from(error);
                 }
             }

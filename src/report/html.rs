@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::markdown::{
     Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
-    metric, moment, outcomes, params, percent, rate, revision, scorers, settings,
+    metric, moment, outcomes, params, percent, rate, revision, scorers, settings, skipped,
 };
 use super::{Cell, Report, Row, analysis, quality, speed};
 use crate::digest::{Digest, Key};
@@ -96,6 +96,7 @@ fn page(report: &Report) -> Value {
         costs => speed::costs(report),
         groups => groups(report),
         outcomes => outcome_chart(report),
+        skipped => skipped(report),
         cells => report.cells.iter().map(one_cell).collect::<Vec<_>>(),
         facts => facts(run),
         params => params(run),

@@ -61,6 +61,7 @@ pub fn markdown(report: &Report) -> String {
     }
     blocks.push("## Outcomes".to_owned());
     blocks.push(numbers(&outcome_table(report)));
+    blocks.extend(skipped(report).into_iter().map(|line| escape(&line)));
     let groups = groups(report);
     if !groups.rows.is_empty() {
         blocks.push("## Accuracy by tag".to_owned());
@@ -170,6 +171,15 @@ pub(super) fn groups(report: &Report) -> Table {
         row
     });
     Table { head, rows: rows.collect() }
+}
+
+/// Bad rows that are in no count, because the manifest says that they shall be left out.
+pub(super) fn skipped(report: &Report) -> Vec<String> {
+    let line = |cell: &Cell| {
+        let rows = cell.config.get("rows_skipped")?.as_u64()?;
+        Some(format!("{}: {} bad rows were left out of its data", cell.name, count(rows)))
+    };
+    report.cells.iter().filter_map(line).collect()
 }
 
 /// Counts by outcome, with the answered samples split by what the first scorer says of them.

@@ -24,6 +24,8 @@ pub struct Growth {
     pub flows: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bad rows that were left out.
+    pub skipped: u64,
     /// Set at the end: the digest of all, or why there is none.
     pub end: Option<Result<Digest, StageError>>,
 }
@@ -43,10 +45,10 @@ impl Flows {
     }
 
     /// A whole table in the store; `None` where it is missing.
-    pub fn stored(store: &Store, digest: Digest, flows: u64) -> Option<Self> {
+    pub fn stored(store: &Store, digest: Digest, flows: u64, skipped: u64) -> Option<Self> {
         let file = File::open(store.blob_path(digest)).ok()?;
         let bytes = file.metadata().ok()?.len();
-        let (_, growth) = watch::channel(Growth { flows, bytes, end: Some(Ok(digest)) });
+        let (_, growth) = watch::channel(Growth { flows, bytes, skipped, end: Some(Ok(digest)) });
         Some(Flows::growing(growth, file))
     }
 
@@ -67,6 +69,11 @@ impl Flows {
     pub fn count(&self) -> Option<u64> {
         let growth = self.growth.borrow();
         matches!(growth.end, Some(Ok(_))).then_some(growth.flows)
+    }
+
+    /// How many bad rows were left out so far.
+    pub fn skipped(&self) -> u64 {
+        self.growth.borrow().skipped
     }
 
     /// Reads it from the start.

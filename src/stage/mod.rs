@@ -290,6 +290,9 @@ pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// What earlier runs put into a path of the work tree. Looked up only where a file is not as it should be.
 pub type Views = Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>;
 
+/// The commit that the lock file pins for a data set, or why the lock file cannot be read.
+pub type Pins = Arc<dyn Fn(&str) -> Result<Option<String>, String> + Send + Sync>;
+
 /// What all stages of a run share.
 pub struct Context {
     /// The project's root, with no link in it: paths of the manifest are relative to it.
@@ -312,6 +315,8 @@ pub struct Context {
     pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
     /// A variable of the environment: stages see only those that the manifest names.
     pub env: Env,
+    /// Commits of data sets. Looked up only where a manifest names a branch.
+    pub pins: Pins,
     /// Programs that may run at once: one for each core.
     pub programs: Arc<tokio::sync::Semaphore>,
     /// What loaded models share.
@@ -352,6 +357,8 @@ pub struct Options {
     pub frozen: bool,
     /// Nothing may be fetched: plans and explanations only look.
     pub offline: bool,
+    /// Branches of data sets are looked up anew.
+    pub update_data: bool,
     /// Only the first flows of every expansion.
     pub limit: Option<u64>,
     /// Bound on the concurrency of every workflow.

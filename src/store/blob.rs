@@ -147,10 +147,14 @@ impl BlobWriter {
         File::open(path).map_err(at("read", path))
     }
 
+    /// The digest of what was written so far.
+    pub fn digest(&self) -> Digest {
+        self.digest.clone().finish()
+    }
+
     /// Gives the blob its name, if that is `digest`; else nothing is kept.
     pub fn finish_as(self, digest: Digest) -> Result<bool, StoreError> {
-        let found = self.digest.clone().finish();
-        if found != digest {
+        if self.digest() != digest {
             return Ok(false);
         }
         self.finish()?;

@@ -54,6 +54,9 @@ const FORMAT: u32 = 2;
 /// Records longer than this go to the blobs, and the journal keeps their digest.
 const INLINE_MAX: usize = 4096;
 
+/// Files longer than this go into the store in pieces.
+const WHOLE_MAX: u64 = 1 << 20;
+
 /// A process starts another journal when its own has this many bytes: what it knows of its own journal is in
 /// memory.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -359,8 +362,19 @@ impl Store {
             return Ok(digest);
         }
         let seen = stat::observe(path).map_err(at("read", path))?;
-        let bytes = std::fs::read(path).map_err(at("read", path))?;
-        let digest = self.put_blob(&bytes)?;
+        let mut file = std::fs::File::open(path).map_err(at("read", path))?;
+        let digest = match file.metadata().map_err(at("read", path))?.len() {
+            0..=WHOLE_MAX => {
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut file, &mut bytes).map_err(at("read", path))?;
+                self.put_blob(&bytes)?
+            }
+            _ => {
+                let mut writer = self.blob_writer()?;
+                io::copy(&mut file, &mut writer).map_err(at("copy into the store", path))?;
+                writer.finish()?
+            }
+        };
         self.stat.remember(path, seen, digest);
         Ok(digest)
     }
@@ -381,7 +395,8 @@ impl Store {
         let digest = self.import(path)?;
         match self.is_whole(digest) {
             true => Ok(digest),
-            false => Ok(self.import_bytes(path)?.0),
+            // The damaged one is gone: this reads the file.
+            false => self.import(path),
         }
     }
 

@@ -10,7 +10,9 @@ macro_rules! tell {
 
 mod command;
 mod crash;
+mod data;
 mod engine;
+mod hub;
 mod increments;
 mod inputs;
 mod interface;

@@ -1,6 +1,6 @@
 //! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -15,33 +15,53 @@ use super::{
     Artifact, ArtifactKind, Context, Done, FlowTemplate, Inputs, Need, Setting, Stage, StageError,
 };
 use crate::digest::{Digest, Recipe};
-use crate::manifest::{Diagnostic, Fields, Spanned};
+use crate::manifest::{Diagnostic, Fields};
 use crate::record::Event;
 use crate::sample::Flow;
 use crate::store::{Outcome, Port, Record, Store};
 use crate::template::{LANGUAGE, Templates};
 
+mod bad;
+mod hub;
+mod order;
+mod parquet;
 mod rows;
+mod seen;
+mod shape;
+mod source;
+mod splits;
 mod steps;
+mod text;
+mod web;
 
-use rows::{Fixture, Format, Rows};
+use bad::{BadRow, RowError};
+use order::Sorter;
+use rows::{Row, Rows};
+use seen::{Names, Seen};
+use shape::{Shape, columns};
+use source::{FORMATS, Fixture, Format, Source};
 use steps::Pool;
 
 /// Version of how rows become flows.
 const REV: u32 = 1;
 /// How often progress is told, in flows.
 const TELL_EVERY: u64 = 1000;
+/// Bad rows that are shown in full.
+const BAD_SHOWN: usize = 3;
 
 struct Expand {
     name: String,
     needs: Vec<Need>,
-    fixtures: Vec<(Utf8PathBuf, Format)>,
+    sources: Vec<Source>,
     /// The format that the manifest names, for rows whose file names are not known beforehand.
     format: Option<String>,
     count: Option<u64>,
     shuffle_seed: Option<i64>,
-    filter: Option<String>,
-    shots: Option<(Utf8PathBuf, Format)>,
+    shape: Shape,
+    /// Whether bad rows are left out, and counted.
+    skips: bool,
+    /// Rows from which worked examples are drawn, and by what seed.
+    shots: Vec<Source>,
     shots_seed: i64,
 }
 
@@ -57,50 +77,44 @@ pub(super) fn read(
         let hint = "`fixture = \"<file or folder>\"`, or `rows = \"<stage that writes them>\"`";
         fields.error(Diagnostic::at(fields.span(), "an expansion needs rows").hint(hint));
     }
-    let format = fields.choice("format", rows::FORMATS).map(|text| text.value);
-    let mut fixtures = Vec::new();
-    let fixture = |path: Spanned<Utf8PathBuf>| {
-        if !setting.check_exists(&fields, &path) {
-            return None;
-        }
-        let is_folder = setting.root.join(&path.value).is_dir();
-        let known = Format::of(&path.value, is_folder, format.as_deref());
-        if known.is_none() {
-            let message = format!("cannot tell what `{}` holds", path.value);
-            let hint = format!("add `format` (known: {})", rows::FORMATS.join(", "));
-            fields.error(Diagnostic::at(path.span, message).hint(hint));
-        }
-        Some((path.value, known?))
-    };
-    fixtures.extend(fields.paths("fixture").unwrap_or_default().into_iter().filter_map(fixture));
-    let shots = fields.path("shots").and_then(fixture);
+    let format = fields.choice("format", FORMATS).map(|text| text.value);
+    let sources = Source::read(&fields, "fixture", setting, format.as_deref());
+    let shots = Source::read(&fields, "shots", setting, format.as_deref());
     let shots_seed = fields.integer("shots_seed", i64::MIN..=i64::MAX);
     if shots_seed.is_some() && !fields.has("shots") {
         let message = "`shots_seed` without `shots`: nothing is drawn";
         fields.error(Diagnostic::at(fields.place("shots_seed"), message));
     }
-    let count = fields.integer("count", 1..=i64::MAX).map(|count| count as u64);
+    let count = read_count(&fields);
     let shuffle_seed = fields.integer("shuffle_seed", i64::MIN..=i64::MAX);
-    let filter = fields.text("filter").map(|filter| {
-        if let Err(error) = Templates::default().check_expression(&filter.value) {
-            let hint =
-                "a filter is an expression such as `row.category == 'facts'`, without braces";
-            fields.error(Diagnostic::at(filter.span, error.message).hint(hint));
-        }
-        filter.value
-    });
+    let shape = Shape::read(&fields);
+    let skips = fields.choice("on_bad_row", &["fail", "skip"]).is_some_and(|w| w.value == "skip");
     fields.finish();
     Some(Box::new(Expand {
         name: name.to_owned(),
         needs: std::iter::once(template?).chain(made).collect(),
-        fixtures,
+        sources,
         format,
         count,
         shuffle_seed,
-        filter,
+        shape,
+        skips,
         shots,
         shots_seed: shots_seed.unwrap_or(0),
     }))
+}
+
+/// `limit` is another word for `count`.
+fn read_count(fields: &Fields<'_>) -> Option<u64> {
+    let read = |name| fields.integer(name, 1..=i64::MAX).map(|count| count as u64);
+    let (count, limit) = (read("count"), read("limit"));
+    if count.is_some() && limit.is_some() {
+        let message = "`limit` is another word for `count`, and both are set";
+        fields.error(
+            Diagnostic::at(fields.place("limit"), message).also(fields.place("count"), "set here"),
+        );
+    }
+    count.or(limit)
 }
 
 impl Expand {
@@ -113,68 +127,72 @@ impl Expand {
     }
 
     /// Reads the fixtures into the store, and with `whole` makes sure that their content is good there.
-    fn import(
+    async fn import(
         &self,
         inputs: &Inputs,
         context: &Context,
         whole: bool,
     ) -> Result<Vec<Fixture>, StageError> {
-        let import = |(path, format): &(Utf8PathBuf, Format)| {
-            Fixture::import(path, *format, &context.resolve(path)?, &context.store, whole)
-        };
-        let mut fixtures = self.fixtures.iter().map(import).collect::<Result<Vec<_>, _>>()?;
+        let mut fixtures = Vec::new();
+        for source in &self.sources {
+            fixtures.push(source.import(&self.name, context, whole).await?);
+        }
         for input in inputs.all("rows") {
             let Artifact::Files(files) = &input.artifact else {
                 unreachable!("BUG: the graph lets only files in here")
             };
             for (path, digest) in &files.files {
-                let path = Utf8PathBuf::from(path);
-                let format = Format::of(&path, false, self.format.as_deref());
+                let format = Format::of(path, false, self.format.as_deref());
                 let format = format.filter(|format| *format != Format::Folder).ok_or_else(|| {
-                    let known = rows::FORMATS.join(", ");
+                    let known = FORMATS.join(", ");
                     StageError::User(format!(
                         "cannot tell what `{path}` of `{}` holds; add `format` (known: {known})",
                         input.stage
                     ))
                 })?;
-                fixtures.push(Fixture::made(path, format, *digest));
+                fixtures.push(Fixture::of_file(path.clone(), format, *digest));
             }
         }
         Ok(fixtures)
     }
 
     /// The rows of worked examples.
-    fn import_shots(&self, context: &Context, whole: bool) -> Result<Option<Fixture>, StageError> {
-        let Some((path, format)) = &self.shots else { return Ok(None) };
-        let full = context.resolve(path)?;
-        Fixture::import(path, *format, &full, &context.store, whole).map(Some)
+    async fn import_shots(
+        &self,
+        context: &Context,
+        whole: bool,
+    ) -> Result<Vec<Fixture>, StageError> {
+        let mut shots = Vec::new();
+        for source in &self.shots {
+            shots.push(source.import(&self.name, context, whole).await?);
+        }
+        Ok(shots)
     }
 
     fn recipe_of(
         &self,
         template: Digest,
         fixtures: &[Fixture],
-        shots: Option<&Fixture>,
+        shots: &[Fixture],
         context: &Context,
     ) -> Recipe {
         let recipe = Recipe::new("expand", REV)
             .field("language", LANGUAGE)
             .field("count", self.count(context))
             .field("shuffle_seed", self.shuffle_seed)
-            .field("filter", self.filter.clone())
+            .field("on_bad_row", self.skips.then_some("skip"))
             .input("template", template);
-        let recipe = match shots {
-            Some(shots) => recipe
-                .field("shots format", shots.format.name())
-                .field("shots_seed", self.shots_seed)
-                .input("shots", shots.digest),
-            None => recipe,
-        };
-        fixtures.iter().enumerate().fold(recipe, |recipe, (i, fixture)| {
-            recipe
-                .field(&format!("fixture {i} format"), fixture.format.name())
-                .input(format!("fixture {i}"), fixture.digest)
-        })
+        let recipe = self.shape.describe(recipe);
+        let seed = (!shots.is_empty()).then_some(self.shots_seed);
+        let recipe = shots.iter().enumerate().fold(recipe, |recipe, (i, shots)| {
+            let name = if i == 0 { "shots".to_owned() } else { format!("shots {i}") };
+            shots.describe(&name, recipe)
+        });
+        let recipe = recipe.field("shots_seed", seed);
+        fixtures
+            .iter()
+            .enumerate()
+            .fold(recipe, |recipe, (i, fixture)| fixture.describe(&format!("fixture {i}"), recipe))
     }
 }
 
@@ -194,9 +212,9 @@ impl Stage for Expand {
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
         async move {
             let template = inputs.one("template").digest().await?;
-            let fixtures = self.import(inputs, context, false)?;
-            let shots = self.import_shots(context, false)?;
-            Ok(self.recipe_of(template, &fixtures, shots.as_ref(), context))
+            let fixtures = self.import(inputs, context, false).await?;
+            let shots = self.import_shots(context, false).await?;
+            Ok(self.recipe_of(template, &fixtures, &shots, context))
         }
         .boxed()
     }
@@ -209,7 +227,9 @@ impl Stage for Expand {
         context: &Context,
     ) -> Option<Artifact> {
         let count = record.inline("count")?.as_u64()?;
-        Flows::stored(&context.store, record.blob("flows")?, count).map(Artifact::Flows)
+        let skipped = record.inline("skipped").and_then(Value::as_u64).unwrap_or(0);
+        let flows = Flows::stored(&context.store, record.blob("flows")?, count, skipped)?;
+        Some(Artifact::Flows(flows))
     }
 
     fn run<'a>(
@@ -222,16 +242,17 @@ impl Stage for Expand {
             let Artifact::Template(template) = inputs.one("template") else {
                 unreachable!("BUG: the graph lets only templates in here")
             };
-            let fixtures = self.import(inputs, context, true)?;
-            let shots = self.import_shots(context, true)?;
-            let recipe = self.recipe_of(template.digest, &fixtures, shots.as_ref(), context);
+            let fixtures = self.import(inputs, context, true).await?;
+            let shots = self.import_shots(context, true).await?;
+            let recipe = self.recipe_of(template.digest, &fixtures, &shots, context);
             let draws = template.steps.iter().any(|step| step.draw.is_some());
-            if shots.is_some() && !draws {
+            if !shots.is_empty() && !draws {
                 let hint = "add [step.draw] to a step of the flow template";
                 return Err(StageError::User(format!("`shots` without anything to draw: {hint}")));
             }
             let writer = context.store.blob_writer()?;
-            let (tell, growth) = watch::channel(Growth { flows: 0, bytes: 0, end: None });
+            let (tell, growth) =
+                watch::channel(Growth { flows: 0, bytes: 0, skipped: 0, end: None });
             let flows = Flows::growing(growth, writer.reader()?);
             publish(Artifact::Flows(flows.clone()));
             let work = Work {
@@ -240,7 +261,8 @@ impl Stage for Expand {
                 fixtures,
                 count: self.count(context),
                 shuffle_seed: self.shuffle_seed,
-                filter: self.filter.clone(),
+                shape: self.shape.clone(),
+                skips: self.skips,
                 shots,
                 shots_seed: self.shots_seed,
                 store: context.store.clone(),
@@ -249,11 +271,11 @@ impl Stage for Expand {
             };
             let written = tokio::task::spawn_blocking(move || {
                 let written = work.write(writer, &tell);
-                let end = written.as_ref().map(|(digest, _)| *digest).map_err(Clone::clone);
+                let end = written.as_ref().map(|made| made.digest).map_err(Clone::clone);
                 tell.send_modify(|growth| growth.end = Some(end));
                 written
             });
-            let (digest, count) = written
+            let Made { digest, count, bad } = written
                 .await
                 .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
             if let Some(wanted) =
@@ -264,14 +286,19 @@ impl Stage for Expand {
                     format!("`count` asks for {wanted} flows, and the fixture has {count}"),
                 );
             }
-            let ports = [
+            let mut ports = BTreeMap::from([
                 ("flows".to_owned(), Port::Blob(digest)),
                 ("count".to_owned(), Port::Inline(count.into())),
-            ];
+            ]);
+            if bad.count > 0 {
+                context.notice(&self.name, bad.notice());
+                ports.insert("skipped".to_owned(), Port::Inline(bad.count.into()));
+                ports.insert("skipped_first".to_owned(), Port::Inline(bad.first.into()));
+            }
             Ok(Done {
                 artifact: Artifact::Flows(flows),
                 recipe,
-                outcome: Some(Outcome::Value(ports.into())),
+                outcome: Some(Outcome::Value(ports)),
                 worked: true,
                 failure: None,
             })
@@ -284,7 +311,7 @@ impl Stage for Expand {
     }
 
     fn reads(&self) -> Vec<Utf8PathBuf> {
-        self.fixtures.iter().chain(&self.shots).map(|(path, _)| path.clone()).collect()
+        self.sources.iter().chain(&self.shots).filter_map(Source::path).cloned().collect()
     }
 }
 
@@ -295,91 +322,202 @@ struct Work {
     fixtures: Vec<Fixture>,
     count: Option<u64>,
     shuffle_seed: Option<i64>,
-    filter: Option<String>,
-    shots: Option<Fixture>,
+    shape: Shape,
+    skips: bool,
+    shots: Vec<Fixture>,
     shots_seed: i64,
     store: Arc<Store>,
     emit: Arc<dyn Fn(Event) + Send + Sync>,
     stop: tokio_util::sync::CancellationToken,
 }
 
+/// What an expansion came to.
+struct Made {
+    digest: Digest,
+    count: u64,
+    bad: Bad,
+}
+
+/// Bad rows that were left out.
+#[derive(Default)]
+struct Bad {
+    count: u64,
+    /// The first of them, in words.
+    first: Vec<String>,
+}
+
+impl Bad {
+    fn notice(&self) -> String {
+        let more = match self.count - self.first.len() as u64 {
+            0 => String::new(),
+            more => format!("\n… and {more} more"),
+        };
+        format!("{} bad rows left out:\n{}{more}", self.count, self.first.join("\n"))
+    }
+}
+
 impl Work {
-    /// The rows of worked examples, all in memory.
+    /// The rows of worked examples, all in memory, with the same columns and fields as others.
     fn pool(&self) -> Result<Option<Pool>, StageError> {
-        let Some(shots) = &self.shots else { return Ok(None) };
-        let rows = Rows::open(std::slice::from_ref(shots), None, &self.store)?;
-        let rows: Result<Vec<_>, _> = rows.map(|row| Ok::<_, StageError>(row?.value)).collect();
-        Ok(Some(Pool::new(rows?, self.shots_seed)))
+        if self.shots.is_empty() {
+            return Ok(None);
+        }
+        let templates = Templates::default();
+        let mut rows = Vec::new();
+        for row in Rows::open(&self.shots, &self.store)? {
+            let shaped = row.and_then(|Row { value, place, .. }| {
+                self.shape
+                    .worked_out(value, &templates)
+                    .map_err(|(message, row)| RowError::Bad(BadRow::unfit(&place, message, &row)))
+            });
+            rows.push(match shaped {
+                Ok(row) => Value::Object(row),
+                Err(RowError::Fatal(error)) => return Err(error),
+                Err(RowError::Bad(bad)) => return Err(StageError::User(bad.to_string())),
+            });
+        }
+        Ok(Some(Pool::new(rows, self.shots_seed)))
     }
 
     fn write(
         &self,
-        mut writer: crate::store::BlobWriter,
+        writer: crate::store::BlobWriter,
         tell: &watch::Sender<Growth>,
-    ) -> Result<(Digest, u64), StageError> {
+    ) -> Result<Made, StageError> {
         let maker = Maker::new(&self.template, self.pool()?)?;
-        let mut seen: HashMap<Digest, u32> = HashMap::new();
-        let mut names: HashMap<String, u32> = HashMap::new();
-        let (mut count, mut bytes) = (0_u64, 0_u64);
+        let mut out = Out { writer, tell, count: 0, bytes: 0 };
+        let mut bad = Bad::default();
+        let (mut seen, mut names) = (Seen::default(), Names::default());
         let emit = |flows| (self.emit)(Event::FlowsExpanded { stage: self.stage.clone(), flows });
-        for row in Rows::open(&self.fixtures, self.shuffle_seed, &self.store)? {
-            if self.count.is_some_and(|wanted| count >= wanted) {
+        let rows = Rows::open(&self.fixtures, &self.store)?;
+        for row in self.ordered(rows, &maker.templates, &mut bad)? {
+            if self.count.is_some_and(|wanted| out.count >= wanted) {
                 break;
             }
             if self.stop.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
-            let row = row?;
-            let place = row.place;
-            let context = json!({ "row": row.value });
-            if let Some(filter) = &self.filter {
-                let keep = maker.templates.is_true(filter, &context);
-                if !keep.map_err(|error| StageError::User(format!("{place}: filter: {error}")))? {
+            // Rows in another order have been read and shaped by now.
+            let shaped = match self.shuffle_seed {
+                Some(_) => row.map(Some),
+                None => row.and_then(|row| self.shaped(row, &maker.templates)),
+            };
+            let made = shaped.and_then(|row| row.map(|row| self.flow(&maker, row)).transpose());
+            let mut flow = match made {
+                Ok(Some(flow)) => flow,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.leave_out(error, &mut bad)?;
+                    tell.send_modify(|growth| growth.skipped = bad.count);
                     continue;
                 }
-            }
-            let mut flow = maker
-                .flow(&context, row.number)
-                .map_err(|message| StageError::User(format!("{place}: {message}")))?;
-            let occurrence = seen.entry(flow.steps_digest()).or_default();
-            flow.occurrence = *occurrence;
-            *occurrence += 1;
-            flow.id = unique(&flow.id, &mut names);
-            let mut line = serde_json::to_vec(&flow).expect("BUG: a flow is plain data");
-            line.push(b'\n');
-            writer
-                .write_all(&line)
-                .map_err(|error| StageError::Failed(format!("cannot write flows: {error}")))?;
-            count += 1;
-            bytes += line.len() as u64;
-            tell.send_modify(|growth| (growth.flows, growth.bytes) = (count, bytes));
-            if count % TELL_EVERY == 0 {
-                emit(count);
+            };
+            flow.occurrence = seen.add(flow.steps_digest());
+            flow.id = names.unique(&flow.id);
+            out.push(&flow)?;
+            if out.count.is_multiple_of(TELL_EVERY) {
+                emit(out.count);
             }
         }
-        emit(count);
-        if count == 0 {
-            return Err(StageError::User(
-                "the expansion gives no flows: its fixture is empty, or its filter lets nothing through"
-                    .to_owned(),
-            ));
+        emit(out.count);
+        if out.count == 0 {
+            let first = bad
+                .first
+                .first()
+                .map_or_else(String::new, |bad| format!("; the first bad row:\n{bad}"));
+            return Err(StageError::User(format!(
+                "the expansion gives no flows: its fixture is empty, or its filter lets nothing through{first}"
+            )));
         }
-        Ok((writer.finish()?, count))
+        // Rows that were left out before the first flow was asked for count as well.
+        tell.send_modify(|growth| growth.skipped = bad.count);
+        let count = out.count;
+        Ok(Made { digest: out.writer.finish()?, count, bad })
+    }
+
+    /// Rows as the files have them, or with a seed shaped and in its order.
+    fn ordered<'a>(
+        &'a self,
+        rows: Rows,
+        templates: &Templates,
+        bad: &mut Bad,
+    ) -> Result<Box<dyn Iterator<Item = Result<Row, RowError>> + 'a>, StageError> {
+        let Some(seed) = self.shuffle_seed else { return Ok(Box::new(rows)) };
+        let mut sorter = Sorter::new(seed, self.store.blob_writer()?)?;
+        for row in rows {
+            if self.stop.is_cancelled() {
+                return Err(StageError::Cancelled);
+            }
+            let shaped = row.and_then(|row| {
+                let rank = sorter.rank(&row.value);
+                Ok(self.shaped(row, templates)?.map(|row| (rank, row)))
+            });
+            match shaped {
+                Ok(Some((rank, row))) => sorter.push(rank, &row)?,
+                Ok(None) => {}
+                Err(error) => self.leave_out(error, bad)?,
+            }
+        }
+        Ok(Box::new(sorter.finish()?))
+    }
+
+    /// The row as the template wants it; `None` where the filter leaves it out.
+    fn shaped(&self, row: Row, templates: &Templates) -> Result<Option<Row>, RowError> {
+        let Row { value, number, place } = row;
+        match self.shape.shaped(value, templates) {
+            Ok(value) => Ok(value.map(|value| Row { value, number, place })),
+            Err((message, row)) => Err(RowError::Bad(BadRow::unfit(&place, message, &row))),
+        }
+    }
+
+    fn flow(&self, maker: &Maker<'_>, row: Row) -> Result<Flow, RowError> {
+        let context = shape::context(row.value);
+        let id = self.shape.id(&context, &maker.templates).transpose();
+        let flow = id.and_then(|id| maker.flow(&context, id, row.number));
+        flow.map_err(|message| {
+            let row_value = context["row"].as_object().expect("BUG: a row is a table");
+            RowError::Bad(BadRow::unfit(&row.place, message, row_value))
+        })
+    }
+
+    /// Counts a bad row, where that is the policy.
+    fn leave_out(&self, error: RowError, bad: &mut Bad) -> Result<(), StageError> {
+        let row = match error {
+            RowError::Fatal(error) => return Err(error),
+            RowError::Bad(row) => row,
+        };
+        if !self.skips {
+            return Err(StageError::User(row.to_string()));
+        }
+        bad.count += 1;
+        if bad.first.len() < BAD_SHOWN {
+            bad.first.push(row.to_string());
+        }
+        Ok(())
     }
 }
 
-/// The name itself for the first flow that bears it, then `name#2`, `name#3`, …
-fn unique(name: &str, used: &mut HashMap<String, u32>) -> String {
-    let mut copies = used.get(name).copied().unwrap_or(0);
-    loop {
-        copies += 1;
-        let id = if copies == 1 { name.to_owned() } else { format!("{name}#{copies}") };
-        // A row may bear such a name itself.
-        if copies == 1 || !used.contains_key(&id) {
-            used.insert(name.to_owned(), copies);
-            used.entry(id.clone()).or_insert(1);
-            return id;
-        }
+/// The table of flows while it is written.
+struct Out<'a> {
+    writer: crate::store::BlobWriter,
+    tell: &'a watch::Sender<Growth>,
+    count: u64,
+    bytes: u64,
+}
+
+impl Out<'_> {
+    /// Writes a flow, and tells who reads that it is there.
+    fn push(&mut self, flow: &Flow) -> Result<(), StageError> {
+        let mut line = serde_json::to_vec(flow).expect("BUG: a flow is plain data");
+        line.push(b'\n');
+        self.writer
+            .write_all(&line)
+            .map_err(|error| StageError::Failed(format!("cannot write flows: {error}")))?;
+        self.count += 1;
+        self.bytes += line.len() as u64;
+        let (count, bytes) = (self.count, self.bytes);
+        self.tell.send_modify(|growth| (growth.flows, growth.bytes) = (count, bytes));
+        Ok(())
     }
 }
 
@@ -403,10 +541,12 @@ impl<'a> Maker<'a> {
         Ok(Maker { template, templates, pool })
     }
 
-    fn flow(&self, context: &Value, number: u64) -> Result<Flow, String> {
-        let id = match &self.template.id {
-            None => format!("row-{number}"),
-            Some(expression) => match self.evaluate("id", expression, context)? {
+    /// The flow of a row; `id` stands in place of what the template calls it.
+    fn flow(&self, context: &Value, id: Option<String>, number: u64) -> Result<Flow, String> {
+        let id = match (id, &self.template.id) {
+            (Some(id), _) => id,
+            (None, None) => format!("row-{number}"),
+            (None, Some(expression)) => match self.evaluate("id", expression, context)? {
                 Value::String(text) => text,
                 other => other.to_string(),
             },
@@ -420,7 +560,7 @@ impl<'a> Maker<'a> {
             let value = context["row"].get(tag).ok_or_else(|| {
                 format!(
                     "there is no column `{tag}` for the tag (known: {})",
-                    columns(&context["row"])
+                    context["row"].as_object().map(columns).unwrap_or_default()
                 )
             })?;
             tags.insert(
@@ -455,17 +595,15 @@ impl<'a> Maker<'a> {
         context: &Value,
     ) -> String {
         let known = if error.undefined {
-            format!(" (columns of the row: {})", columns(&context["row"]))
+            format!(
+                " (columns of the row: {})",
+                context["row"].as_object().map(columns).unwrap_or_default()
+            )
         } else {
             String::new()
         };
         format!("`{name}` of the flow template: {error}{known}")
     }
-}
-
-fn columns(row: &Value) -> String {
-    let names = row.as_object().map(Map::keys).into_iter().flatten();
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Accepted answers: a text, a number, or a list of those.
@@ -481,17 +619,5 @@ fn targets(value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::Array(items) => items.into_iter().map(one).collect(),
         value => Ok(vec![one(value)?]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flows_never_share_a_name() {
-        let mut used = HashMap::new();
-        let names = ["a", "a", "a#2", "a", "b"].map(|name| unique(name, &mut used));
-        assert_eq!(names, ["a", "a#2", "a#2#2", "a#3", "b"]);
     }
 }

@@ -1,273 +1,154 @@
-//! Rows of a fixture: JSON Lines, JSON, CSV, or a folder of files as one row. Knows nothing of templates.
+//! Rows of fixtures, one after another. Knows nothing of templates.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
-use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Map, Value, json};
 
-use crate::digest::Digest;
-use crate::stage::{StageError, plain};
+use super::bad::{BadRow, RowError};
+use super::source::{Fixture, Format, Part};
+use super::{parquet, text};
+use crate::stage::StageError;
 use crate::store::Store;
-
-/// How rows are stored, by the names in manifests.
-pub(super) const FORMATS: &[&str] = &["jsonl", "json", "csv", "folder"];
-
-/// How rows are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    JsonLines,
-    Json,
-    Csv,
-    Folder,
-}
-
-impl Format {
-    /// The format that is named, else that of the ending.
-    pub(super) fn of(path: &Utf8Path, is_folder: bool, named: Option<&str>) -> Option<Format> {
-        let name = named.or(if is_folder { Some("folder") } else { path.extension() })?;
-        match name.to_ascii_lowercase().as_str() {
-            "jsonl" | "ndjson" => Some(Format::JsonLines),
-            "json" => Some(Format::Json),
-            "csv" => Some(Format::Csv),
-            "folder" => Some(Format::Folder),
-            _ => None,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Format::JsonLines => "jsonl",
-            Format::Json => "json",
-            Format::Csv => "csv",
-            Format::Folder => "folder",
-        }
-    }
-}
-
-/// A fixture in the store.
-pub(super) struct Fixture {
-    path: Utf8PathBuf,
-    pub(super) format: Format,
-    /// Of all its content.
-    pub(super) digest: Digest,
-    /// Its files by path, `/` between parts, in order: one but for folders.
-    files: Vec<(String, Digest)>,
-}
-
-impl Fixture {
-    /// A file that another stage has made.
-    pub(super) fn made(path: Utf8PathBuf, format: Format, digest: Digest) -> Fixture {
-        let files = vec![(path.file_name().unwrap_or_default().to_owned(), digest)];
-        Fixture { path, format, digest, files }
-    }
-
-    pub(super) fn import(
-        path: &Utf8Path,
-        format: Format,
-        full: &Utf8Path,
-        store: &Store,
-        whole: bool,
-    ) -> Result<Fixture, StageError> {
-        if (format == Format::Folder) != full.is_dir() {
-            let what = if full.is_dir() { "a folder" } else { "a file" };
-            return Err(StageError::User(format!(
-                "`{path}` is {what}, and its format is {}",
-                format.name()
-            )));
-        }
-        let import =
-            |path: &Utf8Path| if whole { store.import_whole(path) } else { store.import(path) };
-        let files = match format {
-            Format::Folder => {
-                let mut names = Vec::new();
-                list(full, "", &mut names).map_err(|error| {
-                    StageError::User(format!("cannot read `{path}`: {}", plain(&error)))
-                })?;
-                names.sort();
-                let imported = |name: String| Ok((name.clone(), import(&full.join(&name))?));
-                names.into_iter().map(imported).collect::<Result<Vec<_>, StageError>>()?
-            }
-            _ => vec![(path.file_name().unwrap_or_default().to_owned(), import(full)?)],
-        };
-        let digest = match format {
-            Format::Folder => Digest::of_json(&files),
-            // The name of a single file says nothing about its rows.
-            _ => files[0].1,
-        };
-        Ok(Fixture { path: path.to_owned(), format, digest, files })
-    }
-}
-
-/// Files below a folder, without hidden ones and without links, which could lead anywhere.
-fn list(folder: &Utf8Path, prefix: &str, out: &mut Vec<String>) -> std::io::Result<()> {
-    for entry in folder.read_dir_utf8()? {
-        let entry = entry?;
-        let (name, kind) = (entry.file_name(), entry.file_type()?);
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_dir() {
-            list(entry.path(), &format!("{prefix}{name}/"), out)?;
-        } else if kind.is_file() {
-            out.push(format!("{prefix}{name}"));
-        }
-    }
-    Ok(())
-}
 
 /// A row with where it came from.
 pub(super) struct Row {
-    /// An object.
-    pub(super) value: Value,
-    /// From 1, over all fixtures.
+    /// Its columns.
+    pub(super) value: Map<String, Value>,
+    /// From 1, over all fixtures, those that cannot be read included.
     pub(super) number: u64,
     /// `file:line` or `file, row n`, for messages.
     pub(super) place: String,
 }
 
-/// All rows of some fixtures, one after another.
-pub(super) struct Rows {
-    rows: Box<dyn Iterator<Item = Result<Row, StageError>>>,
+/// A value of a file with where it stands.
+pub(super) struct Placed {
+    pub(super) value: Value,
+    pub(super) place: String,
 }
 
-impl Iterator for Rows {
-    type Item = Result<Row, StageError>;
+/// The rest of a file.
+pub(super) type Rest = Box<dyn Iterator<Item = Result<Placed, RowError>>>;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        self.rows.next()
-    }
+/// What is read after the file that is open.
+enum Next {
+    File(Format, Part),
+    /// One row, made of all of its files.
+    Folder(Fixture),
+}
+
+/// All rows of some fixtures in the order of the files. One file is open at a time.
+pub(super) struct Rows {
+    store: Arc<Store>,
+    next: VecDeque<Next>,
+    current: Option<Rest>,
+    number: u64,
 }
 
 impl Rows {
-    /// Rows in the order of the files, or with a seed in the order of a hash of seed and row: the order
-    /// of two rows never depends on which others there are.
-    pub(super) fn open(
-        fixtures: &[Fixture],
-        shuffle_seed: Option<i64>,
-        store: &Arc<Store>,
-    ) -> Result<Rows, StageError> {
-        let mut parts = Vec::new();
+    pub(super) fn open(fixtures: &[Fixture], store: &Arc<Store>) -> Result<Rows, StageError> {
+        let mut next = VecDeque::new();
         for fixture in fixtures {
-            parts.push(read(fixture, store)?);
-        }
-        let numbered = parts.into_iter().flatten().zip(1..).map(|(row, number)| {
-            let (value, place) = row?;
-            if !value.is_object() {
-                return Err(StageError::User(format!(
-                    "{place}: a row must be a table of columns, not {value}"
-                )));
+            if fixture.parts.is_empty() {
+                let message = format!("the folder `{}` has no files", fixture.name);
+                return Err(StageError::User(message));
             }
-            Ok(Row { value, number, place })
-        });
-        let Some(seed) = shuffle_seed else { return Ok(Rows { rows: Box::new(numbered) }) };
-        let rows = numbered.collect::<Result<Vec<Row>, _>>()?;
-        let mut keyed: Vec<_> = rows
-            .into_iter()
-            .map(|row| (Digest::of_json(&(seed, &row.value)), row.number, row))
-            .collect();
-        keyed.sort_by_key(|(digest, number, _)| (*digest, *number));
-        Ok(Rows { rows: Box::new(keyed.into_iter().map(|(_, _, row)| Ok(row))) })
+            match fixture.format {
+                Format::Folder => next.push_back(Next::Folder(fixture.clone())),
+                format => {
+                    next.extend(fixture.parts.iter().map(|part| Next::File(format, part.clone())));
+                }
+            }
+        }
+        Ok(Rows { store: store.clone(), next, current: None, number: 0 })
+    }
+
+    fn open_next(&mut self) -> Option<Result<Rest, StageError>> {
+        Some(match self.next.pop_front()? {
+            Next::File(format, part) => read(format, part, &self.store),
+            Next::Folder(fixture) => {
+                folder(&fixture, &self.store).map(|row| Box::new(std::iter::once(Ok(row))) as Rest)
+            }
+        })
     }
 }
 
-type Placed = Box<dyn Iterator<Item = Result<(Value, String), StageError>>>;
+impl Iterator for Rows {
+    type Item = Result<Row, RowError>;
 
-fn read(fixture: &Fixture, store: &Arc<Store>) -> Result<Placed, StageError> {
-    let path = fixture.path.clone();
-    let (_, digest) = &fixture
-        .files
-        .first()
-        .ok_or_else(|| StageError::User(format!("the folder `{path}` has no files")))?;
-    let open = || {
-        File::open(store.blob_path(*digest)).map_err(|error| {
-            StageError::Failed(format!("cannot read `{path}` from the store: {error}"))
-        })
-    };
-    let bytes = |digest: Digest| {
-        store.blob(digest).ok_or_else(|| {
-            StageError::Failed(format!("the content of `{path}` is gone from the store; run again"))
-        })
-    };
-    Ok(match fixture.format {
-        Format::JsonLines => json_lines(open()?, path),
-        Format::Csv => csv_rows(open()?, path)?,
-        Format::Json => json_rows(&bytes(*digest)?, &path)?,
-        Format::Folder => {
-            let mut text = String::new();
-            let mut files = Vec::new();
-            for (name, digest) in &fixture.files {
-                let content = String::from_utf8(bytes(*digest)?)
-                    .map_err(|_| StageError::User(format!("`{path}/{name}` is not UTF-8 text")))?;
-                text.push_str(&format!("==> {name} <==\n{content}"));
-                if !content.ends_with('\n') {
-                    text.push('\n');
-                }
-                files.push(json!({ "path": name, "content": content }));
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(found) = self.current.as_mut().and_then(Iterator::next) {
+                self.number += 1;
+                return Some(found.and_then(|Placed { value, place }| match value {
+                    Value::Object(value) => Ok(Row { value, number: self.number, place }),
+                    other => {
+                        let message = "a row must be a table of columns".to_owned();
+                        let text = other.to_string();
+                        Err(RowError::Bad(BadRow::unread(place, message, text.as_bytes(), 1)))
+                    }
+                }));
             }
-            let name = path.file_name().unwrap_or_default();
-            let row = json!({ "name": name, "content": text, "files": files });
-            Box::new(std::iter::once(Ok((row, path.to_string()))))
+            match self.open_next()? {
+                Ok(rest) => self.current = Some(rest),
+                Err(error) => return Some(Err(error.into())),
+            }
         }
+    }
+}
+
+fn open(part: &Part, store: &Store) -> Result<File, StageError> {
+    File::open(store.blob_path(part.digest)).map_err(|error| {
+        StageError::Failed(format!("cannot read `{}` from the store: {error}", part.name))
     })
 }
 
-fn json_lines(file: File, path: Utf8PathBuf) -> Placed {
-    let lines = BufReader::new(file).lines().enumerate();
-    Box::new(lines.filter_map(move |(i, line)| {
-        let place = format!("{path}:{}", i + 1);
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => return Some(Err(StageError::User(format!("{place}: {error}")))),
-        };
-        let line = line.trim_start_matches('\u{feff}');
-        if line.trim().is_empty() {
-            return None;
+fn read(format: Format, part: Part, store: &Store) -> Result<Rest, StageError> {
+    let file = open(&part, store)?;
+    let name = part.name;
+    Ok(match format {
+        Format::JsonLines => text::json_lines(text::open(file, &name)?, name),
+        Format::Json => text::json(text::open(file, &name)?, name),
+        Format::Csv => text::cells(text::open(file, &name)?, name, b',')?,
+        Format::Tsv => text::cells(text::open(file, &name)?, name, b'\t')?,
+        Format::Parquet => parquet::rows(file, name)?,
+        Format::Files => {
+            Box::new(std::iter::once(match String::from_utf8(text::whole(file, &name)?) {
+                Ok(content) => {
+                    let file_name = name.rsplit('/').next().unwrap_or_default();
+                    let value = json!({ "path": part.path, "name": file_name, "content": content });
+                    Ok(Placed { value, place: name })
+                }
+                Err(error) => {
+                    let at = error.utf8_error().valid_up_to() + 1;
+                    let message = "the file is not UTF-8 text".to_owned();
+                    Err(RowError::Bad(BadRow::unread(name, message, error.as_bytes(), at)))
+                }
+            }))
         }
-        Some(match serde_json::from_str(line) {
-            Ok(value) => Ok((value, place)),
-            Err(error) => Err(StageError::User(format!(
-                "{place}:{}: this line is not JSON: {error}",
-                error.column()
-            ))),
-        })
-    }))
+        Format::Folder => unreachable!("BUG: a folder has no file of its own"),
+    })
 }
 
-fn csv_rows(file: File, path: Utf8PathBuf) -> Result<Placed, StageError> {
-    let mut reader = csv::Reader::from_reader(file);
-    let fail = |error: csv::Error, path: &Utf8Path| {
-        let line = error.position().map_or(1, csv::Position::line);
-        StageError::User(format!("{path}:{line}: this is not CSV: {error}"))
-    };
-    let header = reader.headers().map_err(|error| fail(error, &path))?.clone();
-    Ok(Box::new(reader.into_records().map(move |record| {
-        let record = record.map_err(|error| fail(error, &path))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let cells = header.iter().zip(record.iter());
-        let row: Map<String, Value> = cells
-            .map(|(name, cell)| (name.trim_start_matches('\u{feff}').to_owned(), cell.into()))
-            .collect();
-        Ok((Value::Object(row), format!("{path}:{line}")))
-    })))
-}
-
-fn json_rows(bytes: &[u8], path: &Utf8Path) -> Result<Placed, StageError> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        StageError::User(format!(
-            "{path}:{}:{}: this is not JSON: {error}",
-            error.line(),
-            error.column()
-        ))
-    })?;
-    let Value::Array(rows) = value else {
-        return Err(StageError::User(format!("{path}: a JSON fixture is a list of rows")));
-    };
-    let path = path.to_owned();
-    let placed = rows
-        .into_iter()
-        .enumerate()
-        .map(move |(i, row)| Ok((row, format!("{path}, row {}", i + 1))));
-    Ok(Box::new(placed))
+/// A folder as one row: its files in order, and all of them in one text.
+fn folder(fixture: &Fixture, store: &Store) -> Result<Placed, StageError> {
+    let path = &fixture.name;
+    let mut text = String::new();
+    let mut files = Vec::new();
+    for Part { path: name, digest, .. } in &fixture.parts {
+        let bytes = store.blob(*digest).ok_or_else(|| {
+            StageError::Failed(format!("the content of `{path}` is gone from the store; run again"))
+        })?;
+        let content = String::from_utf8(bytes)
+            .map_err(|_| StageError::User(format!("`{path}/{name}` is not UTF-8 text")))?;
+        text.push_str(&format!("==> {name} <==\n{content}"));
+        if !content.ends_with('\n') {
+            text.push('\n');
+        }
+        files.push(json!({ "path": name, "content": content }));
+    }
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let value = json!({ "name": name, "content": text, "files": files });
+    Ok(Placed { value, place: path.clone() })
 }

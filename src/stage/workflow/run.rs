@@ -516,6 +516,9 @@ impl Workflow {
             .field("summary_rev", (self.epochs > 1).then_some(2_u32))
             .input("engine", engine.identity)
             .input("flows", flows.digest().await?);
+        // Known once the flows are whole. It changes no sample, and what a report says.
+        let skipped = Some(flows.skipped()).filter(|skipped| *skipped > 0);
+        let recipe = recipe.field("rows_skipped", skipped);
         Ok(self.describe_stop(settings.describe(recipe), inputs))
     }
 

@@ -9,7 +9,7 @@ use super::command::Command;
 use super::judge::{self, Judge};
 use super::semantic::Semantic;
 use super::{Named, Scoring, Way, port};
-use crate::manifest::{Diagnostic, Fields, Span, Spanned, WordOrTable, is_name};
+use crate::manifest::{Diagnostic, Fields, Span, Spanned, TextOrTable, is_name};
 use crate::method::extract::{self, Extractor, Rule};
 use crate::scorer::{self, Json, Pattern};
 use crate::stage::{ArtifactKind, Need, Setting};
@@ -133,7 +133,7 @@ fn needs_settings(
 }
 
 fn read_scorer(
-    entry: WordOrTable<'_>,
+    entry: TextOrTable<'_>,
     fields: &Fields<'_>,
     setting: &Setting<'_>,
     needs: &mut Vec<Need>,
@@ -141,7 +141,7 @@ fn read_scorer(
     let plain = scorer::SCORERS.iter().map(|scorer| scorer.name);
     let known: Vec<_> = plain.chain(names_of(WITH_SETTINGS)).collect();
     let table = match entry {
-        WordOrTable::Word(word) => {
+        TextOrTable::Text(word) => {
             if needs_settings(fields, "scorer", &word, WITH_SETTINGS)
                 || !fields.is_one_of("scorers", &word, &known)
             {
@@ -150,7 +150,7 @@ fn read_scorer(
             let way = Way::Plain(scorer::find(&word.value)?);
             return Some((word, way));
         }
-        WordOrTable::Table(table) => table,
+        TextOrTable::Table(table) => table,
     };
     let kind = table.needed_text("kind").filter(|kind| table.is_one_of("kind", kind, &known));
     let Some(kind) = kind else {
@@ -392,10 +392,10 @@ fn read_command(table: &Fields<'_>, setting: &Setting<'_>) -> Option<Command> {
     })
 }
 
-fn read_extractor(entry: WordOrTable<'_>, fields: &Fields<'_>) -> Option<(Spanned<String>, Rule)> {
+fn read_extractor(entry: TextOrTable<'_>, fields: &Fields<'_>) -> Option<(Spanned<String>, Rule)> {
     let known: Vec<_> = extract::BUILT_IN.iter().copied().chain(names_of(RULES)).collect();
     let table = match entry {
-        WordOrTable::Word(word) => {
+        TextOrTable::Text(word) => {
             if needs_settings(fields, "extractor", &word, RULES)
                 || !fields.is_one_of("extractors", &word, &known)
             {
@@ -404,7 +404,7 @@ fn read_extractor(entry: WordOrTable<'_>, fields: &Fields<'_>) -> Option<(Spanne
             let rule = extract::built_in(&word.value)?;
             return Some((word, rule));
         }
-        WordOrTable::Table(table) => table,
+        TextOrTable::Table(table) => table,
     };
     let kind = table.needed_text("kind").filter(|kind| table.is_one_of("kind", kind, &known))?;
     let name = table.text("name").unwrap_or_else(|| kind.clone());
