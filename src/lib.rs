@@ -27,6 +27,7 @@
 //! program (`stage/workflow/scoring`).
 //!
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
+//! [`history`] finds runs by name and reads what they left: records, events, samples.
 //!
 //! # The files we write
 //!
@@ -62,6 +63,7 @@ pub mod manifest;
 
 // Acting.
 pub mod store;
+pub mod history;
 pub mod engine;
 pub mod stage;
 pub mod graph;

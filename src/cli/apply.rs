@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::project::{Project, select, usage};
-use super::{BUG, FAILED, Failure, INTERRUPTED, ManifestArgs, USER, block_on, print, say};
+use super::timing::SampleTimes;
+use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
 use crate::exec::{self, Finished, Lock, Selection};
-use crate::record::{Event, RunRecord, RunStatus, StageState};
+use crate::record::{Event, RunRecord, RunStatus};
 use crate::stage::{Context, Options};
 use crate::store::{Shared, StoreError, replace_file};
 
@@ -54,6 +55,9 @@ pub(super) struct Apply {
     /// Folder for the report instead of the manifest's
     #[arg(long, value_name = "DIR")]
     out: Option<Utf8PathBuf>,
+    /// Give the run this tag, by which `forge show` and others find it
+    #[arg(long, value_name = "NAME", value_parser = super::runs::tag_name)]
+    tag: Vec<String>,
     /// Write what happens to stdout as JSON Lines; the last is the result
     #[arg(long)]
     json: bool,
@@ -86,11 +90,15 @@ impl Apply {
         let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
         let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
-        let emit = emitter(record.clone(), progress.clone(), log.clone(), self.json);
+        let times: Arc<Mutex<SampleTimes>> = Arc::default();
+        let emit = emitter(record.clone(), times.clone(), progress.clone(), log.clone(), self.json);
         let context = Arc::new(project.context(store.clone(), options, emit));
         store.hold_run(&context.run.id)?;
         *log.lock().expect("BUG: the log lock is poisoned") =
             Some(store.create_run(&context.run.id)?);
+        for tag in &self.tag {
+            store.run_files(&context.run.id).tag(tag)?;
+        }
 
         let manifest_path = project.root.join(&project.manifest.path);
         // A part of a run, or one with other parameters, is no result to commit.
@@ -123,8 +131,12 @@ impl Apply {
             Ok::<_, Failure>((finished, shared))
         })?;
         let (finished, shared) = finished?;
-        self.tell(&finished, &context, shared.as_ref());
-        exit(&finished)
+        let times = times.lock().expect("BUG: the time lock is poisoned");
+        self.tell(&finished, &times, &context, shared.as_ref());
+        match summary::exit_code(&finished.record) {
+            DONE => Ok(()),
+            code => Err(Failure::Said(code)),
+        }
     }
 
     fn selection(&self, project: &Project) -> Result<Selection, Failure> {
@@ -168,9 +180,15 @@ impl Apply {
         })
     }
 
-    fn tell(&self, finished: &Finished, context: &Context, shared: Option<&Shared>) {
+    fn tell(
+        &self,
+        finished: &Finished,
+        times: &SampleTimes,
+        context: &Context,
+        shared: Option<&Shared>,
+    ) {
         if self.json {
-            let mut done = done_line(finished);
+            let mut done = done_line(finished, times);
             done["shared"] = json!(shared);
             print(&done.to_string());
         }
@@ -198,8 +216,11 @@ impl Apply {
             }
             return;
         }
-        timing(&finished.record).iter().for_each(|line| say(line));
-        say(&summary(finished, context));
+        times.tell(&finished.record, say);
+        summary::lines(&finished.record).iter().for_each(|line| say(line));
+        if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
+            say(&format!("report: {}", shown(report, context)));
+        }
         if let Some(shared) = shared {
             say(&format!(
                 "shared: {} read, {} written, {}",
@@ -221,15 +242,17 @@ type Emit = Arc<dyn Fn(Event) + Send + Sync>;
 /// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
 fn emitter(
     record: Arc<Mutex<RunRecord>>,
+    times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
     log: Arc<Mutex<Option<crate::store::RunFolder>>>,
     json: bool,
 ) -> Emit {
     Arc::new(move |event| {
         record.lock().expect("BUG: the record lock is poisoned").apply(&event);
+        times.lock().expect("BUG: the time lock is poisoned").on(&event);
         if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
             // The log is for people and later readers; what was paid for is in the journal.
-            let _: Result<(), StoreError> = folder.log(&event);
+            let _: Result<(), StoreError> = folder.log(&event, crate::engine::unix_ms());
         }
         progress.on(&event);
         if json {
@@ -262,44 +285,8 @@ fn write_lock(manifest: &camino::Utf8Path, record: &RunRecord) -> Result<(), Fai
     Ok(())
 }
 
-/// `[TIMING]` lines: what was measured in this run, and nothing else.
-fn timing(record: &RunRecord) -> Vec<String> {
-    let mut lines = Vec::new();
-    for stage in record.stages.iter().filter(|stage| stage.kind == "expand") {
-        let how = match stage.state {
-            Some(StageState::Fresh) => "cached",
-            Some(StageState::Ran) => "generated",
-            _ => continue,
-        };
-        if let Some(ms) = stage.wall_ms {
-            lines.push(format!("[TIMING] flow_expansion_ms={ms:.2} ({how})"));
-        }
-    }
-    for ms in record.engine_init_ms.values() {
-        lines.push(format!("[TIMING] engine_init_ms={ms:.2}"));
-    }
-    let samples: Vec<f64> = samples_in_order(record).collect();
-    lines.extend(
-        samples.iter().enumerate().map(|(n, ms)| format!("[TIMING] workflow_{n}_ms={ms:.2}")),
-    );
-    if let Some(ms) = record.wall_ms {
-        lines.push(format!("[TIMING] benchmark_total_ms={ms:.2}"));
-    }
-    if let Some(mean) = crate::stats::mean(samples) {
-        lines.push(format!("[TIMING] avg_workflow_ms={mean:.2}"));
-    }
-    lines
-}
-
-/// Wall times of the samples of this run, workflows in the order of the manifest.
-fn samples_in_order(record: &RunRecord) -> impl Iterator<Item = f64> {
-    let of =
-        |name: &String| record.samples_ms.get(name).into_iter().flat_map(|s| s.values().copied());
-    record.stages.iter().flat_map(move |stage| of(&stage.name))
-}
-
 /// The last line of `--json`.
-fn done_line(finished: &Finished) -> Value {
+fn done_line(finished: &Finished, times: &SampleTimes) -> Value {
     let record = &finished.record;
     let stage = |stage: &crate::record::StageRun| {
         json!({
@@ -334,7 +321,7 @@ fn done_line(finished: &Finished) -> Value {
         time.insert("engine_init_ms".to_owned(), json!(ms));
     }
     time.insert("benchmark_total_ms".to_owned(), json!(record.wall_ms));
-    time.insert("avg_workflow_ms".to_owned(), json!(crate::stats::mean(samples_in_order(record))));
+    time.insert("avg_workflow_ms".to_owned(), json!(times.mean(record)));
     json!({
         "event": "done",
         "run_id": record.run_id,
@@ -360,83 +347,6 @@ fn metrics(summary: &crate::record::TallySummary) -> Value {
     metrics
 }
 
-/// What a person wants to know at the end.
-fn summary(finished: &Finished, context: &Context) -> String {
-    let record = &finished.record;
-    let mut lines = vec![String::new()];
-    let width = finished.samples.keys().map(|name| name.len()).max().unwrap_or(0);
-    for stage in &record.stages {
-        let Some(summary) = &stage.summary else { continue };
-        let accuracy = summary.metrics.get("accuracy").copied().flatten();
-        let accuracy = match (accuracy, summary.accuracy_ci) {
-            (Some(accuracy), Some(ci)) => format!(
-                "accuracy {:5.1} %  [{:.1}, {:.1}]",
-                accuracy * 100.0,
-                ci.lower * 100.0,
-                ci.upper * 100.0
-            ),
-            (Some(accuracy), None) => format!("accuracy {:5.1} %", accuracy * 100.0),
-            (None, _) => "accuracy –".to_owned(),
-        };
-        let answered = summary.outcomes.get("answered").copied().unwrap_or(0);
-        let others = summary.outcomes.iter().filter(|(name, _)| *name != "answered");
-        let others: Vec<_> = others.map(|(name, n)| format!("{n} {name}")).collect();
-        let others =
-            if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
-        lines.push(format!(
-            "{:width$}  {accuracy}  {answered} of {} answered{others}",
-            stage.name, summary.samples
-        ));
-        if let Some(stopping) = &summary.stopping {
-            lines.push(format!("{:width$}  {}", "", stopping.words()));
-        }
-        lines.extend(summary.warnings().iter().map(|warning| format!("warning: {warning}")));
-    }
-    for stage in record.stages.iter().filter(|stage| stage.rows_skipped > 0) {
-        lines.push(format!("{}: {} bad rows left out", stage.name, stage.rows_skipped));
-    }
-    for stage in record.stages.iter().filter(|stage| stage.error.is_some()) {
-        lines.push(format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));
-    }
-    let count = |state| record.stages.iter().filter(|stage| stage.state == Some(state)).count();
-    let states = [StageState::Fresh, StageState::Ran, StageState::Failed, StageState::Skipped];
-    let stages: Vec<_> = states
-        .iter()
-        .filter(|state| count(**state) > 0)
-        .map(|state| format!("{} {}", count(*state), state.name()))
-        .collect();
-    let requests = &record.requests;
-    let asked = if requests.live + requests.hits() == 0 {
-        "no request".to_owned()
-    } else {
-        format!("{} requests live, {} from the store", requests.live, requests.hits())
-    };
-    let wall = record.wall_ms.map_or_else(
-        || "–".to_owned(),
-        |ms| {
-            if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
-        },
-    );
-    let retried: u64 = record.retries.values().sum();
-    let retried = match retried {
-        0 => String::new(),
-        n => {
-            let reasons: Vec<_> =
-                record.retries.iter().map(|(why, n)| format!("{why} × {n}")).collect();
-            format!(", {n} attempts failed and tried again ({})", reasons.join(", "))
-        }
-    };
-    let spent = match record.spent.is_empty() {
-        true => String::new(),
-        false => format!("; ${:.4} spent", record.spent.values().sum::<f64>()),
-    };
-    lines.push(format!("{wall}: stages {}; {asked}{retried}{spent}", stages.join(", ")));
-    if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
-        lines.push(format!("report: {}", shown(report, context)));
-    }
-    lines.join("\n")
-}
-
 /// A path as the user would type it.
 fn shown(path: &camino::Utf8Path, context: &Context) -> Utf8PathBuf {
     let full = context.root.join(path);
@@ -444,15 +354,5 @@ fn shown(path: &camino::Utf8Path, context: &Context) -> Utf8PathBuf {
     match here.and_then(|here| full.strip_prefix(here).ok().map(ToOwned::to_owned)) {
         Some(relative) => relative,
         None => full,
-    }
-}
-
-fn exit(finished: &Finished) -> Result<(), Failure> {
-    match finished.record.status {
-        RunStatus::Completed => Ok(()),
-        _ if finished.bug => Err(Failure::Said(BUG)),
-        RunStatus::Cancelled => Err(Failure::Said(INTERRUPTED)),
-        _ if finished.user_error => Err(Failure::Said(USER)),
-        _ => Err(Failure::Said(FAILED)),
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::history::HistoryError;
 use crate::manifest::{Diagnostics, REMOTE_MODES};
 use crate::stage::StageError;
 use crate::store::{RemoteError, StoreError};
@@ -16,11 +17,19 @@ mod explain;
 mod graph;
 mod init;
 mod locks;
+mod logs;
 mod plan;
 mod progress;
 mod project;
+mod runs;
+mod sample;
+mod show;
 mod store;
+mod summary;
+mod terminal;
+mod timing;
 mod verify;
+mod watch;
 
 /// Done.
 const DONE: u8 = 0;
@@ -72,6 +81,31 @@ enum Command {
     /// committed lock file
     #[command(after_help = "Example:\n  forge verify pipelines/bench.toml")]
     Verify(verify::Verify),
+    /// List the runs of the store, newest first; tag and pin them
+    #[command(
+        after_help = "A RUN is named by a part of its id, a tag, `last`, or `last~1` for the one before.\n\n\
+        Examples:\n  forge runs --pipeline bench --status failed --since 7d\n  \
+        forge runs --json | jq -r 'select(.requests.live > 0) | .run_id'\n  \
+        forge runs tag last baseline\n  forge runs pin baseline"
+    )]
+    Runs(runs::Runs),
+    /// Show a run: its stages, or a sample with its prompt, transcript, scores and where each answer came from
+    #[command(
+        after_help = "Examples:\n  forge show\n  forge show baseline --stage 'ask[method=cot]'\n  \
+        forge show last --sample fact-009 --json"
+    )]
+    Show(show::Show),
+    /// Print what happened in a run, or what the servers said that it started
+    #[command(
+        after_help = "Examples:\n  forge logs\n  forge logs last --follow --stage ask\n  forge logs last --server"
+    )]
+    Logs(logs::Logs),
+    /// Follow a run that another process is at; ends as the run ends
+    #[command(
+        after_help = "Ends with the exit code of the run; with 1 where its process dies without a word.\n\n\
+        Example:\n  forge watch"
+    )]
+    Watch(watch::Watch),
     /// Look after the store: what is in it, is it whole, what can go, how to share it
     Store(store::StoreArgs),
     /// Write a small working project
@@ -154,6 +188,13 @@ impl From<RemoteError> for Failure {
     }
 }
 
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
+        let code = if error.is_users() { USER } else { FAILED };
+        Failure::Message(error.to_string(), code)
+    }
+}
+
 impl From<StageError> for Failure {
     fn from(error: StageError) -> Self {
         let code = match error {
@@ -197,6 +238,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Graph(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Verify(args) => args.run(),
+        Command::Runs(args) => args.run(),
+        Command::Show(args) => args.run(),
+        Command::Logs(args) => args.run(),
+        Command::Watch(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {

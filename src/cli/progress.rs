@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::say;
+use super::terminal::visible;
 use crate::record::{Event, Retry, ServedFrom, StageState};
 
 /// How often a plain log tells how far a workflow is.
@@ -37,8 +38,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(bar: Option<ProgressBar>, total: Option<u64>) -> Self {
-        let now = Instant::now();
+    fn new(bar: Option<ProgressBar>, total: Option<u64>, started: Instant) -> Self {
         Stage {
             bar,
             total,
@@ -48,8 +48,8 @@ impl Stage {
             cost: None,
             retries: 0,
             trouble: String::new(),
-            started: now,
-            told: now,
+            started,
+            told: Instant::now(),
         }
     }
 
@@ -91,6 +91,8 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
+        // Servers and data have a say in it.
+        let text = &visible(text);
         match &self.bars {
             _ if self.quiet => {}
             Some(bars) => {
@@ -101,6 +103,11 @@ impl Progress {
     }
 
     pub(super) fn on(&self, event: &Event) {
+        self.on_at(event, Instant::now());
+    }
+
+    /// The same of an event that may have happened a while ago, in another process.
+    pub(super) fn on_at(&self, event: &Event, at: Instant) {
         match event {
             Event::RunStarted { stages, .. } => {
                 self.kinds
@@ -108,7 +115,7 @@ impl Progress {
                     .expect("BUG: the kind lock is poisoned")
                     .extend(stages.iter().cloned());
             }
-            Event::StageStarted { stage, samples } => self.started(stage, *samples),
+            Event::StageStarted { stage, samples } => self.started(stage, *samples, at),
             Event::EngineLoaded { stage, init_ms, instances } => {
                 self.loaded(stage);
                 let copies =
@@ -140,7 +147,7 @@ impl Progress {
         kinds.get(stage).is_some_and(|kind| kind == "expand")
     }
 
-    fn started(&self, stage: &str, samples: Option<u64>) {
+    fn started(&self, stage: &str, samples: Option<u64>, at: Instant) {
         if let Some(running) =
             self.stages.lock().expect("BUG: the stage lock is poisoned").get_mut(stage)
         {
@@ -161,10 +168,11 @@ impl Progress {
             });
             bar.set_style(style(samples.is_some()));
             bar.set_prefix(stage.to_owned());
+            bar.set_elapsed(at.elapsed());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        let entry = Stage::new(bar, samples);
+        let entry = Stage::new(bar, samples, at);
         self.stages
             .lock()
             .expect("BUG: the stage lock is poisoned")
@@ -183,10 +191,10 @@ impl Progress {
             bar.set_style(style(false));
             bar.set_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
-            Stage::new(Some(bar), None)
+            Stage::new(Some(bar), None, Instant::now())
         });
         if let Some(bar) = &stage.bar {
-            bar.set_message(message.to_owned());
+            bar.set_message(visible(message));
         }
     }
 
@@ -205,7 +213,7 @@ impl Progress {
         stage.retries += 1;
         stage.trouble = format!("{} (waiting {:.1} s)", retry.reason, retry.waited_ms / 1000.0);
         if let Some(bar) = &stage.bar {
-            bar.set_message(stage.words());
+            bar.set_message(visible(&stage.words()));
         }
         drop(stages);
         // The first in full; of the others, the count and the last reason stand beside the progress.
@@ -232,7 +240,7 @@ impl Progress {
         }
         if let Some(bar) = &stage.bar {
             bar.set_position(stage.done);
-            bar.set_message(stage.words());
+            bar.set_message(visible(&stage.words()));
         } else if stage.told.elapsed() >= TELL_EVERY {
             stage.told = Instant::now();
             let speed = stage.words();

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::project::{self, StoreSettings, usage};
 use super::{FAILED, Failure, RemoteArgs, locks, print, say};
+use crate::history::{self, HistoryError};
 use crate::store::{Access, Amount, GcOptions, GcReport, Remote, Store, Transferred, Verified};
 
 /// How often progress is told.
@@ -59,7 +60,7 @@ enum StoreCommand {
                       forge store pin --remove baseline\n  forge store pin"
     )]
     Pin {
-        /// ULID of a run (its end is enough), or path of a lock file; without it, pins are listed
+        /// A run (a part of its ULID, a tag, `last`), or the path of a lock file; without it, pins are listed
         what: Option<String>,
         /// Name of the pin [default: the run, or the name of the file]
         #[arg(long)]
@@ -440,23 +441,12 @@ fn root_text(store: &Store, what: &str) -> Result<(String, Vec<u8>), Failure> {
         let text = std::fs::read(path).map_err(|error| cannot("read", path, &error))?;
         return Ok((path.file_name().unwrap_or("pin").to_owned(), text));
     }
-    let runs = store.runs();
-    let found: Vec<&String> = runs.iter().filter(|run| run.ends_with(what)).collect();
-    match found.as_slice() {
-        [run] => {
-            let text = store.run_texts(run);
-            let gone = || usage(format!("run `{run}` has no log"));
-            Ok(((*run).clone(), text.ok_or_else(gone)?))
-        }
-        [] => {
-            let last: Vec<_> = runs.iter().rev().take(3).map(String::as_str).collect();
-            Err(usage(format!(
-                "`{what}` is neither a file nor a run of this store (last runs: {})",
-                if last.is_empty() { "none".to_owned() } else { last.join(", ") }
-            )))
-        }
-        many => Err(usage(format!("{} runs end with `{what}`", many.len()))),
-    }
+    let run = history::find_id(store, what).map_err(|error| match error {
+        HistoryError::Unknown { .. } => usage(format!("there is no file `{what}`, and {error}")),
+        other => other.into(),
+    })?;
+    let text = store.run_texts(&run).ok_or_else(|| usage(format!("run `{run}` has no log")))?;
+    Ok((run, text))
 }
 
 /// The name of a pin becomes the name of a file.

@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use crate::digest::{Digest, Key, Recipe};
 use crate::graph::{Graph, Node};
 use crate::plan::{self, LastRun, LastStage};
-use crate::record::{Event, RECORD_VERSION, RunRecord, RunStatus, StageState, TallySummary};
+use crate::record::{
+    Cause, Event, RECORD_VERSION, RunAbout, RunRecord, RunStatus, StageState, TallySummary,
+};
 use crate::stage::{Artifact, Context, Done, Input, Inputs, StageError};
 use crate::store::{Record, Witness};
 
@@ -106,6 +108,7 @@ pub async fn apply(
             .iter()
             .map(|i| (graph.nodes()[*i].name.clone(), graph.nodes()[*i].kind.to_owned()))
             .collect(),
+        about: about(&context),
     });
     let progress = graph.nodes().iter().map(|_| watch::Sender::new(Progress::Pending)).collect();
     let run = Arc::new(Run {
@@ -129,7 +132,7 @@ pub async fn apply(
     while tasks.join_next().await.is_some() {}
     let status = run.status(&record);
     let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
-    (run.context.emit)(Event::RunFinished { status, wall_ms });
+    (run.context.emit)(Event::RunFinished { status, wall_ms, cause: run.cause() });
     run.remember();
     let record = record.lock().expect("BUG: the record lock is poisoned").clone();
     let summary =
@@ -150,7 +153,26 @@ pub async fn apply(
     }
 }
 
+fn about(context: &Context) -> RunAbout {
+    let git = context.run.git.as_ref();
+    RunAbout {
+        tool: format!("forge {}", env!("CARGO_PKG_VERSION")),
+        git_revision: git.map(|(revision, _)| revision.clone()),
+        git_dirty: git.map(|(_, dirty)| *dirty),
+        params: context.run.params.clone(),
+        limit: context.options.limit,
+    }
+}
+
 impl Run {
+    fn cause(&self) -> Option<Cause> {
+        if *self.bug.lock().expect("BUG: the bug lock is poisoned") {
+            return Some(Cause::Bug);
+        }
+        let user = *self.user_error.lock().expect("BUG: the error lock is poisoned");
+        user.then_some(Cause::User)
+    }
+
     fn status(&self, record: &Mutex<RunRecord>) -> RunStatus {
         let record = record.lock().expect("BUG: the record lock is poisoned");
         let bad = |stage: &crate::record::StageRun| {
@@ -216,6 +238,10 @@ impl Run {
             Some(Artifact::Samples(samples)) => Some(samples.summary.clone().into()),
             _ => None,
         };
+        let tables = match &outcome.artifact {
+            Some(Artifact::Samples(samples)) => Some((samples.observed, samples.info)),
+            _ => None,
+        };
         let result = match &outcome.artifact {
             Some(Artifact::Samples(samples)) => Some(samples.table),
             Some(artifact) => artifact.digest().await.ok(),
@@ -227,6 +253,8 @@ impl Run {
             key: outcome.key,
             recipe: outcome.recipe,
             result,
+            observed: tables.map(|(observed, _)| observed),
+            info: tables.map(|(_, info)| info),
             wall_ms: start.elapsed().as_secs_f64() * 1000.0,
             summary,
             rows_skipped: match &outcome.artifact {

@@ -18,13 +18,14 @@ mod tally;
 
 pub use price::Price;
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
-pub use run::{Event, RequestCounts, RunRecord, RunStatus, StageRun, StageState};
+pub use run::{Cause, Event, RequestCounts, RunAbout, RunRecord, RunStatus, StageRun, StageState};
 pub use speed::{InFlight, Speed, Steady, Timing};
 pub use stop::{StopRule, Stopper, Stopping};
 pub use tally::{ExtractorSummary, Tally, TallySummary};
 
-/// Version of the JSON of records and events; a test keeps one old file of each.
-pub const RECORD_VERSION: u32 = 1;
+/// Version of the JSON of records and events; `tests/records` keeps a file of each. Version 2 has no latency of
+/// each sample in `run.json`, and knows what was run, the tables of workflows, and when each event happened.
+pub const RECORD_VERSION: u32 = 2;
 
 /// Where an answer came from. Latencies of different origins are never mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

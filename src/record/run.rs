@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Retry, ServedFrom};
 use crate::digest::{Digest, Key};
@@ -28,6 +29,9 @@ pub enum Event {
         started_unix_ms: u64,
         /// Names and kinds of the stages, in order.
         stages: Vec<(String, String)>,
+        /// What was run, and with what.
+        #[serde(default)]
+        about: RunAbout,
     },
     /// A stage began to work, or has learnt how many samples it will run.
     StageStarted {
@@ -127,8 +131,14 @@ pub enum Event {
         key: Option<Key>,
         /// Digest of its recipe.
         recipe: Option<Digest>,
-        /// Digest of its main result.
+        /// Digest of its main result: of a workflow, its table of samples.
         result: Option<Digest>,
+        /// Of a workflow: digest of what was observed, a row for each sample.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        observed: Option<Digest>,
+        /// Of a workflow: digest of its settings and profile.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        info: Option<Digest>,
         /// From its first work to its end.
         wall_ms: f64,
         /// Metrics of a workflow.
@@ -145,12 +155,50 @@ pub enum Event {
         status: RunStatus,
         /// From start to end.
         wall_ms: f64,
+        /// Whose fault it is, where it failed and that is known.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cause: Option<Cause>,
     },
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+impl Event {
+    /// The stage that it is about.
+    pub fn stage(&self) -> Option<&str> {
+        match self {
+            Event::RunStarted { .. } | Event::RunFinished { .. } => None,
+            Event::Notice { stage, .. } => stage.as_deref(),
+            Event::StageStarted { stage, .. }
+            | Event::FlowsExpanded { stage, .. }
+            | Event::DataFetching { stage, .. }
+            | Event::DataPinned { stage, .. }
+            | Event::EngineLoading { stage, .. }
+            | Event::EngineLoaded { stage, .. }
+            | Event::RequestRetried { stage, .. }
+            | Event::SampleFinished { stage, .. }
+            | Event::StageFinished { stage, .. } => Some(stage),
+        }
+    }
+}
+
+/// What was run, and with what.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunAbout {
+    /// Name and version of this program.
+    pub tool: String,
+    /// Commit of the project, where it is in git.
+    pub git_revision: Option<String>,
+    /// Whether the work tree differed from it.
+    pub git_dirty: Option<bool>,
+    /// Parameters of the manifest after overrides.
+    pub params: BTreeMap<String, Value>,
+    /// Only so many flows of every expansion.
+    pub limit: Option<u64>,
 }
 
 /// What became of a stage.
@@ -189,8 +237,42 @@ pub enum RunStatus {
     Completed,
     /// A stage failed.
     Failed,
-    /// Interrupted.
+    /// The user ended it, and it has said so.
     Cancelled,
+    /// Its process is gone without a word. No event says so: whoever reads the log finds out.
+    Interrupted,
+}
+
+impl RunStatus {
+    /// All of them.
+    pub const ALL: [RunStatus; 5] = [
+        RunStatus::Running,
+        RunStatus::Completed,
+        RunStatus::Failed,
+        RunStatus::Cancelled,
+        RunStatus::Interrupted,
+    ];
+
+    /// The name in records and on screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunStatus::Running => "running",
+            RunStatus::Completed => "completed",
+            RunStatus::Failed => "failed",
+            RunStatus::Cancelled => "cancelled",
+            RunStatus::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Who can mend a run that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// The user: an input is wrong.
+    User,
+    /// We: it is a bug of this program.
+    Bug,
 }
 
 /// Requests by who answered.
@@ -248,8 +330,14 @@ pub struct StageRun {
     pub key: Option<Key>,
     /// Digest of its recipe, by which `explain` finds it again.
     pub recipe: Option<Digest>,
-    /// Digest of its main result.
+    /// Digest of its main result: of a workflow, its table of samples.
     pub result: Option<Digest>,
+    /// Of a workflow: digest of what was observed, a row for each sample.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub observed: Option<Digest>,
+    /// Of a workflow: digest of its settings and profile.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub info: Option<Digest>,
     /// From its first work to its end.
     pub wall_ms: Option<f64>,
     /// Metrics of a workflow.
@@ -260,8 +348,47 @@ pub struct StageRun {
     /// Of an expansion: the commits that branches of data sets stand for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub pins: BTreeMap<String, String>,
+    /// Samples that ended in this run: none of a fresh stage.
+    #[serde(default)]
+    pub finished: u64,
+    /// Samples that it has to run, where that is known.
+    #[serde(default)]
+    pub selected: Option<u64>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+impl StageRun {
+    /// A stage that has not begun.
+    pub fn new(name: &str, kind: &str) -> StageRun {
+        StageRun {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            state: None,
+            key: None,
+            recipe: None,
+            result: None,
+            observed: None,
+            info: None,
+            wall_ms: None,
+            summary: None,
+            rows_skipped: 0,
+            pins: BTreeMap::new(),
+            finished: 0,
+            selected: None,
+            error: None,
+        }
+    }
+
+    /// Samples of its result, or those so far.
+    pub fn samples(&self) -> u64 {
+        self.summary.as_ref().map_or(self.finished, |summary| summary.samples)
+    }
+
+    /// A metric of its result, such as `accuracy`.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.summary.as_ref()?.metrics.get(name).copied().flatten()
+    }
 }
 
 /// A run so far.
@@ -277,8 +404,14 @@ pub struct RunRecord {
     pub manifest: String,
     /// Milliseconds since 1970.
     pub started_unix_ms: u64,
+    /// What was run, and with what.
+    #[serde(default)]
+    pub about: RunAbout,
     /// How it ended.
     pub status: RunStatus,
+    /// Whose fault it is, where it failed and that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cause: Option<Cause>,
     /// Start to end.
     pub wall_ms: Option<f64>,
     /// In the order of the manifest.
@@ -287,8 +420,6 @@ pub struct RunRecord {
     pub requests: RequestCounts,
     /// Loading times by engine stage.
     pub engine_init_ms: BTreeMap<String, f64>,
-    /// Latency of each sample of this run by workflow stage and position.
-    pub samples_ms: BTreeMap<String, BTreeMap<u64, f64>>,
     /// Tokens that engines wrote in this run, as far as they said.
     pub output_tokens: u64,
     /// Failed attempts by reason.
@@ -312,12 +443,13 @@ impl Default for RunRecord {
             pipeline: String::new(),
             manifest: String::new(),
             started_unix_ms: 0,
+            about: RunAbout::default(),
             status: RunStatus::Running,
+            cause: None,
             wall_ms: None,
             stages: Vec::new(),
             requests: RequestCounts::default(),
             engine_init_ms: BTreeMap::new(),
-            samples_ms: BTreeMap::new(),
             output_tokens: 0,
             retries: BTreeMap::new(),
             spent: BTreeMap::new(),
@@ -331,38 +463,35 @@ impl RunRecord {
     /// Folds one event in.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::RunStarted { version, run_id, pipeline, manifest, started_unix_ms, stages } => {
+            Event::RunStarted {
+                version,
+                run_id,
+                pipeline,
+                manifest,
+                started_unix_ms,
+                stages,
+                about,
+            } => {
                 self.version = *version;
                 self.run_id.clone_from(run_id);
                 self.pipeline.clone_from(pipeline);
                 self.manifest.clone_from(manifest);
                 self.started_unix_ms = *started_unix_ms;
-                self.stages = stages
-                    .iter()
-                    .map(|(name, kind)| StageRun {
-                        name: name.clone(),
-                        kind: kind.clone(),
-                        state: None,
-                        key: None,
-                        recipe: None,
-                        result: None,
-                        wall_ms: None,
-                        summary: None,
-                        rows_skipped: 0,
-                        pins: BTreeMap::new(),
-                        error: None,
-                    })
-                    .collect();
+                self.about.clone_from(about);
+                self.stages = stages.iter().map(|(name, kind)| StageRun::new(name, kind)).collect();
                 let names = stages.iter().enumerate();
                 self.places = names.map(|(i, (name, _))| (name.clone(), i)).collect();
             }
-            Event::StageStarted { .. }
-            | Event::FlowsExpanded { .. }
+            Event::StageStarted { stage, samples } => {
+                if let Some(run) = self.stage_mut(stage) {
+                    run.selected = samples.or(run.selected);
+                }
+            }
+            Event::FlowsExpanded { .. }
             | Event::DataFetching { .. }
             | Event::EngineLoading { .. } => {}
             Event::DataPinned { stage, source, revision } => {
-                let place = self.places.get(stage).copied();
-                if let Some(run) = place.and_then(|place| self.stages.get_mut(place)) {
+                if let Some(run) = self.stage_mut(stage) {
                     run.pins.insert(source.clone(), revision.clone());
                 }
             }
@@ -372,21 +501,15 @@ impl RunRecord {
             Event::EngineLoaded { stage, init_ms, .. } => {
                 self.engine_init_ms.insert(stage.clone(), *init_ms);
             }
-            Event::SampleFinished {
-                stage,
-                index,
-                latency_ms,
-                requests,
-                output_tokens,
-                cost,
-                ..
-            } => {
+            Event::SampleFinished { stage, requests, output_tokens, cost, .. } => {
                 if let Some(cost) = cost {
                     *self.spent.entry(stage.clone()).or_default() += cost;
                 }
-                self.samples_ms.entry(stage.clone()).or_default().insert(*index, *latency_ms);
                 self.requests.plus(*requests);
                 self.output_tokens += output_tokens.unwrap_or(0);
+                if let Some(run) = self.stage_mut(stage) {
+                    run.finished += 1;
+                }
             }
             Event::Notice { stage, message } => self.notices.push(match stage {
                 Some(stage) => format!("{stage}: {message}"),
@@ -398,28 +521,51 @@ impl RunRecord {
                 key,
                 recipe,
                 result,
+                observed,
+                info,
                 wall_ms,
                 summary,
                 rows_skipped,
                 error,
             } => {
-                let place = self.places.get(stage).copied();
-                if let Some(run) = place.and_then(|place| self.stages.get_mut(place)) {
+                if let Some(run) = self.stage_mut(stage) {
                     run.state = Some(*state);
                     run.key = *key;
                     run.recipe = *recipe;
                     run.result = *result;
+                    run.observed = *observed;
+                    run.info = *info;
                     run.wall_ms = Some(*wall_ms);
                     run.summary = summary.as_deref().cloned();
                     run.rows_skipped = *rows_skipped;
                     run.error.clone_from(error);
                 }
             }
-            Event::RunFinished { status, wall_ms } => {
+            Event::RunFinished { status, wall_ms, cause } => {
                 self.status = *status;
+                self.cause = *cause;
                 self.wall_ms = Some(*wall_ms);
             }
         }
+    }
+
+    fn stage_mut(&mut self, name: &str) -> Option<&mut StageRun> {
+        self.stages.get_mut(*self.places.get(name)?)
+    }
+
+    /// The workflows among its stages.
+    pub fn workflows(&self) -> impl Iterator<Item = &StageRun> {
+        self.stages.iter().filter(|stage| stage.kind == "workflow")
+    }
+
+    /// Samples of all workflows, or those so far.
+    pub fn samples(&self) -> u64 {
+        self.workflows().map(StageRun::samples).sum()
+    }
+
+    /// Dollars for live requests; `None` where no price is known.
+    pub fn cost(&self) -> Option<f64> {
+        (!self.spent.is_empty()).then(|| self.spent.values().sum())
     }
 
     /// A stage by name.
@@ -443,6 +589,6 @@ mod tests {
         assert_eq!(record.requests.live, 2);
         assert_eq!(record.stages.len(), 2);
         assert_eq!(record.stage("ask").unwrap().state, Some(StageState::Ran));
-        assert_eq!(record.samples_ms["ask"][&0], 12.5);
+        assert_eq!((record.samples(), record.stage("ask").unwrap().finished), (1, 1));
     }
 }

@@ -233,6 +233,9 @@ impl Store {
         let mut roots = Held::read(&self.root)?.digests;
         for (_, text) in pins(&self.root)? {
             roots.extend(digests_in(&text));
+            // A run that was pinned while it ran names more by now.
+            let texts = runs_in(&text).into_iter().filter_map(|run| self.run_texts(&run));
+            texts.for_each(|text| roots.extend(digests_in(&text)));
         }
         if options.clear {
             return Ok(roots);

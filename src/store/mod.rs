@@ -34,7 +34,7 @@ pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness, json_bytes};
 pub use remote::{Access, Remote, RemoteError};
-pub use runs::RunFolder;
+pub use runs::{RunFiles, RunFolder};
 pub use share::{Shared, Tier};
 pub use transfer::Transferred;
 pub use usage::{Amount, StoreStat, StoreUsage};
@@ -283,22 +283,6 @@ impl Store {
         roots::pins(&self.root)
     }
 
-    /// What a run left in its folder, or `None` of one that is not there.
-    pub fn run_texts(&self, run: &str) -> Option<Vec<u8>> {
-        let folder = self.root.join("runs").join(run);
-        let log = std::fs::read(folder.join("events.log")).ok()?;
-        let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
-        // The first line names the run itself: whatever it has made is meant, also where it never ended.
-        Some([format!("run {run}\n").into_bytes(), log, record].concat())
-    }
-
-    /// ULIDs of all runs, oldest first.
-    pub fn runs(&self) -> Vec<String> {
-        let mut runs = journal::names(&self.root.join("runs"), "").unwrap_or_default();
-        runs.retain(|name| ulid::Ulid::from_string(name).is_ok());
-        runs
-    }
-
     /// Reads what other processes have published since.
     fn refresh(&self) {
         let stale = self.index.read().expect(INDEX).is_stale();
@@ -409,11 +393,6 @@ impl Store {
         let digest = blob::digest_of_file(path)?;
         self.stat.remember(path, seen, digest);
         Ok(digest)
-    }
-
-    /// The folder of a new run.
-    pub fn create_run(&self, id: &str) -> Result<RunFolder, StoreError> {
-        RunFolder::create(&self.root.join("runs").join(id))
     }
 
     /// A small pointer, such as the last run of a pipeline.

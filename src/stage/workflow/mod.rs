@@ -16,6 +16,7 @@ use super::{
 };
 use crate::digest::{Digest, Recipe};
 use crate::engine::{Access, Client, Limits, Mode, Resource, Told};
+use crate::history;
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method};
 use crate::record::{Event, Profile, StopRule};
@@ -561,16 +562,5 @@ pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
     context: &Context,
     table: Digest,
 ) -> Result<Vec<T>, StageError> {
-    let gone =
-        || StageError::Failed("a table of samples is gone from the store; run again".to_owned());
-    let bytes = context.store.blob(table).ok_or_else(gone)?;
-    bytes
-        .split(|c| *c == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            serde_json::from_slice(line).map_err(|error| {
-                StageError::Failed(format!("a table of samples is damaged: {error}"))
-            })
-        })
-        .collect()
+    history::rows(&context.store, table).map_err(|error| StageError::Failed(error.to_string()))
 }
