@@ -13,6 +13,7 @@ mod crash;
 mod data;
 mod engine;
 mod hub;
+mod history;
 mod increments;
 mod inputs;
 mod interface;

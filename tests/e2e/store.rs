@@ -142,7 +142,7 @@ fn a_pin_keeps_a_run_until_it_is_taken_away() {
     assert_eq!(json(&project, ALL)["records_removed"], 25);
     let ran = store(&project, &["pin", "nonsense"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("neither a file nor a run"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is no run of this store"), "{}", ran.stderr);
 }
 
 #[test]
