@@ -29,7 +29,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,8 @@ pub const LAST: &str = "last";
 const NAMED_MAX: usize = 5;
 /// Shortest beginning of a ULID that is shown.
 const SHORT_MIN: usize = 8;
+/// Bytes of a log in which its run has begun, if ever.
+const HEAD: u64 = 64 * 1024;
 /// Longest tag.
 const TAG_MAX: usize = 64;
 
@@ -227,9 +229,13 @@ fn newest_with(store: &Store, ids: &[String], tag: &str) -> Option<String> {
     ids.iter().find(|id| store.run_files(id).tags().iter().any(|own| own == tag)).cloned()
 }
 
-/// Whether the log says that it has: a run can end before, as with wrong credentials.
+/// A run can end before it begins, as with wrong credentials. What is said before stands at the head of its log.
 fn has_begun(store: &Store, id: &str) -> bool {
-    std::fs::metadata(store.run_files(id).log()).is_ok_and(|meta| meta.len() > 0)
+    let files = store.run_files(id);
+    let mut head = Vec::new();
+    let read = File::open(files.log()).and_then(|log| log.take(HEAD).read_to_end(&mut head));
+    let says_so = || memchr::memmem::find(&head, b"\"event\":\"run_started\"").is_some();
+    (read.is_ok() && says_so()) || files.record().is_ok_and(|record| record.is_some())
 }
 
 /// Whether a text may be a tag: letters, digits, `-`, `_`, `.`, beginning with a letter, and not `last`.
@@ -403,7 +409,7 @@ impl Tables {
         let gone = || HistoryError::Gone { what: "what was observed of a workflow".to_owned() };
         let observed: Vec<Observed> = rows(store, self.observed.ok_or_else(gone)?)?;
         let both = samples.into_iter().zip(observed);
-        Ok(both.map(|(sample, observed)| Row { sample, observed }).collect())
+        Ok(both.map(|(sample, observed)| Row::new(sample, observed)).collect())
     }
 
     /// Settings, engine and profile.

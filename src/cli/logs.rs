@@ -1,5 +1,7 @@
 //! `forge logs`.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use clap::Args;
@@ -101,14 +103,19 @@ fn servers(store: &Store, run: &Run, wanted: &dyn Fn(Option<&str>) -> bool) -> R
         return Err(usage(format!("run `{}` has started no such server", run.id())));
     }
     for (stage, path) in &logs {
-        let text = std::fs::read(path).map_err(|error| {
-            let why = crate::stage::plain(&error);
-            Failure::Message(format!("cannot read `{path}`: {why}"), FAILED)
-        })?;
         if logs.len() > 1 {
             print(&format!("==> {} <==", visible_line(stage)));
         }
-        print(visible(&String::from_utf8_lossy(&text)).trim_end_matches('\n'));
+        let cannot = |error: std::io::Error| {
+            let why = crate::stage::plain(&error);
+            Failure::Message(format!("cannot read `{path}`: {why}"), FAILED)
+        };
+        let mut log = BufReader::new(File::open(path).map_err(cannot)?);
+        let mut line = Vec::new();
+        while log.read_until(b'\n', &mut line).map_err(cannot)? > 0 {
+            print(visible(&String::from_utf8_lossy(&line)).trim_end_matches('\n'));
+            line.clear();
+        }
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `forge runs`: the runs of a store, their tags and pins.
 
+use std::collections::HashMap;
+
 use camino::Utf8PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
@@ -278,7 +280,7 @@ pub(super) fn to_json(run: &Run) -> Value {
 fn table(store: &Store, runs: &[Run]) -> Vec<String> {
     // What is short enough among those shown need not be among all.
     let all: Vec<String> = store.runs().into_iter().rev().collect();
-    let names = history::short_names(&all);
+    let short: HashMap<&String, &str> = all.iter().zip(history::short_names(&all)).collect();
     let head = [
         "RUN",
         "PIPELINE",
@@ -295,7 +297,7 @@ fn table(store: &Store, runs: &[Run]) -> Vec<String> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for run in runs {
         let record = &run.record;
-        let name = all.iter().position(|id| id == run.id()).map_or(run.id(), |i| names[i]);
+        let name = short.get(&record.run_id).copied().unwrap_or(run.id());
         let mut tags = run.tags.clone();
         if run.pinned {
             tags.push("(pinned)".to_owned());

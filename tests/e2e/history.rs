@@ -94,7 +94,7 @@ fn a_killed_run_is_interrupted_and_a_living_one_runs() {
     assert!(dead["wall_ms"].as_f64().unwrap() > 0.0);
     // What was found out is kept: the log is not read again.
     let log = format!(".forge/runs/{}/events.log", dead["run_id"].as_str().unwrap());
-    fs::write(project.path(&log), "").unwrap();
+    fs::write(project.path(&log), "no event\n").unwrap();
     assert_eq!(&runs(&project, &["--status", "interrupted"])[0], dead);
     let table = ok(&project, &["runs"]);
     assert!(table.contains("interrupted") && table.contains("/40"), "{table}");
