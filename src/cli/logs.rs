@@ -169,8 +169,10 @@ fn words(event: &Event) -> String {
             parts.push(served_from.name().to_owned());
             parts.push(format!("{latency_ms:.1} ms"));
             if requests.live > 0 {
-                parts.push(format!("{} requests live", requests.live));
-                parts.extend(output_tokens.map(|tokens| format!("{tokens} tokens")));
+                let s = if requests.live == 1 { "" } else { "s" };
+                parts.push(format!("{} request{s} live", requests.live));
+                let tokens = output_tokens.filter(|tokens| *tokens > 0);
+                parts.extend(tokens.map(|tokens| format!("{tokens} tokens")));
             }
             parts.extend(cost.filter(|cost| *cost > 0.0).map(|cost| format!("${cost:.4}")));
             parts.join(", ")

@@ -263,11 +263,10 @@ fn request(
         });
         let usage = observed.usage;
         let count = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
-        parts.push(format!(
-            "{} tokens in, {} out",
-            count(usage.input_tokens),
-            count(usage.output_tokens)
-        ));
+        if usage.input_tokens.or(usage.output_tokens).is_some() {
+            let (read, written) = (count(usage.input_tokens), count(usage.output_tokens));
+            parts.push(format!("{read} tokens in, {written} out"));
+        }
         parts.extend(observed.live_ms.map(|ms| format!("engine {}", duration(ms))));
         if let Some(ttft) = observed.timing.as_ref().and_then(|timing| timing.ttft_ms) {
             parts.push(format!("first token after {}", duration(ttft)));

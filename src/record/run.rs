@@ -578,6 +578,29 @@ impl RunRecord {
 mod tests {
     use super::*;
 
+    /// The store of `tests/records` that this version has written. Another version needs another one.
+    macro_rules! kept {
+        ($file:literal) => {
+            include_str!(concat!(
+                "../../tests/records/store-v2/runs/01M81TYS0JF9AV7Y16MXYD3SKN/",
+                $file
+            ))
+        };
+    }
+
+    #[test]
+    fn a_log_folds_to_the_record_that_was_written() {
+        let record: RunRecord = serde_json::from_str(kept!("run.json")).expect("a record");
+        assert_eq!(record.version, crate::record::RECORD_VERSION);
+        let mut folded = RunRecord::default();
+        for line in kept!("events.log").lines() {
+            folded.apply(&serde_json::from_str(line).expect("an event"));
+        }
+        let json = |record: &RunRecord| serde_json::to_value(record).unwrap();
+        assert_eq!(json(&folded), json(&record));
+        assert_eq!((record.samples(), record.requests.live), (3, 3));
+    }
+
     #[test]
     fn a_log_of_version_1_still_folds_to_the_same_record() {
         let log = include_str!("../../tests/records/run-v1.events.log");

@@ -49,6 +49,7 @@ fn runs_are_listed_newest_first_and_chosen() {
     project.ok(&["--tag", "nightly", "--tag", "v1.0", "--limit", "3"]);
     project.edit("pipelines/bench.toml", "name = \"bench\"", "name = \"other\"");
     project.edit("pipelines/bench.toml", "reply = \"0\"", "fail = \"503 gone\"");
+    project.edit("pipelines/bench.toml", "flows = \"flows\"", "flows = \"flows\"\nmax_retries = 0");
     assert_eq!(project.apply(&["--set", "num_flows=6", "--force", "ask"]).code, 1);
     let all = runs(&project, &[]);
     let status: Vec<_> = all.iter().map(|run| run["status"].as_str().unwrap()).collect();
@@ -334,31 +335,32 @@ fn what_a_server_said_is_in_its_log() {
     assert!(!log.is_empty() && log.lines().all(|line| line.contains("engine")), "{log}");
 }
 
-/// A store that was written by forge 0.1.0 before runs had version 2, with one line for each kind of record.
+/// Stores that were written when records of runs had version 1 and 2, with a line for each kind of record.
 #[test]
-fn a_store_of_version_1_is_read() {
-    let project = Project::empty();
-    copy(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records/store-v1"),
-        &project.path(".forge"),
-    );
-    let all = runs(&project, &[]);
-    assert_eq!((all.len(), &all[0]["version"], &all[0]["samples"]), (1, &1.into(), &3.into()));
-    let text = ok(&project, &["show", "last", "--sample", "q1"]);
-    for words in ["What is 1 + 0?", "answered, right", "asked in this run, 2026-11-22T14:23:31Z"] {
-        assert!(text.contains(words), "{text}");
+fn stores_of_every_version_are_read() {
+    for version in [1, 2] {
+        let project = Project::empty();
+        let kept = format!("tests/records/store-v{version}");
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(kept), &project.path(".forge"));
+        let all = runs(&project, &[]);
+        let run = &all[0];
+        assert_eq!((all.len(), &run["version"], &run["samples"]), (1, &version.into(), &3.into()));
+        let text = ok(&project, &["show", "last", "--sample", "q1"]);
+        let asked = format!("asked in this run, {}", run["started_at"].as_str().unwrap());
+        for words in ["What is 1 + 0?", "answered, right", &asked] {
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(ok(&project, &["show", "--stage", "ask"]).contains("max_tokens"));
+        assert!(ok(&project, &["logs"]).contains("ask  q2: answered, wrong, live"));
+        // Without the record that is their fold, the events say the same.
+        let record = format!(".forge/runs/{}/run.json", ids(&all)[0]);
+        fs::remove_file(project.path(&record)).unwrap();
+        let folded = runs(&project, &[]);
+        for field in ["status", "requests", "wall_ms", "about"] {
+            assert_eq!(folded[0][field], run[field], "{field}");
+        }
+        assert_eq!(folded[0]["stages"][3]["summary"], run["stages"][3]["summary"]);
     }
-    assert!(ok(&project, &["show", "--stage", "ask"]).contains("max_tokens"));
-    assert!(ok(&project, &["logs"]).contains("ask  q2: answered, wrong, live"));
-    // Without the record that is their fold, the events say the same.
-    let run = format!(".forge/runs/{}/run.json", ids(&all)[0]);
-    fs::remove_file(project.path(&run)).unwrap();
-    let folded = runs(&project, &[]);
-    assert_eq!(
-        (&folded[0]["status"], &folded[0]["requests"]),
-        (&all[0]["status"], &all[0]["requests"])
-    );
-    assert_eq!(folded[0]["stages"][3]["summary"], all[0]["stages"][3]["summary"]);
 }
 
 #[test]
