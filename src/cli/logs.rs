@@ -181,7 +181,8 @@ fn words(event: &Event) -> String {
         Event::StageFinished { state, wall_ms, error, summary, .. } => {
             let mut text = format!("{} in {}", state.name(), duration(*wall_ms));
             if summary.is_some() {
-                let stage = StageRun { summary: summary.as_deref().cloned(), ..StageRun::new("", "") };
+                let stage =
+                    StageRun { summary: summary.as_deref().cloned(), ..StageRun::new("", "") };
                 text.push_str(&format!(": {}", summary::result(&stage).unwrap_or_default()));
             }
             if let Some(error) = error {

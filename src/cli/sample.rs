@@ -10,7 +10,7 @@ use super::{FAILED, Failure};
 use crate::digest::Key;
 use crate::history::{HistoryError, Run, Table, Tables};
 use crate::record::{Observed, RequestObserved, ServedFrom, StageRun};
-use crate::sample::{Completion, Message, Outcome, Sample};
+use crate::sample::{Completion, Message, Outcome, Sample, Score};
 use crate::store::Store;
 
 /// Samples that are named where there is none of the wanted name.
@@ -23,8 +23,17 @@ pub(super) struct Found {
     sample: Sample,
     /// `None` where the store has lost it.
     observed: Option<Observed>,
-    /// One for each request of the sample, in order.
-    asked: Vec<Option<Asked>>,
+    /// Those of the sample, in order, then those of its scorers.
+    requests: Vec<Request>,
+}
+
+/// A request of a sample.
+struct Request {
+    /// The scorer that made it; `None` of one that led to the answer.
+    scorer: Option<String>,
+    key: Key,
+    observed: Option<RequestObserved>,
+    asked: Option<Asked>,
 }
 
 /// When the engine gave the answer to a request that the store has now.
@@ -86,14 +95,14 @@ pub(super) fn find(
             }
             let sample: Sample = Table::row(line)?;
             let observed = observed.as_ref().and_then(|table| table.lines().nth(i));
-            let keys = sample.steps.iter().flat_map(|step| &step.requests);
-            let asked = keys.map(|key| Asked::read(store, run, *key)).collect();
+            let observed: Option<Observed> = observed.map(Table::row).transpose()?;
+            let requests = requests(store, run, &sample, observed.as_ref());
             found.push(Found {
                 run: run.id().to_owned(),
                 stage: stage.name.clone(),
                 sample,
-                observed: observed.map(Table::row).transpose()?,
-                asked,
+                observed,
+                requests,
             });
         }
     }
@@ -136,24 +145,40 @@ impl Asked {
     }
 }
 
-impl Found {
-    /// Keys, observations and origins of its requests. One that failed has no place in a step.
-    fn requests(&self) -> impl Iterator<Item = (Key, Option<&RequestObserved>, Option<&Asked>)> {
-        let keys: Vec<Key> = match &self.observed {
-            Some(observed) => observed.requests.iter().map(|request| request.key).collect(),
-            None => self.sample.steps.iter().flat_map(|step| step.requests.clone()).collect(),
-        };
-        keys.into_iter().enumerate().map(|(i, key)| {
-            let observed = self.observed.as_ref().and_then(|observed| observed.requests.get(i));
-            (key, observed, self.asked.get(i).and_then(Option::as_ref))
-        })
-    }
+/// Keys, observations and origins of all requests of a sample. One that failed has no place in a step.
+fn requests(
+    store: &Store,
+    run: &Run,
+    sample: &Sample,
+    observed: Option<&Observed>,
+) -> Vec<Request> {
+    let request = |scorer: Option<&String>, key: Key, observed: Option<&RequestObserved>| Request {
+        scorer: scorer.cloned(),
+        key,
+        observed: observed.cloned(),
+        asked: Asked::read(store, run, key),
+    };
+    let Some(observed) = observed else {
+        let of_steps = sample.steps.iter().flat_map(|step| &step.requests);
+        let of_steps = of_steps.map(|key| request(None, *key, None));
+        let of_scorers = sample
+            .scores
+            .iter()
+            .flat_map(|score| score.requests.iter().map(move |key| (&score.scorer, *key)));
+        let of_scorers = of_scorers.map(|(scorer, key)| request(Some(scorer), key, None));
+        return of_steps.chain(of_scorers).collect();
+    };
+    let own = observed.requests.iter().map(|seen| request(None, seen.key, Some(seen)));
+    let scoring = observed.scoring.iter();
+    let scoring =
+        scoring.map(|seen| request(Some(&seen.scorer), seen.request.key, Some(&seen.request)));
+    own.chain(scoring).collect()
 }
 
 /// For scripts.
 pub(super) fn to_json(found: &Found) -> Value {
-    let requests = found.requests().map(|(key, observed, asked)| {
-        let mut value = json!({ "key": key, "asked": asked });
+    let requests = found.requests.iter().map(|Request { scorer, key, observed, asked }| {
+        let mut value = json!({ "scorer": scorer, "key": key, "asked": asked });
         if let Some(observed) = observed {
             value["served_from"] = json!(observed.served_from);
             value["live_ms"] = json!(observed.live_ms);
@@ -183,7 +208,7 @@ pub(super) fn text(found: &Found) -> String {
         out.push(visible_line(&format!("{name:9} {value}")).trim_end().to_owned());
     };
     fact("sample", &format!("{}  {}  epoch {}", sample.flow, found.stage, sample.epoch));
-    let right = sample.scores.first().map(|score| score.value >= 1.0);
+    let right = sample.scores.first().and_then(Score::is_right);
     let verdict = match right {
         Some(true) => ", right",
         Some(false) => ", wrong",
@@ -197,8 +222,14 @@ pub(super) fn text(found: &Found) -> String {
     }
     if sample.outcome == Outcome::Answered && !sample.scores.is_empty() {
         let scores = sample.scores.iter().map(|score| {
+            let value = match (score.value, score.unscored) {
+                (Some(value), _) => value.to_string(),
+                (None, why) => json!(why).as_str().unwrap_or("–").to_owned(),
+            };
             let parsed = score.parsed.as_ref().map(|parsed| format!(" (read as `{parsed}`)"));
-            format!("{} {}{}", score.scorer, score.value, parsed.unwrap_or_default())
+            let detail = score.detail.as_ref().map(|detail| format!(" ({detail})"));
+            let (parsed, detail) = (parsed.unwrap_or_default(), detail.unwrap_or_default());
+            format!("{} {value}{parsed}{detail}", score.scorer)
         });
         fact("scores", &scores.collect::<Vec<_>>().join(", "));
     }
@@ -226,8 +257,8 @@ pub(super) fn text(found: &Found) -> String {
     }
     out.push(String::new());
     out.push("requests".to_owned());
-    for (number, (key, observed, asked)) in found.requests().enumerate() {
-        out.extend(request(number + 1, key, &found.run, observed, asked));
+    for (i, request) in found.requests.iter().enumerate() {
+        out.extend(request_lines(i + 1, &found.run, request));
     }
     out.join("\n")
 }
@@ -247,15 +278,12 @@ fn turn(message: &Message) -> String {
 }
 
 /// Where an answer came from, and what it took.
-fn request(
-    number: usize,
-    key: Key,
-    run: &str,
-    observed: Option<&RequestObserved>,
-    asked: Option<&Asked>,
-) -> Vec<String> {
+fn request_lines(number: usize, run: &str, request: &Request) -> Vec<String> {
+    let Request { scorer, key, observed, asked } = request;
+    let (observed, asked) = (observed.as_ref(), asked.as_ref());
     let mut lines = Vec::new();
     let mut parts = vec![format!("{number:3}  {}", key.short())];
+    parts.extend(scorer.as_ref().map(|scorer| format!("by the scorer {scorer}")));
     if let Some(observed) = observed {
         parts.push(match observed.has_failed() {
             true => "failed".to_owned(),
