@@ -69,4 +69,5 @@ pub mod stage;
 pub mod graph;
 pub mod plan;
 pub mod exec;
+pub mod compare;
 pub mod cli;

@@ -13,6 +13,7 @@ use crate::stage::StageError;
 use crate::store::{RemoteError, StoreError};
 
 mod apply;
+mod diff;
 mod explain;
 mod graph;
 mod init;
@@ -106,6 +107,10 @@ enum Command {
         Example:\n  forge watch"
     )]
     Watch(watch::Watch),
+    /// Compare two runs, lock files or git revisions: what changed, whether it helped, and who flipped
+    #[command(after_help = "Examples:\n  forge diff main\n  forge diff HEAD~3 HEAD --markdown\n  \
+        forge diff last~1 last --limit 3\n\nResults come from the store; nothing is run again.")]
+    Diff(diff::Diff),
     /// Look after the store: what is in it, is it whole, what can go, how to share it
     Store(store::StoreArgs),
     /// Write a small working project
@@ -242,6 +247,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Show(args) => args.run(),
         Command::Logs(args) => args.run(),
         Command::Watch(args) => args.run(),
+        Command::Diff(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {

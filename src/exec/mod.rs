@@ -25,7 +25,7 @@ mod lock;
 mod verify;
 
 pub use lock::{Lock, pins};
-pub use verify::{Locked, Verdict, verify};
+pub use verify::{Locked, LockedStage, Verdict, verify};
 
 /// Which stages a run is about.
 #[derive(Debug, Clone, Default)]

@@ -15,9 +15,14 @@ use crate::stage::{Artifact, Context, Inputs, Samples, StageError};
 /// What a lock file says of a stage.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct LockedStage {
-    kind: String,
-    key: Option<Key>,
-    result: Option<Digest>,
+    /// Its kind.
+    pub kind: String,
+    /// Its key; reports have none.
+    pub key: Option<Key>,
+    /// Digest of its recipe.
+    pub recipe: Option<Digest>,
+    /// Digest of its result: of a workflow, its table of samples.
+    pub result: Option<Digest>,
     samples: Option<u64>,
     #[serde(default)]
     outcomes: BTreeMap<String, u64>,
@@ -29,8 +34,9 @@ pub struct LockedStage {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Locked {
     version: u32,
+    /// Its stages by name.
     #[serde(default)]
-    stage: BTreeMap<String, LockedStage>,
+    pub stage: BTreeMap<String, LockedStage>,
 }
 
 impl Locked {

@@ -2,7 +2,7 @@
 //! of them compared. The one place for it: reports, gates and differences of runs ask here.
 //! Knows nothing of how results are shown.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,8 @@ use crate::stats::{
 };
 
 /// By what rows of two tables belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PairBy {
     /// What is asked and what is right: the flow's digest, of equal ones the first with the first.
     #[default]
@@ -261,6 +262,42 @@ impl<'a> ScoreTable<'a> {
             ties: (reducer == Reducer::Majority).then_some(ties),
         }
     }
+}
+
+/// A row that two tables have, with the samples of each side.
+pub struct Both<'t, 'a> {
+    /// The draws of the first side.
+    pub a: &'t [&'a Sample],
+    /// The draws of the second side.
+    pub b: &'t [&'a Sample],
+    /// The share of draws that are right, those without an answer being wrong; `None` where nobody can say.
+    pub right_a: Option<f64>,
+    /// The same of the second side.
+    pub right_b: Option<f64>,
+}
+
+/// Leaves in two tables the rows that both have, and says how many those are.
+pub fn keep_common(a: &mut ScoreTable<'_>, b: &mut ScoreTable<'_>) -> u64 {
+    let ids = |table: &ScoreTable<'_>| table.rows.iter().map(|row| row.id).collect::<HashSet<_>>();
+    let (of_a, of_b) = (ids(a), ids(b));
+    a.rows.retain(|row| of_b.contains(&row.id));
+    b.rows.retain(|row| of_a.contains(&row.id));
+    a.rows()
+}
+
+/// The rows that two tables have in common, in the order of the first.
+pub fn both<'t, 'a>(a: &'t ScoreTable<'a>, b: &'t ScoreTable<'a>) -> Vec<Both<'t, 'a>> {
+    let places: HashMap<RowId, &RowOf<'a>> = b.rows.iter().map(|row| (row.id, row)).collect();
+    let right = |row: &RowOf<'_>| {
+        let draws = row.draws.iter().map(|sample| Metric::AccuracyAll.draw(sample));
+        Reducer::Mean.reduce(&draws.collect::<Vec<_>>()).value
+    };
+    let pair = |row: &'t RowOf<'a>| {
+        let other = *places.get(&row.id)?;
+        let (right_a, right_b) = (right(row), right(other));
+        Some(Both { a: &row.draws, b: &other.draws, right_a, right_b })
+    };
+    a.rows.iter().filter_map(pair).collect()
 }
 
 /// Whether a sample is a further draw of the row of the one before it.

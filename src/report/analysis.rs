@@ -194,17 +194,17 @@ fn pairs(cells: &[Cell], tables: &[ScoreTable<'_>], analysis: &Analysis) -> Vec<
     out
 }
 
-fn bounds(ci: Option<Interval>) -> String {
+pub(super) fn bounds(ci: Option<Interval>) -> String {
     let text = |ci: Interval| format!("[{:.1}, {:.1}]", ci.lower * 100.0, ci.upper * 100.0);
     ci.map_or_else(|| ABSENT.to_owned(), text)
 }
 
-fn points(value: f64) -> String {
+pub(super) fn points(value: f64) -> String {
     // Minus zero is no difference either.
     format!("{:+.1}", value * 100.0 + 0.0)
 }
 
-fn probability(p: Option<f64>) -> String {
+pub(super) fn probability(p: Option<f64>) -> String {
     match p {
         None => ABSENT.to_owned(),
         Some(p) if p < 0.0001 => "< 0.0001".to_owned(),
@@ -212,7 +212,7 @@ fn probability(p: Option<f64>) -> String {
     }
 }
 
-fn named(metric: &str, reducer: &str) -> String {
+pub(super) fn named(metric: &str, reducer: &str) -> String {
     if reducer == "mean" { metric.to_owned() } else { format!("{metric}, {reducer}") }
 }
 

@@ -450,7 +450,7 @@ impl<'a> SampleView<'a> {
 
 /// The question of the first step: the last turn of the user before the first reply of the model.
 /// Worked examples come before it, observations of tools after it.
-fn question(sample: &Sample) -> Option<&str> {
+pub fn question(sample: &Sample) -> Option<&str> {
     let step = sample.steps.first()?;
     let turns = &step.transcript;
     let replies: Vec<usize> =

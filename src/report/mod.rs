@@ -12,6 +12,7 @@ use crate::stats::{Bar, Summary, histogram};
 
 mod agent;
 mod analysis;
+pub mod diff;
 mod html;
 mod markdown;
 mod quality;
@@ -19,7 +20,7 @@ mod speed;
 
 pub use agent::AgentTrace;
 pub use analysis::{Analysis, BadAnalysis, analyse};
-pub use html::html;
+pub use html::{html, question};
 pub use markdown::markdown;
 
 /// Version of `report.json`.

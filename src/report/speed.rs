@@ -129,7 +129,7 @@ pub(super) fn costs(report: &Report) -> Option<Table> {
 }
 
 /// Dollars, with four decimals: single requests cost less than a cent.
-fn dollars(amount: Option<f64>) -> String {
+pub(super) fn dollars(amount: Option<f64>) -> String {
     amount.map_or_else(|| ABSENT.to_owned(), |amount| format!("${amount:.4}"))
 }
 

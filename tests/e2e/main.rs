@@ -11,6 +11,7 @@ macro_rules! tell {
 mod command;
 mod crash;
 mod data;
+mod diff;
 mod engine;
 mod hub;
 mod history;

@@ -1,0 +1,309 @@
+//! A side of a comparison by its name: a run, a lock file, or the lock file of a git revision. Knows nothing of
+//! what is compared.
+//!
+//! A name is taken for a lock file if it ends in `.lock`; for a run if it is `last`, `last~2`, or the beginning of
+//! a run's ULID; else for a revision. `run:` and `rev:` before it say which is meant.
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::CompareError;
+use super::git::Git;
+use crate::digest::{Digest, Key};
+use crate::exec::Locked;
+use crate::record::{Event, RunRecord};
+use crate::report::diff::SideInfo;
+use crate::store::Store;
+
+/// Beginnings of ULIDs shorter than this are no names.
+const PREFIX_MIN: usize = 4;
+/// Runs and pipelines that are named in a message.
+const NAMED_MAX: usize = 5;
+
+/// One side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Side {
+    /// What it is.
+    pub info: SideInfo,
+    /// Its stages: of a run in the order of the manifest, else by name.
+    pub stages: Vec<SideStage>,
+}
+
+/// A stage of a side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SideStage {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its key, where it got so far.
+    pub key: Option<Key>,
+    /// Digest of its recipe.
+    pub recipe: Option<Digest>,
+    /// Digest of its result: of a workflow, its table of samples.
+    pub result: Option<Digest>,
+}
+
+/// Where sides are looked for.
+pub struct Sides<'a> {
+    /// The project.
+    pub root: &'a Utf8Path,
+    /// Its store.
+    pub store: &'a Store,
+    /// The pipeline asked for: its name, its manifest, or its lock file.
+    pub pipeline: Option<&'a str>,
+}
+
+impl Sides<'_> {
+    /// Both sides. Without a second name that is, beside a revision, the lock file of the work tree, else the last
+    /// run.
+    pub fn find(&self, a: &str, b: Option<&str>) -> Result<(Side, Side), CompareError> {
+        let first = self.side(a)?;
+        if let Some(b) = b {
+            return Ok((first, self.side(b)?));
+        }
+        let here = match first.info.what {
+            "revision" => self.work_tree(&first)?,
+            // Of a lock file too: it may be that of the work tree itself.
+            _ => self.run("last")?.ok_or_else(|| self.unknown("last"))?,
+        };
+        Ok((first, here))
+    }
+
+    fn work_tree(&self, revision: &Side) -> Result<Side, CompareError> {
+        let path = self.lock_path(Some(&revision.info.id))?;
+        if self.root.join(&path).exists() {
+            return self.lock_file(&path, "work tree");
+        }
+        Err(CompareError::User(format!(
+            "the work tree has no `{path}` to compare with; `forge apply {}` writes it, or name a second side",
+            path.with_extension("toml")
+        )))
+    }
+
+    /// A side by name.
+    pub fn side(&self, name: &str) -> Result<Side, CompareError> {
+        if let Some(run) = name.strip_prefix("run:") {
+            return self.run(run)?.ok_or_else(|| self.unknown(run));
+        }
+        if let Some(revision) = name.strip_prefix("rev:") {
+            return self.revision(revision, name)?.ok_or_else(|| self.unknown(revision));
+        }
+        if name.ends_with(".lock") {
+            return self.lock_file(Utf8Path::new(name), name);
+        }
+        let run = self.run(name)?;
+        // `last` is a run whatever branches are called; `rev:last` is the branch.
+        if name == "last" || name.starts_with("last~") {
+            return run.ok_or_else(|| self.unknown(name));
+        }
+        match (run, self.revision(name, name)?) {
+            (Some(run), Some(revision)) => Err(CompareError::User(format!(
+                "`{name}` is run {} and commit {}; write `run:{name}` or `rev:{name}`",
+                run.info.id, revision.info.id
+            ))),
+            (Some(side), None) | (None, Some(side)) => Ok(side),
+            (None, None) => Err(self.unknown(name)),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> CompareError {
+        let mut known: Vec<String> = self.runs().into_iter().take(NAMED_MAX).collect();
+        if !known.is_empty() {
+            known.insert(0, "last".to_owned());
+        }
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        CompareError::User(format!(
+            "`{name}` is no run of this store, no lock file and no git revision here (known runs: {known})"
+        ))
+    }
+
+    /// ULIDs, newest first.
+    fn runs(&self) -> Vec<String> {
+        self.store.runs().into_iter().rev().collect()
+    }
+
+    fn run(&self, name: &str) -> Result<Option<Side>, CompareError> {
+        let ids = self.runs();
+        let steps = match name.strip_prefix("last") {
+            Some("") => Some(0),
+            Some(back) => back.strip_prefix('~').and_then(|steps| steps.parse::<usize>().ok()),
+            None => None,
+        };
+        let record = match steps {
+            Some(steps) => {
+                let records = ids.iter().filter_map(|id| read_record(self.store, id));
+                let mut own = records.filter(|record| self.is_of_pipeline(record));
+                own.nth(steps)
+            }
+            None => {
+                let wanted = name.to_ascii_uppercase();
+                let long = wanted.len() >= PREFIX_MIN;
+                let found: Vec<&String> =
+                    ids.iter().filter(|id| long && id.starts_with(&wanted)).collect();
+                match found.as_slice() {
+                    [] => None,
+                    [id] => Some(read_record(self.store, id).ok_or_else(|| {
+                        CompareError::Failed(format!("the record of run {id} cannot be read"))
+                    })?),
+                    many => {
+                        let ids: Vec<_> =
+                            many.iter().take(NAMED_MAX).map(|id| id.as_str()).collect();
+                        return Err(CompareError::User(format!(
+                            "{} runs begin with `{name}`: {}",
+                            many.len(),
+                            ids.join(", ")
+                        )));
+                    }
+                }
+            }
+        };
+        Ok(record.map(|record| of_run(name, &record)))
+    }
+
+    fn is_of_pipeline(&self, record: &RunRecord) -> bool {
+        self.pipeline.is_none_or(|wanted| {
+            let manifest = Utf8Path::new(&record.manifest);
+            wanted == record.pipeline || is_called(manifest, wanted)
+        })
+    }
+
+    fn lock_file(&self, path: &Utf8Path, name: &str) -> Result<Side, CompareError> {
+        // Of the current folder, as any path of the command line, else of the project.
+        let candidates = [path.to_owned(), self.root.join(path)];
+        let full = candidates.iter().find(|path| path.exists()).unwrap_or(&candidates[1]);
+        let text = std::fs::read_to_string(full).map_err(|error| {
+            CompareError::User(format!("cannot read `{path}`: {}", crate::stage::plain(&error)))
+        })?;
+        let info = SideInfo { name: name.to_owned(), what: "lock", id: path.to_string() };
+        of_lock(info, &text, path)
+    }
+
+    fn revision(&self, revision: &str, name: &str) -> Result<Option<Side>, CompareError> {
+        let git = Git { root: self.root };
+        let Some(commit) = git.commit(revision)? else { return Ok(None) };
+        let path = self.lock_path(Some(&commit))?;
+        let text = git.show(&commit, &path)?.ok_or_else(|| {
+            CompareError::User(format!(
+                "`{name}` has no `{path}`; check that revision out, `forge apply {}` and commit the lock file",
+                path.with_extension("toml")
+            ))
+        })?;
+        let info = SideInfo { name: name.to_owned(), what: "revision", id: commit };
+        Ok(Some(of_lock(info, &text, &path)?))
+    }
+
+    /// The lock file of the pipeline that is meant, in the project.
+    fn lock_path(&self, commit: Option<&str>) -> Result<Utf8PathBuf, CompareError> {
+        let known = self.lock_files(commit)?;
+        let found: Vec<&Utf8PathBuf> = match self.pipeline {
+            None => known.iter().collect(),
+            Some(wanted) => known.iter().filter(|path| is_called(path, wanted)).collect(),
+        };
+        match (found.as_slice(), self.pipeline) {
+            ([path], _) => Ok((*path).clone()),
+            ([], Some(wanted)) => Err(CompareError::User(format!(
+                "no lock file belongs to `{wanted}` ({})",
+                listed("known", &known)
+            ))),
+            ([], None) => Err(CompareError::User(
+                "there is no lock file; `forge apply` writes one beside its manifest".to_owned(),
+            )),
+            (many, _) => {
+                let many: Vec<Utf8PathBuf> = many.iter().map(|path| (*path).clone()).collect();
+                Err(CompareError::User(format!(
+                    "there are several pipelines; `--pipeline` names one ({})",
+                    listed("known", &many)
+                )))
+            }
+        }
+    }
+
+    /// Lock files of pipelines, of the work tree and of a commit.
+    pub fn lock_files(&self, commit: Option<&str>) -> Result<Vec<Utf8PathBuf>, CompareError> {
+        let git = Git { root: self.root };
+        let mut known = git.lock_files(commit)?;
+        let folder = self.root.join("pipelines");
+        for entry in folder.read_dir_utf8().into_iter().flatten().flatten() {
+            if entry.path().extension() == Some("lock") {
+                known.push(Utf8Path::new("pipelines").join(entry.file_name()));
+            }
+        }
+        known.sort();
+        known.dedup();
+        Ok(known)
+    }
+}
+
+fn listed(what: &str, paths: &[Utf8PathBuf]) -> String {
+    let some: Vec<String> = paths.iter().take(NAMED_MAX).map(|path| format!("`{path}`")).collect();
+    let more = if paths.len() > NAMED_MAX { ", …" } else { "" };
+    if some.is_empty() {
+        format!("{what}: none")
+    } else {
+        format!("{what}: {}{more}", some.join(", "))
+    }
+}
+
+/// Whether a manifest or lock file is what somebody means by a name or a path.
+fn is_called(path: &Utf8Path, wanted: &str) -> bool {
+    let wanted = Utf8Path::new(wanted.strip_prefix("./").unwrap_or(wanted));
+    path.file_stem() == Some(wanted.as_str())
+        || path.with_extension("") == wanted.with_extension("")
+}
+
+fn of_run(name: &str, record: &RunRecord) -> Side {
+    let stage = |stage: &crate::record::StageRun| SideStage {
+        name: stage.name.clone(),
+        kind: stage.kind.clone(),
+        key: stage.key,
+        recipe: stage.recipe,
+        result: stage.result,
+    };
+    Side {
+        info: SideInfo { name: name.to_owned(), what: "run", id: record.run_id.clone() },
+        stages: record.stages.iter().map(stage).collect(),
+    }
+}
+
+fn of_lock(info: SideInfo, text: &str, path: &Utf8Path) -> Result<Side, CompareError> {
+    let locked = Locked::parse(text).map_err(|error| {
+        CompareError::User(format!("cannot read `{path}` of `{}`: {error}", info.name))
+    })?;
+    let stage = |(name, stage): (String, crate::exec::LockedStage)| SideStage {
+        name,
+        kind: stage.kind,
+        key: stage.key,
+        recipe: stage.recipe,
+        result: stage.result,
+    };
+    Ok(Side { info, stages: locked.stage.into_iter().map(stage).collect() })
+}
+
+/// The record of a run; of one that never ended, the fold of its log. `None` of one that never began.
+fn read_record(store: &Store, id: &str) -> Option<RunRecord> {
+    let folder = store.root().join("runs").join(id);
+    if let Ok(text) = std::fs::read(folder.join("run.json")) {
+        return serde_json::from_slice(&text).ok();
+    }
+    let log = std::fs::read_to_string(folder.join("events.log")).ok()?;
+    let mut record = RunRecord::default();
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
+    events.for_each(|event| record.apply(&event));
+    (!record.run_id.is_empty()).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_has_three_names() {
+        let path = Utf8Path::new("pipelines/bench.lock");
+        for name in
+            ["bench", "pipelines/bench.toml", "pipelines/bench.lock", "./pipelines/bench.toml"]
+        {
+            assert!(is_called(path, name), "{name}");
+        }
+        assert!(!is_called(path, "other") && !is_called(path, "pipelines/other.toml"));
+    }
+}
