@@ -6,21 +6,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::TallySummary;
+use crate::history::{self, HistoryError, Tables};
 use crate::record::scores::{NoTag, PairBy};
+use crate::record::{StageRun, TallySummary};
 use crate::report::diff::{
     self, CellDiff, CellSide, Change, DIFF_VERSION, Diff, Pairing, StageDiff, State,
 };
 use crate::sample::{Outcome, Sample, Score};
-use crate::store::{Record, Store};
+use crate::store::Store;
 
 mod git;
 mod side;
 
-pub use side::{Side, SideStage, Sides};
+pub use side::{Side, Sides};
 
 /// Why there is nothing to compare.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,15 @@ pub enum CompareError {
     /// Git or a file cannot be read.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<HistoryError> for CompareError {
+    fn from(error: HistoryError) -> Self {
+        match error.is_users() {
+            true => CompareError::User(error.to_string()),
+            false => CompareError::Failed(error.to_string()),
+        }
+    }
 }
 
 impl From<NoTag> for CompareError {
@@ -75,7 +84,7 @@ pub fn compare(
             names.push(&stage.name);
         }
     }
-    let pairs: Vec<(&str, Option<SideStage>, Option<SideStage>)> =
+    let pairs: Vec<(&str, Option<StageRun>, Option<StageRun>)> =
         names.into_iter().map(|name| (name, of(a, name), of(b, name))).collect();
     let stages = pairs.iter().map(|(name, a, b)| stage(store, name, a.as_ref(), b.as_ref()));
     let stages = stages.collect();
@@ -83,7 +92,7 @@ pub fn compare(
         .iter()
         .filter(|(_, a, b)| [a, b].into_iter().flatten().any(|stage| stage.kind == "workflow"))
         .collect();
-    let one = |(name, of_a, of_b): &(&str, Option<SideStage>, Option<SideStage>)| {
+    let one = |(name, of_a, of_b): &(&str, Option<StageRun>, Option<StageRun>)| {
         cell(store, name, (a, of_a.as_ref()), (b, of_b.as_ref()), settings)
     };
     let mut cells = in_parallel(&workflows, |pair| one(pair))
@@ -93,7 +102,7 @@ pub fn compare(
     Ok(Diff { version: DIFF_VERSION, a: a.info.clone(), b: b.info.clone(), stages, cells })
 }
 
-fn stage(store: &Store, name: &str, a: Option<&SideStage>, b: Option<&SideStage>) -> StageDiff {
+fn stage(store: &Store, name: &str, a: Option<&StageRun>, b: Option<&StageRun>) -> StageDiff {
     let kind = b.or(a).map_or_else(String::new, |stage| stage.kind.clone());
     let mut out =
         StageDiff { stage: name.to_owned(), kind, change: Change::Same, fields: Some(Vec::new()) };
@@ -118,7 +127,7 @@ fn stage(store: &Store, name: &str, a: Option<&SideStage>, b: Option<&SideStage>
 }
 
 /// The recipe of a stage: kept by itself, or with its result.
-fn recipe(store: &Store, stage: &SideStage) -> Option<Recipe> {
+fn recipe(store: &Store, stage: &StageRun) -> Option<Recipe> {
     let kept = stage.recipe.and_then(|digest| store.blob(digest));
     let kept = kept.and_then(|bytes| serde_json::from_slice::<Recipe>(&bytes).ok());
     let kept = kept.filter(|recipe| Some(recipe.key()) == stage.key);
@@ -128,8 +137,8 @@ fn recipe(store: &Store, stage: &SideStage) -> Option<Recipe> {
 fn cell(
     store: &Store,
     name: &str,
-    (side_a, a): (&Side, Option<&SideStage>),
-    (side_b, b): (&Side, Option<&SideStage>),
+    (side_a, a): (&Side, Option<&StageRun>),
+    (side_b, b): (&Side, Option<&StageRun>),
     settings: &Settings,
 ) -> Result<CellDiff, CompareError> {
     let (name_a, name_b) = (side_a.info.name.as_str(), side_b.info.name.as_str());
@@ -152,7 +161,7 @@ fn cell(
     let mut missing = Vec::new();
     for (side, read) in [(side_a, &read_a), (side_b, &read_b)] {
         if let Err(why) = read {
-            missing.push(format!("`{}`: {why}; {}", side.info.name, remedy(side)));
+            missing.push(format!("`{}`: {why}{}", side.info.name, remedy(side)));
         }
     }
     let (Ok((cell_a, _)), Ok((cell_b, positions))) = (&read_a, &read_b) else {
@@ -169,26 +178,23 @@ fn cell(
 }
 
 /// Both sides have the same table: its sums stand in the store already.
-fn same(store: &Store, name: &str, stage: &SideStage) -> CellDiff {
+fn same(store: &Store, name: &str, stage: &StageRun) -> CellDiff {
     let mut out = CellDiff::new(name, State::Same, Vec::new());
-    let record = stage.key.and_then(|key| store.get(key));
-    let record = record.filter(|record| record.blob("samples") == stage.result);
-    if let Some(summary) = record.as_ref().and_then(summary_of) {
+    if let Some(summary) = summary(store, stage) {
         let sums = diff::Sums { summary, latency_live: None, usage: None, cost: None };
         (out.a, out.b) = (Some(sums.clone()), Some(sums));
     }
     out
 }
 
+/// What else brings it back.
 fn remedy(side: &Side) -> String {
-    let apply = "`forge store pull` may fetch it from a shared store";
     match side.info.what {
         "revision" => {
             let short: String = side.info.id.chars().take(12).collect();
-            format!("{apply}, or check {short} out and `forge apply` there")
+            format!("; or check {short} out and `forge apply` there")
         }
-        "lock" => format!("{apply}, or `forge apply` works it out again"),
-        _ => format!("{apply}; a run that is over is not repeated"),
+        _ => String::new(),
     }
 }
 
@@ -196,10 +202,10 @@ fn remedy(side: &Side) -> String {
 /// which they are asked differs.
 fn have_same_rows(
     store: &Store,
-    (side_a, a): (&Side, &SideStage),
-    (side_b, b): (&Side, &SideStage),
+    (side_a, a): (&Side, &StageRun),
+    (side_b, b): (&Side, &StageRun),
 ) -> bool {
-    let data = |side: &Side, workflow: &SideStage| {
+    let data = |side: &Side, workflow: &StageRun| {
         let flows = recipe(store, workflow)?.inputs.get("flows").copied()?;
         let mut made = side.stages.iter().filter(|s| s.kind == "expand" && s.result == Some(flows));
         let mut recipe = recipe(store, made.next()?)?;
@@ -231,36 +237,25 @@ impl Positions {
 }
 
 /// The samples of a workflow without their transcripts, which are most of the bytes and nothing that is compared.
-fn read(store: &Store, stage: &SideStage) -> Result<(CellSide, Positions), String> {
-    let record = stage.key.and_then(|key| store.get(key));
-    let table = stage.result.or_else(|| record.as_ref()?.blob("samples"));
-    let table = table.ok_or("this workflow has no result there")?;
-    let gone = || format!("its samples ({}) are not in the store", table.short());
-    let samples: Vec<Scored> = rows(&store.blob(table).ok_or_else(gone)?)?;
-    let samples: Vec<Sample> = samples.into_iter().map(Sample::from).collect();
+fn read(store: &Store, stage: &StageRun) -> Result<(CellSide, Positions), HistoryError> {
+    let tables = Tables::of(store, stage)?;
+    let scored: Vec<Scored> = history::rows(store, tables.samples)?;
+    let samples: Vec<Sample> = scored.into_iter().map(Sample::from).collect();
     let keys = samples.iter().map(|sample| sample.key).collect();
-    // What was observed belongs to the samples that count now, which a later `--force` may have replaced.
-    let record = record.filter(|record| record.blob("samples") == Some(table));
-    let observed = record.as_ref().and_then(|record| {
-        let observed = rows(&store.blob(record.blob("observed")?)?).ok()?;
-        let info = serde_json::from_slice(&store.blob(record.blob("info")?)?).ok()?;
-        Some((observed, info))
-    });
-    let summary = record.as_ref().and_then(summary_of);
-    Ok((CellSide::new(samples, summary, observed), Positions { table, keys }))
+    // Without them there are no costs and times; everything else can still be said.
+    let observed = tables.observed.and_then(|table| history::rows(store, table).ok());
+    let observed = observed.zip(tables.info(store).ok());
+    let side = CellSide::new(samples, summary(store, stage), observed);
+    Ok((side, Positions { table: tables.samples, keys }))
 }
 
-fn summary_of(record: &Record) -> Option<TallySummary> {
-    serde_json::from_value(record.inline("summary")?.clone()).ok()
-}
-
-fn rows<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, String> {
-    let lines = bytes.split(|c| *c == b'\n').filter(|line| !line.is_empty());
-    let parse = |line| serde_json::from_slice(line);
-    lines
-        .map(parse)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("a table is damaged: {error}"))
+/// What the run said of its samples; a lock file names the result that has it.
+fn summary(store: &Store, stage: &StageRun) -> Option<TallySummary> {
+    stage.summary.clone().or_else(|| {
+        let record = store.get(stage.key?)?;
+        let counts = record.blob("samples") == stage.result;
+        serde_json::from_value(record.inline("summary").filter(|_| counts)?.clone()).ok()
+    })
 }
 
 /// A sample as it is scored.

@@ -1,21 +1,21 @@
 //! A side of a comparison by its name: a run, a lock file, or the lock file of a git revision. Knows nothing of
 //! what is compared.
 //!
-//! A name is taken for a lock file if it ends in `.lock`; for a run if it is `last`, `last~2`, or the beginning of
-//! a run's ULID; else for a revision. `run:` and `rev:` before it say which is meant.
+//! A name is taken for a lock file if it ends in `.lock`; for a run if [`history::find`] knows it; else for a
+//! revision. `run:` and `rev:` before it say which is meant.
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::CompareError;
 use super::git::Git;
-use crate::digest::{Digest, Key};
 use crate::exec::Locked;
-use crate::record::{Event, RunRecord};
+use crate::history::{self, HistoryError, Run};
+use crate::record::{RunRecord, StageRun};
 use crate::report::diff::SideInfo;
 use crate::store::Store;
 
-/// Beginnings of ULIDs shorter than this are no names.
-const PREFIX_MIN: usize = 4;
+/// A shorter part of a ULID gives way to a revision of that name.
+const PART_MIN: usize = 8;
 /// Runs and pipelines that are named in a message.
 const NAMED_MAX: usize = 5;
 
@@ -25,22 +25,7 @@ pub struct Side {
     /// What it is.
     pub info: SideInfo,
     /// Its stages: of a run in the order of the manifest, else by name.
-    pub stages: Vec<SideStage>,
-}
-
-/// A stage of a side.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SideStage {
-    /// Its name.
-    pub name: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its key, where it got so far.
-    pub key: Option<Key>,
-    /// Digest of its recipe.
-    pub recipe: Option<Digest>,
-    /// Digest of its result: of a workflow, its table of samples.
-    pub result: Option<Digest>,
+    pub stages: Vec<StageRun>,
 }
 
 /// Where sides are looked for.
@@ -64,7 +49,7 @@ impl Sides<'_> {
         let here = match first.info.what {
             "revision" => self.work_tree(&first)?,
             // Of a lock file too: it may be that of the work tree itself.
-            _ => self.run("last")?.ok_or_else(|| self.unknown("last"))?,
+            _ => self.run_side(history::LAST)?,
         };
         Ok((first, here))
     }
@@ -83,7 +68,7 @@ impl Sides<'_> {
     /// A side by name.
     pub fn side(&self, name: &str) -> Result<Side, CompareError> {
         if let Some(run) = name.strip_prefix("run:") {
-            return self.run(run)?.ok_or_else(|| self.unknown(run));
+            return self.run_side(run);
         }
         if let Some(revision) = name.strip_prefix("rev:") {
             return self.revision(revision, name)?.ok_or_else(|| self.unknown(revision));
@@ -91,23 +76,33 @@ impl Sides<'_> {
         if name.ends_with(".lock") {
             return self.lock_file(Utf8Path::new(name), name);
         }
-        let run = self.run(name)?;
         // `last` is a run whatever branches are called; `rev:last` is the branch.
-        if name == "last" || name.starts_with("last~") {
-            return run.ok_or_else(|| self.unknown(name));
+        if steps_back(name).is_some() {
+            return self.run_side(name);
         }
-        match (run, self.revision(name, name)?) {
-            (Some(run), Some(revision)) => Err(CompareError::User(format!(
-                "`{name}` is run {} and commit {}; write `run:{name}` or `rev:{name}`",
-                run.info.id, revision.info.id
-            ))),
-            (Some(side), None) | (None, Some(side)) => Ok(side),
+        match (self.run(name)?, self.commit(name)?) {
+            (Some(run), Some(commit)) => {
+                if name.len() < PART_MIN && !run.tags.iter().any(|tag| tag == name) {
+                    return self.lock_of(commit, name);
+                }
+                Err(CompareError::User(format!(
+                    "`{name}` is run {} and commit {commit}; write `run:{name}` or `rev:{name}`",
+                    run.id()
+                )))
+            }
+            (Some(run), None) => Ok(of_run(name, run)),
+            (None, Some(commit)) => self.lock_of(commit, name),
             (None, None) => Err(self.unknown(name)),
         }
     }
 
+    fn run_side(&self, name: &str) -> Result<Side, CompareError> {
+        Ok(of_run(name, self.run(name)?.ok_or_else(|| self.unknown(name))?))
+    }
+
     fn unknown(&self, name: &str) -> CompareError {
-        let mut known: Vec<String> = self.runs().into_iter().take(NAMED_MAX).collect();
+        let ids = self.store.runs().into_iter().rev();
+        let mut known: Vec<String> = ids.take(NAMED_MAX).collect();
         if !known.is_empty() {
             known.insert(0, "last".to_owned());
         }
@@ -117,47 +112,21 @@ impl Sides<'_> {
         ))
     }
 
-    /// ULIDs, newest first.
-    fn runs(&self) -> Vec<String> {
-        self.store.runs().into_iter().rev().collect()
-    }
-
-    fn run(&self, name: &str) -> Result<Option<Side>, CompareError> {
-        let ids = self.runs();
-        let steps = match name.strip_prefix("last") {
-            Some("") => Some(0),
-            Some(back) => back.strip_prefix('~').and_then(|steps| steps.parse::<usize>().ok()),
-            None => None,
-        };
-        let record = match steps {
-            Some(steps) => {
-                let records = ids.iter().filter_map(|id| read_record(self.store, id));
-                let mut own = records.filter(|record| self.is_of_pipeline(record));
-                own.nth(steps)
+    fn run(&self, name: &str) -> Result<Option<Run>, CompareError> {
+        let found = match (steps_back(name), self.pipeline) {
+            // The last run of this pipeline, whatever else has run since.
+            (Some(steps), Some(_)) => {
+                let runs = history::runs(self.store, 0, u64::MAX).map_err(HistoryError::from)?;
+                let own = |run: &Run| self.is_of_pipeline(&run.record);
+                return Ok(runs.filter_map(Result::ok).filter(own).nth(steps));
             }
-            None => {
-                let wanted = name.to_ascii_uppercase();
-                let long = wanted.len() >= PREFIX_MIN;
-                let found: Vec<&String> =
-                    ids.iter().filter(|id| long && id.starts_with(&wanted)).collect();
-                match found.as_slice() {
-                    [] => None,
-                    [id] => Some(read_record(self.store, id).ok_or_else(|| {
-                        CompareError::Failed(format!("the record of run {id} cannot be read"))
-                    })?),
-                    many => {
-                        let ids: Vec<_> =
-                            many.iter().take(NAMED_MAX).map(|id| id.as_str()).collect();
-                        return Err(CompareError::User(format!(
-                            "{} runs begin with `{name}`: {}",
-                            many.len(),
-                            ids.join(", ")
-                        )));
-                    }
-                }
-            }
+            _ => history::find(self.store, name),
         };
-        Ok(record.map(|record| of_run(name, &record)))
+        match found {
+            Ok(run) => Ok(Some(run)),
+            Err(HistoryError::Unknown { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn is_of_pipeline(&self, record: &RunRecord) -> bool {
@@ -178,18 +147,24 @@ impl Sides<'_> {
         of_lock(info, &text, path)
     }
 
+    fn commit(&self, revision: &str) -> Result<Option<String>, CompareError> {
+        Git { root: self.root }.commit(revision)
+    }
+
     fn revision(&self, revision: &str, name: &str) -> Result<Option<Side>, CompareError> {
-        let git = Git { root: self.root };
-        let Some(commit) = git.commit(revision)? else { return Ok(None) };
+        self.commit(revision)?.map(|commit| self.lock_of(commit, name)).transpose()
+    }
+
+    fn lock_of(&self, commit: String, name: &str) -> Result<Side, CompareError> {
         let path = self.lock_path(Some(&commit))?;
-        let text = git.show(&commit, &path)?.ok_or_else(|| {
+        let text = Git { root: self.root }.show(&commit, &path)?.ok_or_else(|| {
             CompareError::User(format!(
                 "`{name}` has no `{path}`; check that revision out, `forge apply {}` and commit the lock file",
                 path.with_extension("toml")
             ))
         })?;
         let info = SideInfo { name: name.to_owned(), what: "revision", id: commit };
-        Ok(Some(of_lock(info, &text, &path)?))
+        of_lock(info, &text, &path)
     }
 
     /// The lock file of the pipeline that is meant, in the project.
@@ -251,45 +226,31 @@ fn is_called(path: &Utf8Path, wanted: &str) -> bool {
         || path.with_extension("") == wanted.with_extension("")
 }
 
-fn of_run(name: &str, record: &RunRecord) -> Side {
-    let stage = |stage: &crate::record::StageRun| SideStage {
-        name: stage.name.clone(),
-        kind: stage.kind.clone(),
-        key: stage.key,
-        recipe: stage.recipe,
-        result: stage.result,
-    };
-    Side {
-        info: SideInfo { name: name.to_owned(), what: "run", id: record.run_id.clone() },
-        stages: record.stages.iter().map(stage).collect(),
+/// `last` is 0, `last~2` is 2.
+fn steps_back(name: &str) -> Option<usize> {
+    match name.strip_prefix(history::LAST)? {
+        "" => Some(0),
+        back => back.strip_prefix('~')?.parse().ok(),
     }
+}
+
+fn of_run(name: &str, run: Run) -> Side {
+    let record = run.record;
+    let info = SideInfo { name: name.to_owned(), what: "run", id: record.run_id };
+    Side { info, stages: record.stages }
 }
 
 fn of_lock(info: SideInfo, text: &str, path: &Utf8Path) -> Result<Side, CompareError> {
     let locked = Locked::parse(text).map_err(|error| {
         CompareError::User(format!("cannot read `{path}` of `{}`: {error}", info.name))
     })?;
-    let stage = |(name, stage): (String, crate::exec::LockedStage)| SideStage {
-        name,
-        kind: stage.kind,
+    let stage = |(name, stage): (String, crate::exec::LockedStage)| StageRun {
         key: stage.key,
         recipe: stage.recipe,
         result: stage.result,
+        ..StageRun::new(&name, &stage.kind)
     };
     Ok(Side { info, stages: locked.stage.into_iter().map(stage).collect() })
-}
-
-/// The record of a run; of one that never ended, the fold of its log. `None` of one that never began.
-fn read_record(store: &Store, id: &str) -> Option<RunRecord> {
-    let folder = store.root().join("runs").join(id);
-    if let Ok(text) = std::fs::read(folder.join("run.json")) {
-        return serde_json::from_slice(&text).ok();
-    }
-    let log = std::fs::read_to_string(folder.join("events.log")).ok()?;
-    let mut record = RunRecord::default();
-    let events = log.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
-    events.for_each(|event| record.apply(&event));
-    (!record.run_id.is_empty()).then_some(record)
 }
 
 #[cfg(test)]

@@ -193,9 +193,12 @@ fn what_is_not_in_the_store_is_said_and_nothing_is_run() {
     project.ok(&["--store", ".forge-other"]);
     let ran = diff(&project, &["main", "--store", ".forge-other"]);
     assert_eq!(ran.code, 1, "{}", ran.stdout);
-    for said in
-        ["are not in the store", "`forge store pull`", "check ", "a recipe is in the store no more"]
-    {
+    for said in [
+        "is gone from the store",
+        "`forge store pull`",
+        "check ",
+        "a recipe is in the store no more",
+    ] {
         assert!(ran.stdout.contains(said), "no `{said}` in {}", ran.stdout);
     }
     assert_eq!(diff(&project, &["main", "main"]).code, 0);

@@ -237,7 +237,7 @@ impl CellSide {
             return CellSide { samples, sums };
         };
         let rows = samples.into_iter().zip(observed);
-        let rows = rows.map(|(sample, observed)| Row { sample, observed }).collect();
+        let rows = rows.map(|(sample, observed)| Row::new(sample, observed)).collect();
         // The same sums as in a report.
         let cell = Cell::new("", String::new(), String::new(), info, rows);
         CellSide {
