@@ -8,6 +8,7 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
+use crate::gate::{self, Gate};
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest, Sink, Sources, Span, closest};
 use crate::stage::{ArtifactKind, Need, STAGES, Setting, Stage};
 
@@ -27,9 +28,11 @@ pub struct Node {
 }
 
 /// All stages and their edges.
+#[derive(Default)]
 pub struct Graph {
     nodes: Vec<Node>,
     order: Vec<usize>,
+    gates: Vec<(Gate, Vec<usize>)>,
 }
 
 impl Graph {
@@ -70,7 +73,8 @@ impl Graph {
                 nodes.push(Node { name, base, kind, stage, needs: Vec::new(), span: decl.span });
             }
         }
-        connect(&mut nodes, &declared, sink);
+        let by_name = connect(&mut nodes, &declared, sink);
+        let gates = read_gates(manifest, &nodes, &by_name, &declared, sink);
         check_outputs(&nodes, manifest, sink);
         let order = match sort(&nodes) {
             Ok(order) => order,
@@ -79,7 +83,12 @@ impl Graph {
                 Vec::new()
             }
         };
-        Graph { nodes, order }
+        Graph { nodes, order, gates }
+    }
+
+    /// The gates in the order of the manifest, each with the nodes whose samples it looks at.
+    pub fn gates(&self) -> &[(Gate, Vec<usize>)] {
+        &self.gates
     }
 
     /// The nodes in the order of the manifest.
@@ -119,8 +128,11 @@ impl Graph {
     }
 }
 
-fn connect(nodes: &mut [Node], declared: &BTreeSet<&str>, sink: &Sink) {
-    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+/// Nodes by the names that stand for them: of a stage with all its cells, and of each cell.
+type ByName = BTreeMap<String, Vec<usize>>;
+
+fn connect(nodes: &mut [Node], declared: &BTreeSet<&str>, sink: &Sink) -> ByName {
+    let mut by_name = ByName::new();
     for (i, node) in nodes.iter().enumerate() {
         by_name.entry(node.base.clone()).or_default().push(i);
         if node.name != node.base {
@@ -146,12 +158,62 @@ fn connect(nodes: &mut [Node], declared: &BTreeSet<&str>, sink: &Sink) {
     for (node, needs) in nodes.iter_mut().zip(edges) {
         node.needs = needs;
     }
+    by_name
+}
+
+/// Gates need stages as stages do, and stand beside the graph: nothing waits for one, and no key has it.
+fn read_gates(
+    manifest: &Manifest,
+    nodes: &[Node],
+    by_name: &ByName,
+    declared: &BTreeSet<&str>,
+    sink: &Sink,
+) -> Vec<(Gate, Vec<usize>)> {
+    let lock = manifest.path.with_extension("lock");
+    let mut gates = Vec::new();
+    for decl in &manifest.gates {
+        let fields = manifest.gate_fields(decl, sink);
+        if !fields.has("samples") {
+            let message = format!("gate `{}` needs `samples`: a workflow, or a list of them", decl.name);
+            sink.push(Diagnostic::at(decl.span, message));
+        }
+        let needs = crate::stage::needs(&fields, "samples", &[ArtifactKind::Samples]);
+        let mut found: Vec<usize> = Vec::new();
+        let mut stages = Vec::new();
+        for need in &needs {
+            stages.push(format!("`{}`", need.stage.value));
+            for node in resolve(need, nodes, by_name, declared, sink) {
+                if found.contains(&node) {
+                    let message = format!("`{}` is named twice", nodes[node].name);
+                    sink.push(Diagnostic::at(need.stage.span, message));
+                } else {
+                    found.push(node);
+                }
+            }
+        }
+        let workflows = found.iter().map(|node| nodes[*node].stage.as_workflow());
+        let workflows = workflows.collect::<Option<Vec<_>>>().filter(|found| !found.is_empty());
+        let epochs = workflows.iter().flatten().map(|workflow| workflow.epochs()).max();
+        let metrics = workflows.map(|workflows| {
+            let mut metrics = workflows[0].metrics();
+            metrics.retain(|name| workflows.iter().all(|other| other.metrics().contains(name)));
+            metrics
+        });
+        let known = gate::Known {
+            stages: stages.join(", "),
+            metrics,
+            epochs: epochs.unwrap_or(0),
+            lock: lock.as_str(),
+        };
+        gates.push((gate::read(&decl.name, fields, &known), found));
+    }
+    gates
 }
 
 fn resolve(
     need: &Need,
     nodes: &[Node],
-    by_name: &BTreeMap<String, Vec<usize>>,
+    by_name: &ByName,
     declared: &BTreeSet<&str>,
     sink: &Sink,
 ) -> Vec<usize> {

@@ -60,6 +60,7 @@ pub mod method;
 pub mod record;
 pub mod report;
 pub mod manifest;
+pub mod gate;
 
 // Acting.
 pub mod store;

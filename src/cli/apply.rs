@@ -9,12 +9,14 @@ use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{self, Outputs};
 use super::progress::Progress;
 use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
-use crate::exec::{self, Finished, Lock, Selection};
-use crate::record::{Event, RunRecord, RunStatus};
+use crate::exec::{self, Finished, Gates, Lock, Selection};
+use crate::record::{Event, RunRecord, RunStatus, Verdict};
+use crate::report::gates;
 use crate::stage::{Context, Options};
 use crate::store::{Shared, StoreError, replace_file};
 
@@ -58,6 +60,8 @@ pub(super) struct Apply {
     /// Give the run this tag, by which `forge show` and others find it
     #[arg(long, value_name = "NAME", value_parser = super::runs::tag_name)]
     tag: Vec<String>,
+    #[command(flatten)]
+    gates: Outputs,
     /// Write what happens to stdout as JSON Lines; the last is the result
     #[arg(long)]
     json: bool,
@@ -78,7 +82,7 @@ impl Apply {
                 tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
             let _ = log.try_init();
         }
-        let project = Project::open(&self.manifest)?;
+        let mut project = Project::open(&self.manifest)?;
         let selection = self.selection(&project)?;
         let options = self.options(&project)?;
         if self.dry_run {
@@ -86,6 +90,11 @@ impl Apply {
             let nodes = selection.nodes.as_ref();
             return super::plan::show(&project, &self.manifest, options, nodes, self.json);
         }
+        if self.gates.wants_gates() && project.graph.gates().is_empty() {
+            let message = format!("`--junit` is for gates, and `{}` has none", self.manifest.manifest);
+            return Err(usage(message));
+        }
+        let committed = gate::committed(&project)?;
         let store = project.store(&self.manifest)?;
         let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
@@ -105,16 +114,20 @@ impl Apply {
         let whole = selection.nodes.is_none()
             && self.manifest.limit.is_none()
             && !project.manifest.overridden;
+        let graph = Arc::new(std::mem::take(&mut project.graph));
+        let nodes = selection.nodes.clone();
         let emit = context.emit.clone();
         let tell = move |message| emit(Event::Notice { stage: None, message });
         let quiet = self.quiet;
-        let finished = block_on(async {
+        let (finished, shared, judged) = block_on(async {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
             project.share(&self.manifest, &store, true, tell).await?;
+            // So are baselines.
+            let gates = Gates::prepare(graph.clone(), &store, &committed).await?;
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
-            let run = exec::apply(Arc::new(project.graph), context.clone(), selection, record);
+            let run = exec::apply(graph, context.clone(), selection, record);
             let finished = run.await;
             progress.finish();
             if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
@@ -124,19 +137,39 @@ impl Apply {
             if whole && finished.record.status == RunStatus::Completed {
                 write_lock(&manifest_path, &finished.record)?;
             }
+            let wanted = |node: usize| nodes.as_ref().is_none_or(|nodes| nodes.contains(&node));
+            let judged = gates.judge(&store, &finished.found, wanted);
+            let judged = judged
+                .map(|(verdicts, silent)| (verdicts, silent.iter().map(ToString::to_string).collect()))
+                .map_err(Failure::from);
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
             let ticker = super::store::ticker("shared", "results", quiet);
             let shared = store.settle(&ticker).await;
             interrupt.abort();
-            Ok::<_, Failure>((finished, shared))
-        })?;
-        let (finished, shared) = finished?;
+            Ok::<_, Failure>((finished, shared, judged))
+        })??;
+        let (judged, bad): ((Vec<Verdict>, Vec<String>), _) = match judged {
+            Ok(judged) => (judged, None),
+            Err(failure) => (Default::default(), Some(failure)),
+        };
+        let (verdicts, silent) = judged;
         let times = times.lock().expect("BUG: the time lock is poisoned");
-        self.tell(&finished, &times, &context, shared.as_ref());
-        match summary::exit_code(&finished.record) {
-            DONE => Ok(()),
-            code => Err(Failure::Said(code)),
+        self.tell(&finished, &times, &context, shared.as_ref(), &verdicts);
+        if !silent.is_empty() && !self.quiet {
+            let names: Vec<_> = silent.iter().map(|name| format!("`{name}`")).collect();
+            say(&format!("gates that look at no stage of this run: {}", names.join(", ")));
         }
+        let written = self.gates.write(&project.manifest, &verdicts);
+        // Whatever makes results incomplete comes before what the gates say of them.
+        match summary::exit_code(&finished.record) {
+            DONE => {}
+            code => return Err(Failure::Said(code)),
+        }
+        if let Some(failure) = bad {
+            return Err(failure);
+        }
+        written?;
+        gate::exit(&verdicts)
     }
 
     fn selection(&self, project: &Project) -> Result<Selection, Failure> {
@@ -186,10 +219,12 @@ impl Apply {
         times: &SampleTimes,
         context: &Context,
         shared: Option<&Shared>,
+        verdicts: &[Verdict],
     ) {
         if self.json {
             let mut done = done_line(finished, times);
             done["shared"] = json!(shared);
+            done["gates"] = gate::json(verdicts);
             print(&done.to_string());
         }
         // Also with `--quiet`: somebody counts on these results.
@@ -214,10 +249,16 @@ impl Apply {
             for stage in finished.record.stages.iter().filter(|stage| stage.error.is_some()) {
                 say(&format!("error: `{}`: {}", stage.name, stage.error.as_deref().unwrap_or("")));
             }
+            let failed: Vec<Verdict> = verdicts.iter().filter(|v| !v.passed).cloned().collect();
+            gates::lines(&failed).iter().for_each(|line| say(line));
             return;
         }
         times.tell(&finished.record, say);
         summary::lines(&finished.record).iter().for_each(|line| say(line));
+        if !verdicts.is_empty() {
+            gates::lines(verdicts).iter().for_each(|line| say(line));
+            say(&gates::total(verdicts));
+        }
         if let Some(report) = finished.files.iter().find(|file| file.extension() == Some("html")) {
             say(&format!("report: {}", shown(report, context)));
         }

@@ -15,6 +15,7 @@ use crate::store::{RemoteError, StoreError};
 mod apply;
 mod diff;
 mod explain;
+mod gate;
 mod graph;
 mod init;
 mod locks;
@@ -40,6 +41,8 @@ const FAILED: u8 = 1;
 const USER: u8 = 2;
 /// Our bug.
 const BUG: u8 = 70;
+/// A gate failed.
+const GATE: u8 = 100;
 /// Interrupted.
 const INTERRUPTED: u8 = 130;
 
@@ -111,6 +114,11 @@ enum Command {
     #[command(after_help = "Examples:\n  forge diff main\n  forge diff HEAD~3 HEAD --markdown\n  \
         forge diff last~1 last --limit 3\n\nResults come from the store; nothing is run again.")]
     Diff(diff::Diff),
+    /// Hold what is in the store against the gates of a manifest, without running anything
+    #[command(after_help = "Exit code 100 if a threshold is not kept.\n\nExamples:\n  \
+        forge gate pipelines/bench.toml\n  \
+        forge gate pipelines/bench.toml --junit gates.xml")]
+    Gate(gate::GateArgs),
     /// Look after the store: what is in it, is it whole, what can go, how to share it
     Store(store::StoreArgs),
     /// Write a small working project
@@ -248,6 +256,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => args.run(),
         Command::Watch(args) => args.run(),
         Command::Diff(args) => args.run(),
+        Command::Gate(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {

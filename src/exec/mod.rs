@@ -18,12 +18,14 @@ use crate::plan::{self, LastRun, LastStage};
 use crate::record::{
     Cause, Event, RECORD_VERSION, RunAbout, RunRecord, RunStatus, StageState, TallySummary,
 };
-use crate::stage::{Artifact, Context, Done, Input, Inputs, StageError};
+use crate::stage::{Artifact, Context, Done, Input, Inputs, Samples, StageError};
 use crate::store::{Record, Witness};
 
+mod gates;
 mod lock;
 mod verify;
 
+pub use gates::{Committed, Gates, recall};
 pub use lock::{Lock, pins};
 pub use verify::{Locked, LockedStage, Verdict, verify};
 
@@ -48,6 +50,8 @@ pub struct Finished {
     pub bug: bool,
     /// Samples of each workflow that has a result.
     pub samples: BTreeMap<String, TallySummary>,
+    /// Where they are, by position in the graph: for gates.
+    pub found: BTreeMap<usize, Arc<Samples>>,
     /// Files that the run put into the work tree, or found there as they should be.
     pub files: Vec<Utf8PathBuf>,
 }
@@ -144,7 +148,12 @@ pub async fn apply(
         .keys()
         .map(Utf8PathBuf::from)
         .collect();
+    let found = |(i, progress): (usize, &watch::Sender<Progress>)| match &*progress.borrow() {
+        Progress::Ready(Artifact::Samples(samples)) => Some((i, samples.clone())),
+        _ => None,
+    };
     Finished {
+        found: run.progress.iter().enumerate().filter_map(found).collect(),
         samples: record.stages.iter().filter_map(summary).collect(),
         user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
         bug: *run.bug.lock().expect("BUG: the bug lock is poisoned"),

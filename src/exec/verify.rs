@@ -40,6 +40,17 @@ pub struct Locked {
 }
 
 impl Locked {
+    /// The key of a stage.
+    pub fn key(&self, stage: &str) -> Option<Key> {
+        self.stage.get(stage)?.key
+    }
+
+    /// The stages that have samples.
+    pub fn workflows(&self) -> impl Iterator<Item = &str> {
+        let has_samples = |(_, stage): &(&String, &LockedStage)| stage.samples.is_some();
+        self.stage.iter().filter(has_samples).map(|(name, _)| name.as_str())
+    }
+
     /// Reads a lock file.
     ///
     /// # Errors

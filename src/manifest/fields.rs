@@ -468,6 +468,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The names that are there, each with the place of its key.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Span)> + use<'a> {
+        self.table.iter().map(|(name, entry)| (name.as_str(), entry.key))
+    }
+
     /// Marks a field as known without reading it.
     pub fn skip(&self, name: &str) {
         self.known.borrow_mut().insert(name.to_owned());

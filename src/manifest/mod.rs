@@ -54,6 +54,8 @@ pub struct Manifest {
     pub overridden: bool,
     /// Stages with their matrix cells, in the order of the files.
     pub stages: Vec<StageDecl>,
+    /// Gates, in the order of the files.
+    pub gates: Vec<GateDecl>,
     /// Names of all declared stages, also of those that could not be read.
     pub declared: BTreeSet<String>,
     /// Folder of the store, where the manifest names one.
@@ -85,6 +87,19 @@ pub struct StageDecl {
     pub context: Value,
 }
 
+/// A gate as declared.
+#[derive(Debug)]
+pub struct GateDecl {
+    /// Its name.
+    pub name: String,
+    /// Where that stands.
+    pub span: Span,
+    /// Its fields.
+    pub table: Table,
+    /// `params`, for templates in its strings.
+    pub context: Value,
+}
+
 impl Manifest {
     /// Reads a manifest and all that it includes. What is wrong goes to `sink`; the stages that could be
     /// read come back all the same, so that their fields are checked in the same go. `None` when a file
@@ -104,6 +119,12 @@ impl Manifest {
         let fields = Fields::new(what, stage.span, &stage.table, &stage.context, sink);
         fields.skip("kind");
         fields
+    }
+
+    /// Reads the fields of a gate.
+    pub fn gate_fields<'a>(&'a self, gate: &'a GateDecl, sink: &'a Sink) -> Fields<'a> {
+        let what = format!("gate `{}`", gate.name);
+        Fields::new(what, gate.span, &gate.table, &gate.context, sink)
     }
 }
 
@@ -262,6 +283,8 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
         );
     }
     let stages = stages::read(root, &context, inputs.kinds, sink);
+    top.table("gate");
+    let gates = read_gates(root, &context, sink);
     top.finish();
 
     let mut digest = DigestStream::default();
@@ -279,6 +302,7 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
         params,
         overridden,
         stages,
+        gates,
         store,
         remote,
         remote_mode,
@@ -286,6 +310,25 @@ fn build(root: &Table, inputs: &Inputs<'_>, sources: Sources, sink: &Sink) -> Op
         digest: digest.finish(),
         sources,
     })
+}
+
+fn read_gates(root: &Table, context: &Value, sink: &Sink) -> Vec<GateDecl> {
+    let mut gates = Vec::new();
+    for (name, entry) in ordered(root, "gate") {
+        let Item::Table(table) = &entry.node.item else {
+            let message = format!("`gate.{name}` must be a table");
+            sink.push(Diagnostic::at(entry.node.span, message));
+            continue;
+        };
+        if !is_name(name) {
+            let message = format!("`{name}` is no name for a gate");
+            sink.push(Diagnostic::at(entry.key, message).hint(NAME_HINT));
+            continue;
+        }
+        let (name, table, context) = (name.clone(), table.clone(), context.clone());
+        gates.push(GateDecl { name, span: entry.key, table, context });
+    }
+    gates
 }
 
 /// What names may be made of: they become parts of file names and of references to cells.

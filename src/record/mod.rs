@@ -15,6 +15,7 @@ pub mod scores;
 mod speed;
 pub mod stop;
 mod tally;
+mod verdict;
 
 pub use price::Price;
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
@@ -22,6 +23,7 @@ pub use run::{Cause, Event, RequestCounts, RunAbout, RunRecord, RunStatus, Stage
 pub use speed::{InFlight, Speed, Steady, Timing};
 pub use stop::{StopRule, Stopper, Stopping};
 pub use tally::{ExtractorSummary, Tally, TallySummary};
+pub use verdict::{Bound, Finding, Side, Unit, Verdict};
 
 /// Version of the JSON of records and events; `tests/records` keeps a file of each. Version 2 has no latency of
 /// each sample in `run.json`, and knows what was run, the tables of workflows, and when each event happened.

@@ -69,6 +69,24 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// The metric of a name in reports.
+    pub fn of(name: &str) -> Metric {
+        match name {
+            "accuracy" => Metric::Accuracy,
+            "accuracy_all" => Metric::AccuracyAll,
+            scorer => Metric::Scorer(scorer.to_owned()),
+        }
+    }
+
+    /// Whether a reducer is for it: counts are of what is right, and grades are not.
+    pub fn fits(&self, reducer: Reducer) -> bool {
+        match (self, reducer) {
+            (_, Reducer::Mean) | (Metric::Accuracy, _) => true,
+            (Metric::Scorer(_), Reducer::Majority | Reducer::Max) => true,
+            (Metric::Scorer(_) | Metric::AccuracyAll, _) => false,
+        }
+    }
+
     /// The name in reports.
     pub fn name(&self) -> &str {
         match self {
@@ -307,7 +325,8 @@ fn is_next_draw(before: &Sample, sample: &Sample) -> bool {
         && sample.epoch > before.epoch
 }
 
-fn no_tag(sample: &Sample, tag: &str) -> NoTag {
+/// Says that a sample lacks a tag, and which it has.
+pub fn no_tag(sample: &Sample, tag: &str) -> NoTag {
     let known: Vec<String> = sample.tags.keys().map(|tag| format!("`{tag}`")).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     NoTag { flow: sample.flow.clone(), tag: tag.to_owned(), known }

@@ -73,22 +73,13 @@ impl Analysis {
             .field("pair_by", (self.pair_by == PairBy::Id).then_some("id"))
     }
 
-    /// Whether a reducer is for a metric: counts are of what is right, and grades are not.
-    fn fits(metric: &Metric, reducer: Reducer) -> bool {
-        match (metric, reducer) {
-            (_, Reducer::Mean) | (Metric::Accuracy, _) => true,
-            (Metric::Scorer(_), Reducer::Majority | Reducer::Max) => true,
-            (Metric::Scorer(_) | Metric::AccuracyAll, _) => false,
-        }
-    }
-
     /// All that is measured of some metrics, with at most so many draws of a row.
     fn wanted(&self, metrics: &[Metric], epochs: u64) -> Vec<(Metric, Reducer)> {
         let mut reducers = vec![Reducer::Mean];
         reducers.extend(self.reducers.iter().copied().filter(|r| *r != Reducer::Mean));
         let mut out = Vec::new();
         for metric in metrics {
-            let fitting = reducers.iter().filter(|r| Self::fits(metric, **r));
+            let fitting = reducers.iter().filter(|r| metric.fits(**r));
             let enough = fitting.filter(|reducer| reducer.needs() <= epochs);
             out.extend(enough.map(|reducer| (metric.clone(), *reducer)));
         }

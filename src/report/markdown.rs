@@ -413,7 +413,7 @@ fn grid(table: &Table, align: &str) -> String {
 }
 
 /// One line of text that neither ends a table cell nor starts markup.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -13,6 +13,7 @@ use crate::stats::{Bar, Summary, histogram};
 mod agent;
 mod analysis;
 pub mod diff;
+pub mod gates;
 mod html;
 mod markdown;
 mod quality;
@@ -143,8 +144,9 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn of(price: Price, samples: &[Row]) -> Cost {
-        Cost::of_requests(price, || samples.iter().flat_map(|row| &row.observed.requests))
+    /// Adds up the requests of some rows.
+    pub fn of<'a>(price: Price, rows: impl Iterator<Item = &'a Row> + Clone) -> Cost {
+        Cost::of_requests(price, || rows.clone().flat_map(|row| &row.observed.requests))
     }
 
     /// Of the requests of one scorer.
@@ -295,7 +297,7 @@ impl Cell {
             latency_live: Summary::of(live),
             latency_cached: Summary::of(cached),
             usage,
-            cost: info.price.map(|price| Cost::of(price, &samples)),
+            cost: info.price.map(|price| Cost::of(price, samples.iter())),
             samples,
         }
     }

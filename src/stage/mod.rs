@@ -27,6 +27,7 @@ pub mod workflow;
 
 pub use flow_template::FlowTemplate;
 pub use flows::Flows;
+pub(crate) use report::read_cell;
 pub use views::View;
 
 /// What flows between stages.
@@ -96,6 +97,25 @@ pub struct Files {
     pub files: BTreeMap<String, Digest>,
     /// Those of them that are programs.
     pub executable: BTreeSet<String>,
+}
+
+impl Samples {
+    /// The samples of a remembered workflow; `None` where its record is not one of those.
+    pub fn of_record(stage: &str, key: crate::digest::Key, record: &Record) -> Option<Samples> {
+        Some(Samples {
+            stage: stage.to_owned(),
+            key,
+            table: record.blob("samples")?,
+            observed: record.blob("observed")?,
+            info: record.blob("info")?,
+            summary: serde_json::from_value(record.inline("summary")?.clone()).ok()?,
+        })
+    }
+
+    /// Whether all of it is in a store, by name and not by content.
+    pub fn is_there(&self, store: &Store) -> bool {
+        [self.table, self.observed, self.info].iter().all(|digest| store.has_blob(*digest))
+    }
 }
 
 impl Artifact {

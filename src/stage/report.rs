@@ -18,7 +18,7 @@ use crate::report::{
     self, Analysis, Cell, CellInfo, REPORT_VERSION, Report, Row, RunInfo, analyse,
 };
 use crate::stats::{BadReducer, REDUCERS, Reducer};
-use crate::store::{Outcome, Port, Record};
+use crate::store::{Outcome, Port, Record, Store};
 
 /// Version of the report's look: raised when the same samples would give other files.
 const REV: u32 = 3;
@@ -112,7 +112,7 @@ impl ReportStage {
 
     fn report(&self, inputs: &Inputs, context: &Context) -> Result<Report, StageError> {
         let run = &context.run;
-        let cells = self.samples(inputs).map(|samples| cell(samples, context));
+        let cells = self.samples(inputs).map(|samples| read_cell(samples, &context.store));
         let mut cells = cells.collect::<Result<Vec<_>, _>>()?;
         let comparisons = analyse(&mut cells, &self.analysis)
             .map_err(|error| StageError::User(format!("`{}`: {error}", self.name)))?;
@@ -139,13 +139,14 @@ impl ReportStage {
     }
 }
 
-fn cell(samples: &Samples, context: &Context) -> Result<Cell, StageError> {
+/// The samples of a workflow with all that was observed of them.
+pub(crate) fn read_cell(samples: &Samples, store: &Store) -> Result<Cell, StageError> {
     let gone =
         || StageError::Failed(format!("the profile of `{}` is gone from the store", samples.stage));
-    let info = context.store.blob(samples.info).ok_or_else(gone)?;
+    let info = store.blob(samples.info).ok_or_else(gone)?;
     let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
-    let rows = read_lines(context, samples.table)?.into_iter();
-    let rows = rows.zip(read_lines(context, samples.observed)?);
+    let rows = read_lines(store, samples.table)?.into_iter();
+    let rows = rows.zip(read_lines(store, samples.observed)?);
     let rows = rows.map(|(sample, observed)| Row::new(sample, observed)).collect();
     let (key, table) = (samples.key.to_string(), samples.table.to_string());
     let mut cell = Cell::new(&samples.stage, key, table, info, rows);

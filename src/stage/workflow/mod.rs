@@ -22,7 +22,7 @@ use crate::method::{self, Method};
 use crate::record::{Event, Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
-use crate::store::Record;
+use crate::store::{Record, Store};
 
 mod calls;
 pub mod limits;
@@ -277,6 +277,16 @@ fn read_fail_on_error(fields: &Fields<'_>) -> FailOnError {
 }
 
 impl Workflow {
+    /// The metrics of its samples: accuracy in both forms, and its scorers.
+    pub fn metrics(&self) -> Vec<&str> {
+        ["accuracy", "accuracy_all"].into_iter().chain(self.scoring.names()).collect()
+    }
+
+    /// Draws of each row.
+    pub fn epochs(&self) -> u32 {
+        self.epochs
+    }
+
     /// The settings that decide answers, with the tools' files read.
     pub fn semantics(&self, inputs: &Inputs, context: &Context) -> Result<Semantics, StageError> {
         let tools = self.tools.build(context)?;
@@ -502,17 +512,8 @@ impl Stage for Workflow {
         _: &Inputs,
         context: &Context,
     ) -> Option<Artifact> {
-        let samples = Samples {
-            stage: self.name.clone(),
-            key: recipe.key(),
-            table: record.blob("samples")?,
-            observed: record.blob("observed")?,
-            info: record.blob("info")?,
-            summary: serde_json::from_value(record.inline("summary")?.clone()).ok()?,
-        };
-        let blobs = [samples.table, samples.observed, samples.info];
-        let present = blobs.iter().all(|digest| context.store.has_blob(*digest));
-        present.then(|| Artifact::Samples(samples.into()))
+        let samples = Samples::of_record(&self.name, recipe.key(), record)?;
+        samples.is_there(&context.store).then(|| Artifact::Samples(samples.into()))
     }
 
     fn run<'a>(
@@ -555,12 +556,12 @@ impl Stage for Workflow {
 
 /// Reads the samples of a stage's table.
 pub fn read_samples(context: &Context, table: Digest) -> Result<Vec<Sample>, StageError> {
-    read_lines(context, table)
+    read_lines(&context.store, table)
 }
 
 pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
-    context: &Context,
+    store: &Store,
     table: Digest,
 ) -> Result<Vec<T>, StageError> {
-    history::rows(&context.store, table).map_err(|error| StageError::Failed(error.to_string()))
+    history::rows(store, table).map_err(|error| StageError::Failed(error.to_string()))
 }

@@ -163,6 +163,11 @@ impl Scoring {
             .collect()
     }
 
+    /// The scorers in their order, by the names of their values.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.scorers.iter().map(|named| named.name.as_str())
+    }
+
     /// Where the definitions of the scorers come from, by name, for reports.
     pub(super) fn sources(&self) -> BTreeMap<String, String> {
         let source = |named: &Named| (named.name.clone(), named.way.source().to_owned());

@@ -1,0 +1,235 @@
+//! What gates said, as lines for a terminal, as Markdown and as JUnit XML. Knows nothing of how verdicts are found.
+
+use quick_xml::Writer;
+use quick_xml::events::BytesText;
+
+use super::analysis::named;
+use super::markdown::{ABSENT, duration, escape};
+use crate::record::{Bound, Finding, Unit, Verdict};
+
+/// Most rows of a Markdown table: GitHub takes a summary of 1 MiB.
+const ROWS_MAX: usize = 1_000;
+
+const HEAD: [&str; 7] = ["", "gate", "samples", "measure", "value", "95 % CI", "threshold"];
+
+/// Whether all gates let everything through.
+pub fn passed(verdicts: &[Verdict]) -> bool {
+    verdicts.iter().all(|verdict| verdict.passed)
+}
+
+/// One line that says how many.
+pub fn total(verdicts: &[Verdict]) -> String {
+    let failed = verdicts.iter().filter(|verdict| !verdict.passed).count();
+    match failed {
+        0 => format!("gates: {} of {} thresholds kept", verdicts.len(), verdicts.len()),
+        failed => format!("gates: {failed} of {} thresholds not kept", verdicts.len()),
+    }
+}
+
+/// A line for each verdict, in columns.
+pub fn lines(verdicts: &[Verdict]) -> Vec<String> {
+    let rows: Vec<[String; 7]> = verdicts.iter().map(row).collect();
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let line = |(row, verdict): (&[String; 7], &Verdict)| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let note = verdict.note.as_deref().unwrap_or("");
+        format!("{}  {note}", cells.join("  ")).trim_end().to_owned()
+    };
+    rows.iter().zip(verdicts).map(line).collect()
+}
+
+/// A section of GitHub-flavoured Markdown: what failed first.
+pub fn markdown(pipeline: &str, verdicts: &[Verdict]) -> String {
+    let state = if passed(verdicts) { "passed" } else { "failed" };
+    let mut lines = vec![format!("### Gates of {}: {state}", inert(pipeline)), String::new()];
+    let mut head = HEAD.map(str::to_owned).to_vec();
+    head.push("note".to_owned());
+    lines.push(format!("| {} |", head.join(" | ")));
+    lines.push(format!("|{}", " --- |".repeat(head.len())));
+    let mut sorted: Vec<&Verdict> = verdicts.iter().collect();
+    sorted.sort_by_key(|verdict| verdict.passed);
+    for verdict in sorted.iter().take(ROWS_MAX) {
+        let cells = row(verdict).into_iter().chain([verdict.note.clone().unwrap_or_default()]);
+        let cells: Vec<_> = cells.map(|cell| inert(&cell)).collect();
+        lines.push(format!("| {} |", cells.join(" | ")));
+    }
+    if let Some(more) = sorted.len().checked_sub(ROWS_MAX).filter(|more| *more > 0) {
+        lines.extend([String::new(), format!("and {more} more")]);
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Text that makes neither a link, an image, a mention nor any other markup.
+fn inert(text: &str) -> String {
+    let mut out = String::new();
+    for c in escape(text).chars() {
+        match c {
+            '[' | ']' | '_' | '~' | '#' | '$' | '!' => out.extend(['\\', c]),
+            '&' => out.push_str("&amp;"),
+            '@' => out.push_str("&#64;"),
+            // A bare address would become a link.
+            ':' => out.push_str("&#58;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// JUnit XML: a suite for each gate, a case for each threshold.
+pub fn junit(pipeline: &str, verdicts: &[Verdict]) -> String {
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
+    let count = |verdicts: &[&Verdict], what: fn(&Verdict) -> bool| {
+        verdicts.iter().filter(|verdict| what(verdict)).count().to_string()
+    };
+    let failed = |verdict: &Verdict| !verdict.passed;
+    let skipped = |verdict: &Verdict| verdict.passed && verdict.finding == Finding::NotMeasured;
+    let all: Vec<&Verdict> = verdicts.iter().collect();
+    let mut gates: Vec<&str> = Vec::new();
+    for verdict in verdicts {
+        if gates.last() != Some(&verdict.gate.as_str()) {
+            gates.push(&verdict.gate);
+        }
+    }
+    let written = writer
+        .create_element("testsuites")
+        .with_attributes([
+            ("name", plain(pipeline).as_str()),
+            ("tests", verdicts.len().to_string().as_str()),
+            ("failures", count(&all, failed).as_str()),
+            ("errors", "0"),
+        ])
+        .write_inner_content(|writer| {
+            for gate in gates {
+                let of: Vec<&Verdict> = all.iter().copied().filter(|v| v.gate == gate).collect();
+                writer
+                    .create_element("testsuite")
+                    .with_attributes([
+                        ("name", gate),
+                        ("tests", of.len().to_string().as_str()),
+                        ("failures", count(&of, failed).as_str()),
+                        ("errors", "0"),
+                        ("skipped", count(&of, skipped).as_str()),
+                    ])
+                    .write_inner_content(|writer| {
+                        of.iter().try_for_each(|verdict| case(writer, pipeline, verdict))
+                    })?;
+            }
+            Ok(())
+        })
+        .map(|_| ());
+    written.expect("BUG: memory takes all that is written");
+    let body = String::from_utf8(writer.into_inner()).expect("BUG: text became no text");
+    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}\n")
+}
+
+fn case(writer: &mut Writer<Vec<u8>>, pipeline: &str, verdict: &Verdict) -> std::io::Result<()> {
+    let [state, _, samples, measure, value, ci, threshold] = row(verdict);
+    let name = plain(&format!("{samples}: {measure} {threshold}"));
+    let class = plain(&format!("{pipeline}.{}", verdict.gate));
+    let element = writer
+        .create_element("testcase")
+        .with_attributes([("name", name.as_str()), ("classname", class.as_str())]);
+    let note = verdict.note.as_deref().unwrap_or("");
+    if verdict.finding == Finding::Passed {
+        return element.write_empty().map(|_| ());
+    }
+    let text = plain(format!("{state}: {measure} is {value} {ci} {note}").trim_end());
+    let (tag, message) = match verdict.passed {
+        true => ("skipped", plain(note)),
+        false => ("failure", plain(&format!("{measure} is {value}, wanted {threshold}"))),
+    };
+    let write = |writer: &mut Writer<Vec<u8>>| {
+        let element = writer.create_element(tag).with_attribute(("message", message.as_str()));
+        element.write_text_content(BytesText::new(&text)).map(|_| ())
+    };
+    element.write_inner_content(write).map(|_| ())
+}
+
+/// Without the characters that XML 1.0 cannot hold.
+fn plain(text: &str) -> String {
+    let fits = |c: &char| {
+        matches!(c, '\t' | '\n' | '\r') || (*c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}'))
+    };
+    text.chars().filter(fits).collect()
+}
+
+fn row(verdict: &Verdict) -> [String; 7] {
+    let state = match (verdict.finding, verdict.passed) {
+        (Finding::Passed, _) => "pass",
+        (Finding::NotMeasured, true) => "n/a",
+        _ => "FAIL",
+    };
+    let samples = match &verdict.group {
+        Some((tag, value)) => format!("{} {tag}={}", verdict.stage, one_line(value)),
+        None => verdict.stage.clone(),
+    };
+    let mut measure = match &verdict.reducer {
+        Some(reducer) => named(&verdict.measure, reducer),
+        None => verdict.measure.clone(),
+    };
+    if let Some(baseline) = &verdict.baseline {
+        measure.push_str(&format!(" − {baseline}"));
+    }
+    let bound = match verdict.bound {
+        Bound::Value => "",
+        Bound::Lower => "lower bound ",
+        Bound::Upper => "upper bound ",
+    };
+    let judged = match verdict.bound {
+        Bound::Value => verdict.value,
+        Bound::Lower => verdict.ci.map(|ci| ci.lower),
+        Bound::Upper => verdict.ci.map(|ci| ci.upper),
+    };
+    let digits = digits(verdict.unit, judged, verdict.threshold);
+    let show = |value: f64| number(verdict.unit, value, digits);
+    let ci = verdict.ci.map(|ci| {
+        let end = |value: f64| end(verdict.unit, value, digits);
+        format!("[{}, {}]", end(ci.lower), end(ci.upper))
+    });
+    [
+        state.to_owned(),
+        verdict.gate.clone(),
+        samples,
+        measure,
+        verdict.value.map_or_else(|| "not measured".to_owned(), show),
+        ci.unwrap_or_else(|| ABSENT.to_owned()),
+        format!("{bound}{} {}", verdict.side.sign(), show(verdict.threshold)),
+    ]
+}
+
+/// So many decimals that a number and the threshold that it misses look different.
+fn digits(unit: Unit, judged: Option<f64>, threshold: f64) -> usize {
+    let Some(judged) = judged.filter(|judged| *judged != threshold) else { return 1 };
+    let differ = |digits: &usize| {
+        number(unit, judged, *digits) != number(unit, threshold, *digits)
+    };
+    (1..=6).find(differ).unwrap_or(6)
+}
+
+fn number(unit: Unit, value: f64, digits: usize) -> String {
+    match unit {
+        Unit::Share => format!("{:.digits$} %", value * 100.0),
+        // Minus zero is no difference either.
+        Unit::Difference => format!("{:+.digits$} points", value * 100.0 + 0.0),
+        Unit::Ms if digits == 1 => duration(Some(value)),
+        Unit::Ms => format!("{value:.digits$} ms"),
+        Unit::Dollars => format!("${:.*}", digits + 3, value),
+    }
+}
+
+/// An end of an interval, whose unit stands beside.
+fn end(unit: Unit, value: f64, digits: usize) -> String {
+    match unit {
+        Unit::Share => format!("{:.digits$}", value * 100.0),
+        Unit::Difference => format!("{:+.digits$}", value * 100.0 + 0.0),
+        Unit::Ms | Unit::Dollars => format!("{value}"),
+    }
+}
+
+/// Tags come from data: a control character of theirs has no business in a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
