@@ -174,7 +174,8 @@ fn read_gates(
     for decl in &manifest.gates {
         let fields = manifest.gate_fields(decl, sink);
         if !fields.has("samples") {
-            let message = format!("gate `{}` needs `samples`: a workflow, or a list of them", decl.name);
+            let message =
+                format!("gate `{}` needs `samples`: a workflow, or a list of them", decl.name);
             sink.push(Diagnostic::at(decl.span, message));
         }
         let needs = crate::stage::needs(&fields, "samples", &[ArtifactKind::Samples]);

@@ -27,7 +27,7 @@
 //! program (`stage/workflow/scoring`).
 //!
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
-//! [`history`] finds runs by name and reads what they left: records, events, samples.
+//! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]. [`history`] finds runs by name and reads what they left: records, events, samples.
 //!
 //! # The files we write
 //!

@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
-use crate::exec::{self, Finished, Gates, Lock, Selection};
+use crate::exec::{self, Finished, Lock, Selection};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
 use crate::stage::{Context, Options};
@@ -91,7 +91,8 @@ impl Apply {
             return super::plan::show(&project, &self.manifest, options, nodes, self.json);
         }
         if self.gates.wants_gates() && project.graph.gates().is_empty() {
-            let message = format!("`--junit` is for gates, and `{}` has none", self.manifest.manifest);
+            let message =
+                format!("`--junit` is for gates, and `{}` has none", self.manifest.manifest);
             return Err(usage(message));
         }
         let committed = gate::committed(&project)?;
@@ -123,7 +124,7 @@ impl Apply {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
             project.share(&self.manifest, &store, true, tell).await?;
             // So are baselines.
-            let gates = Gates::prepare(graph.clone(), &store, &committed).await?;
+            let gates = gate::prepare(&project.manifest, &graph, &store, &committed).await?;
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
@@ -140,7 +141,9 @@ impl Apply {
             let wanted = |node: usize| nodes.as_ref().is_none_or(|nodes| nodes.contains(&node));
             let judged = gates.judge(&store, &finished.found, wanted);
             let judged = judged
-                .map(|(verdicts, silent)| (verdicts, silent.iter().map(ToString::to_string).collect()))
+                .map(|(verdicts, silent)| {
+                    (verdicts, silent.iter().map(ToString::to_string).collect())
+                })
                 .map_err(Failure::from);
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
             let ticker = super::store::ticker("shared", "results", quiet);

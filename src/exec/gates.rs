@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Locked;
 use crate::gate::{Baseline, Gate};
 use crate::graph::Graph;
+use crate::manifest::{Diagnostic, Sink, Spanned};
 use crate::plan::{Gathered, assess, gather};
 use crate::record::Verdict;
 use crate::stage::{Artifact, Context, Samples, StageError, read_cell};
@@ -36,15 +37,13 @@ pub struct Gates {
 
 impl Gates {
     /// Finds the baselines of all gates, before anything is paid for. `committed` holds what each baseline that a
-    /// gate names stands for.
-    ///
-    /// # Errors
-    /// Results that a lock file names and the store does not have.
+    /// gate names stands for. Results that a lock file names and the store does not have are said to `sink`.
     pub async fn prepare(
         graph: Arc<Graph>,
         store: &Store,
         committed: &BTreeMap<String, Committed>,
-    ) -> Result<Gates, StageError> {
+        sink: &Sink,
+    ) -> Gates {
         let mut others = BTreeMap::new();
         for (i, (gate, nodes)) in graph.gates().iter().enumerate() {
             let Some(baseline) = &gate.baseline else { continue };
@@ -55,13 +54,18 @@ impl Gates {
             for &node in nodes {
                 let stage = &graph.nodes()[node].name;
                 let other = match lock {
-                    Ok(lock) => find(gate, stage, &baseline.value, lock, store).await?,
-                    Err(why) => Other::Absent(why.clone()),
+                    Ok(lock) => find(stage, baseline, lock, store).await,
+                    Err(why) => Ok(Other::Absent(why.clone())),
                 };
-                others.insert((i, node), other);
+                match other {
+                    Ok(other) => {
+                        others.insert((i, node), other);
+                    }
+                    Err(diagnostic) => sink.push(diagnostic),
+                }
             }
         }
-        Ok(Gates { graph, others })
+        Gates { graph, others }
     }
 
     /// What all gates say of the results that are there, in the order of the manifest; also the names of the gates
@@ -112,16 +116,17 @@ impl Gates {
 }
 
 async fn find(
-    gate: &Gate,
     stage: &str,
-    baseline: &str,
+    Spanned { value: baseline, span }: &Spanned<String>,
     lock: &Locked,
     store: &Store,
-) -> Result<Other, StageError> {
+) -> Result<Other, Diagnostic> {
     let Some(key) = lock.key(stage) else {
         let known: Vec<_> = lock.workflows().map(|name| format!("`{name}`")).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return Ok(Other::Absent(format!("`{baseline}` has no workflow `{stage}` (known: {known})")));
+        return Ok(Other::Absent(format!(
+            "`{baseline}` has no workflow `{stage}` (known: {known})"
+        )));
     };
     let record = store.find(key).await.map(|(record, _)| record);
     if let Some(record) = &record {
@@ -130,12 +135,14 @@ async fn find(
     let samples = record.and_then(|record| Samples::of_record(stage, key, &record));
     match samples.filter(|samples| samples.is_there(store)) {
         Some(samples) => Ok(Other::Samples(Box::new(samples))),
-        None => Err(StageError::User(format!(
-            "gate `{}`: the store has no results of `{stage}` as of `{baseline}` (key {}); run `forge apply` there, \
-             or name the shared store that has them: `--remote`, `[store] remote`",
-            gate.name,
-            key.short()
-        ))),
+        None => {
+            let message = format!(
+                "the store has no results of `{stage}` as of `{baseline}` (key {})",
+                key.short()
+            );
+            let hint = "run `forge apply` there, or name the shared store that has them: `--remote`, `[store] remote`";
+            Err(Diagnostic::at(*span, message).hint(hint))
+        }
     }
 }
 

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::manifest::{Span, Spanned};
 use crate::record::scores::{Metric, NoTag, PairBy, ScoreTable, compare, no_tag};
-use crate::record::{
-    Bound, Finding, Price, ProfileBuilder, Side, Speed, Tally, Unit, Verdict,
-};
+use crate::record::{Bound, Finding, Price, ProfileBuilder, Side, Speed, Tally, Unit, Verdict};
 use crate::report::{Cell, Cost, Row};
 use crate::sample::Outcome;
 use crate::stats::{Reducer, Summary};

@@ -30,7 +30,8 @@ pub fn read(name: &str, fields: Fields<'_>, known: &Known<'_>) -> Gate {
     let baseline = fields.text("baseline");
     if let Some(text) = &baseline {
         if text.value == known.lock {
-            let message = format!("`{}` is the lock file that a run of this manifest writes", text.value);
+            let message =
+                format!("`{}` is the lock file that a run of this manifest writes", text.value);
             let hint = "compare with what is committed: `baseline = \"HEAD\"`";
             fields.error(Diagnostic::at(text.span, message).hint(hint));
         } else if text.value.ends_with(".lock") {
@@ -130,17 +131,17 @@ fn read_checks(gate: &str, fields: &Fields<'_>, known: &Known<'_>) -> Vec<Check>
         let what = match what(side, measure, metrics) {
             Some(what) => what,
             None => {
-                fields.skip(field);
                 let message = format!(
-                    "unknown threshold `{field}` in gate `{gate}` (`min_` and `max_` of: {}; `min_answered`, `max_` \
-                     of: {})",
+                    "unknown threshold `{field}` in gate `{gate}` (known: `min_` and `max_` of {}; `min_answered`; `max_` of \
+                     {}, drop, cost, {}, and of the same after `ttft_` and `tpot_`)",
                     metrics.unwrap_or_default().join(", "),
-                    others().join(", ")
+                    failures().collect::<Vec<_>>().join(", "),
+                    POINTS.map(|(point, _)| format!("{point}_ms")).join(", ")
                 );
                 let names = names(metrics.unwrap_or_default());
                 let diagnostic = Diagnostic::at(key, message);
                 let diagnostic = diagnostic.did_you_mean(field, names.iter().map(String::as_str));
-                fields.error(diagnostic);
+                fields.wrong_name(field, diagnostic);
                 continue;
             }
         };
@@ -188,21 +189,24 @@ fn what(side: Side, measure: &str, metrics: Option<&[&str]>) -> Option<What> {
     is_metric.then(|| What::Metric(Metric::of(measure)))
 }
 
-/// What has a `max_` beside metrics.
-fn others() -> Vec<String> {
-    let outcomes = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Answered);
-    let mut names: Vec<String> = outcomes.map(|outcome| outcome.name().to_owned()).collect();
-    for (prefix, _) in Clock::ALL {
-        names.extend(POINTS.iter().map(|(point, _)| format!("{prefix}{point}_ms")));
-    }
-    names.extend(["cost", "drop"].map(str::to_owned));
-    names
+/// How a sample can end without an answer.
+fn failures() -> impl Iterator<Item = &'static str> {
+    let failures = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Answered);
+    failures.map(Outcome::name)
 }
 
+/// Every threshold that a gate may have.
 fn names(metrics: &[&str]) -> Vec<String> {
-    let both = metrics.iter().flat_map(|name| [format!("min_{name}"), format!("max_{name}")]);
-    let others = others().into_iter().map(|name| format!("max_{name}"));
-    both.chain(others).chain(["min_answered".to_owned()]).collect()
+    let mut names: Vec<String> = metrics.iter().map(|name| format!("min_{name}")).collect();
+    let mut most: Vec<String> = metrics.iter().map(ToString::to_string).collect();
+    most.extend(failures().map(str::to_owned));
+    for (prefix, _) in Clock::ALL {
+        most.extend(POINTS.iter().map(|(point, _)| format!("{prefix}{point}_ms")));
+    }
+    most.extend(["cost", "drop"].map(str::to_owned));
+    names.extend(most.into_iter().map(|name| format!("max_{name}")));
+    names.push("min_answered".to_owned());
+    names
 }
 
 fn read_metric(fields: &Fields<'_>, known: &Known<'_>) -> Option<Metric> {

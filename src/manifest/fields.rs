@@ -41,6 +41,8 @@ pub struct Fields<'a> {
     /// `params` and `matrix`, for templates in strings.
     context: &'a Value,
     known: RefCell<BTreeSet<String>>,
+    /// Names that are wrong, and were said to be.
+    told: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Fields<'a> {
@@ -52,7 +54,15 @@ impl<'a> Fields<'a> {
         context: &'a Value,
         sink: &'a Sink,
     ) -> Self {
-        Fields { what: what.into(), span, table, sink, context, known: RefCell::default() }
+        Fields {
+            what: what.into(),
+            span,
+            table,
+            sink,
+            context,
+            known: RefCell::default(),
+            told: RefCell::default(),
+        }
     }
 
     /// Where the table is.
@@ -478,11 +488,17 @@ impl<'a> Fields<'a> {
         self.known.borrow_mut().insert(name.to_owned());
     }
 
+    /// Reports a field whose name is wrong, in place of what [`Fields::finish`] would say.
+    pub fn wrong_name(&self, name: &str, diagnostic: Diagnostic) {
+        self.told.borrow_mut().insert(name.to_owned());
+        self.error(diagnostic);
+    }
+
     /// Reports every field that nobody asked for.
     pub fn finish(self) {
         let known = self.known.borrow();
         for (name, entry) in self.table {
-            if known.contains(name) {
+            if known.contains(name) || self.told.borrow().contains(name) {
                 continue;
             }
             let list = known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");

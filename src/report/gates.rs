@@ -203,9 +203,7 @@ fn row(verdict: &Verdict) -> [String; 7] {
 /// So many decimals that a number and the threshold that it misses look different.
 fn digits(unit: Unit, judged: Option<f64>, threshold: f64) -> usize {
     let Some(judged) = judged.filter(|judged| *judged != threshold) else { return 1 };
-    let differ = |digits: &usize| {
-        number(unit, judged, *digits) != number(unit, threshold, *digits)
-    };
+    let differ = |digits: &usize| number(unit, judged, *digits) != number(unit, threshold, *digits);
     (1..=6).find(differ).unwrap_or(6)
 }
 
@@ -232,4 +230,73 @@ fn end(unit: Unit, value: f64, digits: usize) -> String {
 /// Tags come from data: a control character of theirs has no business in a terminal.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Side;
+    use crate::stats::Interval;
+
+    fn verdict(value: f64, threshold: f64) -> Verdict {
+        let side = Side::AtLeast;
+        let finding = if side.holds(value, threshold) { Finding::Passed } else { Finding::Failed };
+        Verdict {
+            gate: "quality".to_owned(),
+            stage: "ask".to_owned(),
+            group: None,
+            measure: "accuracy".to_owned(),
+            reducer: Some("mean".to_owned()),
+            baseline: None,
+            unit: Unit::Share,
+            value: Some(value),
+            ci: Some(Interval { lower: 0.1, upper: 0.9 }),
+            estimator: None,
+            bound: Bound::Value,
+            side,
+            threshold,
+            finding,
+            passed: finding == Finding::Passed,
+            note: None,
+        }
+    }
+
+    #[test]
+    fn a_near_miss_does_not_look_like_a_hit() {
+        let line = |value, threshold| lines(&[verdict(value, threshold)]).remove(0);
+        assert_eq!(line(0.8, 0.8), "pass  quality  ask  accuracy  80.0 %  [10.0, 90.0]  ≥ 80.0 %");
+        assert_eq!(
+            line(0.79996, 0.8),
+            "FAIL  quality  ask  accuracy  79.996 %  [10.000, 90.000]  ≥ 80.000 %"
+        );
+        let slow = Verdict { unit: Unit::Ms, ci: None, ..verdict(2000.04, 2000.0) };
+        assert!(lines(&[slow]).remove(0).contains("2000.04 ms  –  ≥ 2000.00 ms"));
+    }
+
+    #[test]
+    fn what_tags_say_is_text_and_nothing_else() {
+        let tag = "a]](https://x.example) @all <b>|\u{1}\u{1b}[31m &amp; `x` ![i](y)\n# h";
+        let group = Some(("topic".to_owned(), tag.to_owned()));
+        let verdict = Verdict { group, note: Some(tag.to_owned()), ..verdict(0.1, 0.5) };
+        let text = markdown("bench", std::slice::from_ref(&verdict));
+        let row = text.lines().nth(4).unwrap();
+        assert_eq!(text.lines().filter(|line| !line.is_empty()).count(), 4, "{text}");
+        for bad in ["@all", "]](", "https:", " <b>", "![", "&amp; `", "\n# h"] {
+            assert!(!row.contains(bad), "`{bad}` in {row}");
+        }
+        let xml = junit("bench", &[verdict]);
+        assert!(!xml.contains('\u{1}') && !xml.contains('\u{1b}'), "{xml}");
+        assert!(xml.contains("&lt;b&gt;") && !xml.contains("<b>"), "{xml}");
+    }
+
+    #[test]
+    fn what_failed_is_first_in_a_long_summary() {
+        let mut all: Vec<Verdict> = (0..ROWS_MAX + 5).map(|_| verdict(0.9, 0.5)).collect();
+        all.push(verdict(0.1, 0.5));
+        let text = markdown("bench", &all);
+        assert!(text.lines().nth(4).unwrap().starts_with("| FAIL |"), "{text}");
+        assert!(text.ends_with("\nand 6 more\n"), "{}", &text[text.len() - 100..]);
+        assert_eq!(total(&all), "gates: 1 of 1006 thresholds not kept");
+        assert!(!passed(&all) && passed(&all[..10]));
+    }
 }
