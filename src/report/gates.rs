@@ -10,6 +10,9 @@ use crate::record::{Bound, Finding, Unit, Verdict};
 /// Most rows of a Markdown table: GitHub takes a summary of 1 MiB.
 const ROWS_MAX: usize = 1_000;
 
+/// What is written goes to memory.
+const WRITTEN: &str = "BUG: memory takes all that is written";
+
 const HEAD: [&str; 7] = ["", "gate", "samples", "measure", "value", "95 % CI", "threshold"];
 
 /// Whether all gates let everything through.
@@ -19,11 +22,17 @@ pub fn passed(verdicts: &[Verdict]) -> bool {
 
 /// One line that says how many.
 pub fn total(verdicts: &[Verdict]) -> String {
-    let failed = verdicts.iter().filter(|verdict| !verdict.passed).count();
-    match failed {
-        0 => format!("gates: {} of {} thresholds kept", verdicts.len(), verdicts.len()),
-        failed => format!("gates: {failed} of {} thresholds not kept", verdicts.len()),
+    let count = |what: fn(&Verdict) -> bool| verdicts.iter().filter(|v| what(v)).count();
+    let failed = count(|verdict| !verdict.passed);
+    let unmeasured = count(|verdict| verdict.passed && verdict.finding == Finding::NotMeasured);
+    let mut parts = vec![match failed {
+        0 => format!("{} thresholds kept", verdicts.len() - unmeasured),
+        failed => format!("{failed} of {} thresholds not kept", verdicts.len()),
+    }];
+    if unmeasured > 0 {
+        parts.push(format!("{unmeasured} not measured and let pass"));
     }
+    format!("gates: {}", parts.join(", "))
 }
 
 /// A line for each verdict, in columns.
@@ -114,38 +123,40 @@ pub fn junit(pipeline: &str, verdicts: &[Verdict]) -> String {
                         ("skipped", count(&of, skipped).as_str()),
                     ])
                     .write_inner_content(|writer| {
-                        of.iter().try_for_each(|verdict| case(writer, pipeline, verdict))
+                        of.iter().for_each(|verdict| case(writer, pipeline, verdict));
+                        Ok(())
                     })?;
             }
             Ok(())
         })
         .map(|_| ());
-    written.expect("BUG: memory takes all that is written");
+    written.expect(WRITTEN);
     let body = String::from_utf8(writer.into_inner()).expect("BUG: text became no text");
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}\n")
 }
 
-fn case(writer: &mut Writer<Vec<u8>>, pipeline: &str, verdict: &Verdict) -> std::io::Result<()> {
+fn case(writer: &mut Writer<Vec<u8>>, pipeline: &str, verdict: &Verdict) {
     let [state, _, samples, measure, value, ci, threshold] = row(verdict);
     let name = plain(&format!("{samples}: {measure} {threshold}"));
     let class = plain(&format!("{pipeline}.{}", verdict.gate));
     let element = writer
         .create_element("testcase")
         .with_attributes([("name", name.as_str()), ("classname", class.as_str())]);
-    let note = verdict.note.as_deref().unwrap_or("");
     if verdict.finding == Finding::Passed {
-        return element.write_empty().map(|_| ());
+        element.write_empty().expect(WRITTEN);
+        return;
     }
+    let note = verdict.note.as_deref().unwrap_or("");
     let text = plain(format!("{state}: {measure} is {value} {ci} {note}").trim_end());
     let (tag, message) = match verdict.passed {
         true => ("skipped", plain(note)),
         false => ("failure", plain(&format!("{measure} is {value}, wanted {threshold}"))),
     };
-    let write = |writer: &mut Writer<Vec<u8>>| {
+    let inner = |writer: &mut Writer<Vec<u8>>| {
         let element = writer.create_element(tag).with_attribute(("message", message.as_str()));
         element.write_text_content(BytesText::new(&text)).map(|_| ())
     };
-    element.write_inner_content(write).map(|_| ())
+    element.write_inner_content(inner).expect(WRITTEN);
 }
 
 /// Without the characters that XML 1.0 cannot hold.
