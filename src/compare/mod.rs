@@ -276,7 +276,7 @@ impl From<Scored> for Sample {
     fn from(scored: Scored) -> Sample {
         let Scored { flow, flow_digest, epoch, key, outcome, answer, targets, scores, tags } =
             scored;
-        let (detail, steps) = (None, Vec::new());
+        let (detail, readings, steps) = (None, Vec::new(), Vec::new());
         Sample {
             flow,
             flow_digest,
@@ -287,6 +287,7 @@ impl From<Scored> for Sample {
             answer,
             targets,
             scores,
+            readings,
             steps,
             tags,
         }

@@ -89,7 +89,7 @@ pub fn read(name: &str, fields: Fields<'_>, known: &Known<'_>) -> Gate {
         fields.error(Diagnostic::at(fields.place("reducer"), message));
     }
     let is_threshold = |name: &str| name.starts_with("min_") || name.starts_with("max_");
-    if !fields.entries().any(|(name, _)| is_threshold(name)) {
+    if !fields.keys().any(|(name, _)| is_threshold(name)) {
         let message = format!("gate `{name}` has no threshold");
         let hint = "such as `min_accuracy = 0.8`, `max_truncated = 0.02`, `max_p95_ms = 2000`, `max_cost = 2.5`";
         fields.error(Diagnostic::at(fields.span(), message).hint(hint));
@@ -125,7 +125,7 @@ fn order(what: &What) -> u8 {
 /// Every threshold that the table has. A table is sorted by name, and so are these.
 fn read_checks(gate: &str, fields: &Fields<'_>, known: &Known<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (field, key) in fields.entries() {
+    for (field, key) in fields.keys() {
         let Some((side, measure)) = side(field) else { continue };
         let metrics = known.metrics.as_deref();
         let what = match what(side, measure, metrics) {

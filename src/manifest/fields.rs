@@ -479,7 +479,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The names that are there, each with the place of its key.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Span)> + use<'a> {
+    pub fn keys(&self) -> impl Iterator<Item = (&'a str, Span)> + use<'a> {
         self.table.iter().map(|(name, entry)| (name.as_str(), entry.key))
     }
 
