@@ -94,7 +94,7 @@ async fn replies(variant: Variant, width: usize, rows: &[Row]) -> (Vec<Option<St
 fn right(reply: &str, row: &Row) -> bool {
     let exact = scorer::find("exact_match").unwrap();
     let answer = reply.rsplit_once("Answer:").map_or("", |(_, answer)| answer.trim());
-    exact.score(answer, &row.answers).value == 1.0
+    exact.score(answer, &row.answers).value == Some(1.0)
 }
 
 async fn alone() {
