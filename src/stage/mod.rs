@@ -515,3 +515,24 @@ pub(crate) fn needs(fields: &Fields<'_>, port: &str, kinds: &[ArtifactKind]) -> 
     let need = |stage| Need { port: port.to_owned(), stage, kinds: kinds.to_vec(), many: true };
     stages.into_iter().map(need).collect()
 }
+
+/// Files below a folder, without hidden ones and without links, which could lead anywhere.
+pub(crate) fn files_below(
+    folder: &Utf8Path,
+    prefix: &str,
+    out: &mut Vec<String>,
+) -> std::io::Result<()> {
+    for entry in folder.read_dir_utf8()? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        if name.starts_with('.') {
+            continue;
+        }
+        if kind.is_dir() {
+            files_below(entry.path(), &format!("{prefix}{name}/"), out)?;
+        } else if kind.is_file() {
+            out.push(format!("{prefix}{name}"));
+        }
+    }
+    Ok(())
+}

@@ -281,7 +281,7 @@ fn local(
         return Ok(Fixture::of_file(path.to_string(), format, import(&full)?));
     }
     let mut names = Vec::new();
-    list(&full, "", &mut names)
+    crate::stage::files_below(&full, "", &mut names)
         .map_err(|error| StageError::User(format!("cannot read `{path}`: {}", plain(&error))))?;
     if !format.needs_folder() {
         names.retain(|name| Format::of(name, false, None) == Some(format));
@@ -298,23 +298,6 @@ fn local(
     };
     let parts = names.into_iter().map(part).collect::<Result<_, StageError>>()?;
     Ok(Fixture { name: path.to_string(), format, parts })
-}
-
-/// Files below a folder, without hidden ones and without links, which could lead anywhere.
-fn list(folder: &Utf8Path, prefix: &str, out: &mut Vec<String>) -> std::io::Result<()> {
-    for entry in folder.read_dir_utf8()? {
-        let entry = entry?;
-        let (name, kind) = (entry.file_name(), entry.file_type()?);
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_dir() {
-            list(entry.path(), &format!("{prefix}{name}/"), out)?;
-        } else if kind.is_file() {
-            out.push(format!("{prefix}{name}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

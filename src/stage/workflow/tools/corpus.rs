@@ -55,7 +55,7 @@ impl Corpus {
             let full = context.resolve(path)?;
             let mut names = Vec::new();
             if full.is_dir() {
-                list(&full, "", &mut names).map_err(|error| {
+                crate::stage::files_below(&full, "", &mut names).map_err(|error| {
                     StageError::User(format!("cannot read `{path}`: {}", plain(&error)))
                 })?;
                 names.sort();
@@ -78,23 +78,6 @@ impl Corpus {
         let digest = Digest::of_json(&files);
         Ok(Imported { digest, files, columns: self.columns.clone(), store: context.store.clone() })
     }
-}
-
-/// Files below a folder, without hidden ones and without links, which could lead anywhere.
-fn list(folder: &Utf8Path, prefix: &str, out: &mut Vec<String>) -> std::io::Result<()> {
-    for entry in folder.read_dir_utf8()? {
-        let entry = entry?;
-        let (name, kind) = (entry.file_name(), entry.file_type()?);
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_dir() {
-            list(entry.path(), &format!("{prefix}{name}/"), out)?;
-        } else if kind.is_file() {
-            out.push(format!("{prefix}{name}"));
-        }
-    }
-    Ok(())
 }
 
 /// A collection in the store.
