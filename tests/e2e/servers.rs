@@ -147,7 +147,13 @@ fn llama_cpp_keeps_to_schemas_seeds_and_contexts() {
 fn another_server_answers_the_same() {
     let Some(folder) = service("dasllama") else { return };
     let project = project(METHODS, &das_llama(&folder, "max_in_flight = 8"));
-    let ran = project.ok(&[]);
+    // A fault of its memory ends this version in one run of ten under load. Forge starts it again once; should
+    // that happen twice, what was answered is in the store, and a user would say the same command again.
+    let mut ran = project.apply(&[]);
+    if ran.code == 1 && ran.stderr.contains("it was started again once already") {
+        ran = project.apply(&[]);
+    }
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
     for (accuracy, expected) in accuracies(&ran).into_iter().zip([68.0, 84.0, 100.0]) {
         assert!((accuracy - expected).abs() <= 4.0, "{accuracy} instead of {expected}");
     }
@@ -206,6 +212,24 @@ fn a_server_that_dies_is_started_again_once() {
         ran.stderr
     );
     assert!(ran.done()["retries"].as_object().unwrap().values().any(|n| n.as_u64() >= Some(1)));
+}
+
+#[test]
+fn a_server_that_loses_its_port_is_started_again() {
+    let Some(folder) = service("xllamacpp") else { return };
+    // The command lives on when the server that it started is gone.
+    let engine = format!(
+        "backend = \"process\"\nmodel = \"tiny-chat\"\nfiles = [\"tiny.gguf\"]\n\
+         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"60s\"\ncommand = [\"sh\", \"-c\", '''\
+         echo $$ >> pids; python3 {ROOT}/tests/services/llama_server.py tiny.gguf \"$0\" & \
+         [ $(wc -l < pids) -le 1 ] && {{ sleep 1; kill -9 $!; }}; sleep 1000''', \"{{port}}\"]",
+        folder.display()
+    );
+    let project = project("concurrency = 1\nepochs = 3\nmax_tokens = 60", &engine);
+    let ran = project.ok(&[]);
+    assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it listens on its port no more"), "{}", ran.stderr);
+    assert!(!is_alive(&project.root().display().to_string()));
 }
 
 #[test]

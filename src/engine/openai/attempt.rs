@@ -26,6 +26,8 @@ const BYTES_PER_TOKEN: u64 = 12;
 const PROMPT_LONG: usize = 4096;
 /// Longest wait for the end of a stream after the end of its reply.
 const TRAILER: Duration = Duration::from_secs(5);
+/// Reason of an attempt for which no connection came about.
+pub const REFUSED: &str = "connect";
 
 /// Sends a request and reads its reply.
 pub(super) async fn complete(
@@ -157,7 +159,7 @@ pub(super) fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
     let words = ready.post.words(broken);
     let reason = match broken {
         Broken::Reset(_) => return broken_off(&words),
-        Broken::Connect(_) => "connect",
+        Broken::Connect(_) => REFUSED,
         Broken::ConnectTimeout(_) => "connect time-out",
     };
     let mut trouble = Trouble::new(reason, format!("cannot connect: {words}"));

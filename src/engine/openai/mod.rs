@@ -27,6 +27,8 @@ mod sse;
 mod upstream;
 mod wire;
 
+pub use attempt::REFUSED;
+
 use http::Post;
 use probe::Facts;
 use upstream::Upstreams;

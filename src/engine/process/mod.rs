@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -19,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::openai::{OpenAi, Ready};
+use super::openai::{OpenAi, REFUSED, Ready};
 use super::{Admission, Backend, Engine, EngineError, Progress, Reply};
 use crate::digest::{Digest, Recipe};
 use crate::record::Price;
@@ -116,6 +117,7 @@ impl Backend for Process {
                 settings: self.clone(),
                 notices: running.ready.facts_told(),
                 running: Mutex::new(State { running: Some(running), restarts: 0 }),
+                refused: AtomicBool::new(false),
                 progress,
             };
             Ok(Box::new(served) as Box<dyn Engine>)
@@ -191,6 +193,8 @@ struct State {
 struct Served {
     settings: Process,
     running: Mutex<State>,
+    /// Whether its port took a connection no more: some servers lose their listener and keep their process.
+    refused: AtomicBool,
     notices: Vec<String>,
     progress: Progress,
 }
@@ -199,9 +203,11 @@ impl Served {
     /// Starts the server again if it has died.
     async fn revive(&self) -> Result<(), EngineError> {
         let mut state = self.running.lock().await;
+        let refused = self.refused.load(Ordering::Relaxed);
         let ended = match &mut state.running {
             Some(running) => match running.supervisor.ended() {
-                None => return Ok(()),
+                None if !refused => return Ok(()),
+                None => running.supervisor.words("it listens on its port no more, though it runs"),
                 Some(status) => running.supervisor.words(&format!("it ended ({status})")),
             },
             None => "it could not be started again".to_owned(),
@@ -214,6 +220,7 @@ impl Served {
         (self.progress)(format!("{ended}; starting it again"));
         let running = Running::start(&self.settings, &self.progress).await;
         state.running = Some(running.map_err(EngineError::Broken)?);
+        self.refused.store(false, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -226,10 +233,18 @@ impl Engine for Served {
     ) -> BoxFuture<'a, Result<Reply, EngineError>> {
         async move {
             let ready = self.running.lock().await.running.as_ref().map(|r| r.ready.clone());
-            match ready {
-                Some(ready) => ready.complete(request, first_token).await,
-                None => Err(EngineError::passing("process", "the server is not there")),
+            let Some(ready) = ready else {
+                return Err(EngineError::passing("process", "the server is not there"));
+            };
+            let reply = ready.complete(request, first_token).await;
+            if matches!(&reply, Err(EngineError::Passing(trouble)) if trouble.reason == REFUSED) {
+                // Of the server that runs now; one that was started since has refused nobody.
+                let state = self.running.lock().await;
+                if state.running.as_ref().is_some_and(|now| Arc::ptr_eq(&now.ready, &ready)) {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
             }
+            reply
         }
         .boxed()
     }
