@@ -56,6 +56,8 @@ pub enum Told {
     },
     /// Something the user should know.
     Notice(String),
+    /// How far something is that takes its time.
+    Progress(String),
 }
 
 /// Who asks, and how.
@@ -181,6 +183,31 @@ impl Client {
         let user = engine.user();
         let (anchor, shared) = (Instant::now(), Mutex::default());
         Client { engine, store, access, anchor, memory, shared, _user: user }
+    }
+
+    /// The stage of the engine.
+    pub fn name(&self) -> &str {
+        &self.engine.stage
+    }
+
+    /// Whether the store may answer, and whether the engine may be asked.
+    pub fn mode(&self) -> Mode {
+        self.access.mode
+    }
+
+    /// ULID of the run.
+    pub fn run(&self) -> &str {
+        &self.access.run
+    }
+
+    /// Where answers are kept.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Says how far something is that takes its time.
+    pub fn progress(&self, message: String) {
+        self.tell(Told::Progress(message));
     }
 
     /// Whether the engine goes on with a turn that was begun for it; an error says why not, and what to do.

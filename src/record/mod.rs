@@ -165,16 +165,16 @@ pub struct Observed {
     pub requests: Vec<RequestObserved>,
     /// Scoring.
     pub metrics_ms: Option<f64>,
-    /// Requests of scorers, such as those to a judge. They count for costs, and not for the speed of the engine
+    /// Requests of scorers and of retrieval, such as those to a judge or for an embedding. They count for costs, and not for the speed of the engine
     /// that is tested.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub scoring: Vec<ScorerRequest>,
 }
 
-/// A request that a scorer made.
+/// A request that a scorer made, or retrieval.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScorerRequest {
-    /// The scorer's name.
+    /// The scorer's name, or `rag.embeddings`, or `rag.reranker`.
     pub scorer: String,
     /// What was observed of it.
     pub request: RequestObserved,

@@ -4,8 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 mod bm25;
+mod dense;
 
 pub use bm25::{Bm25, words};
+pub use dense::{cosine, fuse, nearest};
 
 /// Version of how texts are cut and ranked.
 pub const REV: u32 = 1;

@@ -102,6 +102,59 @@ fn a_chat_model_orders_what_was_found() {
     assert_ne!(info["passages"][0]["source"], "c");
 }
 
+#[test]
+fn embeddings_find_what_words_do_not() {
+    // Of a text it knows how often it has each letter.
+    let embedder = Server::start(|_| reply("unused"));
+    let rag =
+        RAG.replace("\"naive\"", "\"hybrid\"\nembeddings = \"embedder\"\nquery_prefix = \"\"");
+    let rag = rag.replace("top_k = 1", "top_k = 2\ncandidates = 2");
+    let project = Project::with(&rag, "replies = [{ reply = \"0\" }]");
+    let engine = embedder.engine("price = { input = 1000, output = 0 }");
+    let manifest = project.read("pipelines/bench.toml");
+    let manifest = format!("{manifest}\n[stage.embedder]\nkind = \"engine\"\n{engine}\n");
+    project.write("pipelines/bench.toml", &manifest);
+    let docs = ["What is this", "unlike", "5", "something else"];
+    let docs = docs
+        .iter()
+        .zip(["a", "b", "c", "d"])
+        .map(|(text, id)| format!("{}\n", json!({ "id": id, "text": text })));
+    project.write("fixtures/docs.jsonl", &docs.collect::<String>());
+    project.rows(3);
+    let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]);
+    assert_eq!((plan.code, embedder.embedded()), (0, 0), "{}", plan.stderr);
+    let ran = project.ok(&[]);
+    // Each passage once, and each question.
+    assert_eq!(embedder.embedded(), 4 + 3);
+    let info = project.report_rows()[0]["sample"]["steps"][0]["retrieval_info"].clone();
+    assert_eq!(info["method"], "hybrid");
+    // First in both rankings: of words and of letters.
+    assert_eq!(info["passages"][0]["source"], "a", "{info:#}");
+    assert_eq!(info["passages"].as_array().unwrap().len(), 2);
+    assert_eq!(info["requests"].as_array().unwrap().len(), 2);
+    let report: Value =
+        serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+    let cost = &report["cells"][0]["scorer_costs"]["rag.embeddings"]["spent"];
+    assert!(cost.as_f64().unwrap() > 0.0, "{cost}");
+    assert_eq!(ran.done()["spent"]["ask"].as_f64(), cost.as_f64());
+    // All of it is remembered, the collection as one result; a question more asks for itself alone.
+    assert_eq!((project.ok(&[]).live(), embedder.embedded()), (0, 7));
+    assert_eq!(project.apply(&["--frozen"]).code, 0);
+    project.rows(4);
+    project.ok(&[]);
+    assert_eq!(embedder.embedded(), 8);
+    assert_eq!(project.forge(&["verify", "pipelines/bench.toml"]).code, 0);
+    // A changed document is embedded, and no other.
+    let docs = project.read("fixtures/docs.jsonl");
+    project.write("fixtures/docs.jsonl", &docs.replace("unlike", "alike"));
+    project.ok(&[]);
+    assert_eq!(embedder.embedded(), 9);
+    project.edit("pipelines/bench.toml", "embeddings = \"embedder\"", "embeddings = \"engine\"");
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("`rag` needs embeddings, and the engine `engine` gives none"));
+}
+
 /// A project that asks a server that counts 11 tokens a request.
 fn limited(limit: &str, server: &Server, engine: &str) -> (Value, i32, String) {
     let workflow = format!("method = \"react\"\n{limit}");

@@ -25,6 +25,7 @@ use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::store::{Record, Store};
 
 mod calls;
+mod embedding;
 pub mod limits;
 pub mod prompt;
 pub mod rag;
@@ -368,6 +369,7 @@ impl Workflow {
             let stage = stage.clone();
             emit(match told {
                 Told::Notice(message) => Event::Notice { stage: Some(stage), message },
+                Told::Progress(message) => Event::EngineLoading { stage, message },
                 Told::Retry { key, attempt, retry } => {
                     Event::RequestRetried { stage, key, attempt, retry }
                 }
@@ -383,7 +385,9 @@ impl Workflow {
             tell: Arc::new(tell),
         };
         let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
+        let rag = rag.unwrap_or_default();
         let doors = Doors::open(&self.scoring, inputs, context, &access)?;
+        let prices = doors.prices().clone().into_iter().chain(rag.prices()).collect();
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
@@ -395,7 +399,8 @@ impl Workflow {
             mode,
             run: context.run.id.clone(),
             time_limit: self.sample_limits.time,
-            rag: rag.unwrap_or_default(),
+            rag,
+            aside_prices: prices,
             warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
     }
@@ -470,7 +475,7 @@ impl Workflow {
             admission: self.admission(engine, context),
             price: engine.backend.price(),
             scorers: self.scoring.sources(),
-            scorer_prices: job.doors.prices().clone(),
+            scorer_prices: job.aside_prices.clone(),
             profile,
         }
     }

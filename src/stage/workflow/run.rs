@@ -50,7 +50,7 @@ pub(super) async fn run_all(
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
     let mut window =
-        Window::new(workflow, context, engine.backend.price(), job.doors.prices().clone())?;
+        Window::new(workflow, context, engine.backend.price(), job.aside_prices.clone())?;
     window.stopper = workflow.stopper(inputs, context)?;
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
@@ -233,9 +233,14 @@ fn stops(
     sample: &Sample,
     observed: &Observed,
     price: Option<Price>,
+    aside_prices: &BTreeMap<String, Price>,
 ) -> Result<bool, StageError> {
-    // Remembered answers cost what they did: the same samples stop at the same one.
+    // Remembered answers cost what they did: the same samples stop at the same one. Of an engine without a
+    // price the costs are unknown; of a judge or an embedding without one they are no part of the rule.
     let costs = observed.requests.iter().map(|request| price?.of(&request.usage));
+    let aside = observed.scoring.iter();
+    let aside = aside.filter_map(|made| Some((made, aside_prices.get(&made.scorer)?)));
+    let costs = costs.chain(aside.map(|(made, price)| price.of(&made.request.usage)));
     let cost = costs.sum::<Option<f64>>();
     stopper.add(sample, observed.usage(), cost).map_err(StageError::User)
 }
@@ -320,7 +325,9 @@ impl<'a> Window<'a> {
             if self.stopper.is_some() {
                 error = error.or(self.count_failure(&ran.sample));
             }
-            let stops = |stopper| stops(stopper, &ran.sample, &ran.observed, self.price);
+            let stops = |stopper| {
+                stops(stopper, &ran.sample, &ran.observed, self.price, &self.scorer_prices)
+            };
             match self.stopper.as_mut().map(stops) {
                 Some(Ok(true)) => {
                     self.stopped = true;
@@ -487,7 +494,7 @@ impl Workflow {
                 table.update(b"\n");
                 tally.add(&ran.sample);
                 if let Some(stopper) = &mut stopper
-                    && stops(stopper, &ran.sample, &ran.observed, price)?
+                    && stops(stopper, &ran.sample, &ran.observed, price, &job.aside_prices)?
                 {
                     ended = true;
                     break;

@@ -2,6 +2,7 @@
 //! are the calls in here, so a new method is timed, memoized and limited without knowing it.
 //! Knows nothing of tables and of other samples.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn, react};
-use crate::record::{Observed, Phase, RequestObserved, ServedFrom};
+use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
@@ -46,6 +47,8 @@ pub struct Job {
     pub time_limit: Option<Duration>,
     /// The engines that retrieval asks.
     pub rag: rag::Doors,
+    /// What tokens cost of those whom scorers and retrieval ask, by the name in [`ScorerRequest`].
+    pub aside_prices: BTreeMap<String, Price>,
     /// What there is to say of prompts.
     pub warnings: Warnings,
 }
@@ -149,20 +152,20 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
     }
     let start = Instant::now();
     let question = String::new();
-    let mut run =
-        Run { job, flow, flow_digest, epoch, question, steps: Vec::new(), requests: Vec::new() };
+    let (steps, requests, aside) = (Vec::new(), Vec::new(), Vec::new());
+    let mut run = Run { job, flow, flow_digest, epoch, question, steps, requests, aside };
     let (mut outcome, mut detail) = match run.in_time().await {
         Err(Failure::Missing(mut missing)) => {
-            missing.before = run.requests.iter().map(|request| request.key).collect();
+            let made = run.requests.iter().chain(run.aside.iter().map(|made| &made.request));
+            missing.before = made.map(|request| request.key).collect();
             return Err(Failure::Missing(missing));
         }
         ended => ended?,
     };
-    let Run { steps, requests, question, .. } = run;
+    let Run { steps, requests, question, aside: mut scoring, .. } = run;
     let wall_ms = ms(start);
     let started = Instant::now();
     let (mut answer, mut scores, mut readings) = (None, Vec::new(), Vec::new());
-    let mut scoring = Vec::new();
     if let (Outcome::Answered, Some(step)) = (outcome, steps.last()) {
         let subject = Subject {
             flow,
@@ -242,6 +245,8 @@ struct Run<'a> {
     question: String,
     steps: Vec<StepRun>,
     requests: Vec<RequestObserved>,
+    /// What retrieval asked other engines.
+    aside: Vec<ScorerRequest>,
 }
 
 /// A call as the model has written it.
@@ -309,7 +314,7 @@ impl Run<'_> {
         self.question.clone_from(&texts.user);
         let mut retrieval_info = None;
         if let Some(rag) = &settings.rag {
-            let (user, info) = rag.augment(&self.job.rag, &texts.user).await?;
+            let (user, info) = rag.augment(&self.job.rag, &texts.user, &mut self.aside).await?;
             (texts.user, retrieval_info) = (user, Some(info));
         }
         if texts.prefill.is_some() {

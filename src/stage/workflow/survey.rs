@@ -101,7 +101,7 @@ impl Ahead {
         // those of the engine that wrote it, so twice as many are reckoned with.
         let targets: u64 = flow.targets.iter().map(|target| target.len() as u64 + 4).sum();
         for (name, frame, most) in settings.scoring.judging() {
-            let Some(price) = job.doors.prices().get(name) else { continue };
+            let Some(price) = job.aside_prices.get(name) else { continue };
             let answers = settings.scoring.answers();
             let bytes = frame + asked + targets + 2 * FRAME;
             for _ in 0..answers {
@@ -247,7 +247,7 @@ impl Workflow {
         let (flows, engine) = self.sources(inputs);
         // Of an engine that costs nothing, a judge may cost something all the same.
         let free = Price { input: 0.0, output: 0.0, cached_input: None };
-        let judged = !engine.backend.is_paid() && !job.doors.prices().is_empty();
+        let judged = !engine.backend.is_paid() && !job.aside_prices.is_empty();
         let price = engine.backend.price().or_else(|| judged.then_some(free));
         let mut reader = flows.reader();
         let mut survey = Survey { cost: price.map(|_| Ahead::default()), ..Survey::default() };

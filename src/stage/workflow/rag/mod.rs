@@ -5,19 +5,24 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 
-use super::check_budget;
 use super::tools::corpus::{self, Corpus};
 use super::tools::{CHUNK_SIZE, CHUNK_SIZE_DEFAULT, TOP_K};
-use crate::digest::{Digest, Recipe};
-use crate::engine::{Access, Client, Failure, Resource};
+use super::{check_budget, embedding};
+use crate::digest::{Digest, Key, Recipe};
+
+use crate::engine::{Access, Answer, Client, Failure, Resource};
 use crate::manifest::{Diagnostic, Fields};
+use crate::record::{Price, ScorerRequest};
 use crate::retrieval::{self, Hit};
-use crate::sample::{RetrievalInfo, Retrieved};
+use crate::sample::{Request, RetrievalInfo, Retrieved};
 use crate::stage::{Artifact, ArtifactKind, Context, Inputs, Need, Setting, StageError};
 use crate::template;
 use crate::tool::retrieval::{Collection, Indexed};
 
+mod embed;
 mod rerank;
+
+use embed::Dense;
 
 /// Version of how passages come into a prompt.
 const REV: u32 = 1;
@@ -30,6 +35,7 @@ const CANDIDATES: std::ops::RangeInclusive<u32> = 2..=100;
 const CANDIDATES_DEFAULT: u32 = 20;
 /// The ports of engines.
 const RERANKER: &str = "rag.reranker";
+const EMBEDDINGS: &str = "rag.embeddings";
 /// The prompt where the manifest is silent.
 const PROMPT: &str = "{% if passages %}Use these passages where they help.\n\n\
     {% for passage in passages %}[{{ loop.index }}] {{ passage.source }}: {{ passage.text }}\n\n{% endfor %}\
@@ -43,6 +49,8 @@ pub(super) struct Declared {
     chunk_size: u32,
     candidates: u32,
     prompt: String,
+    /// What stands before a question and before a passage when they are embedded.
+    prefixes: (String, String),
 }
 
 /// Reads the table `rag`, and the engines that it names.
@@ -57,12 +65,14 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> (Option<Declar
     let candidates = fields.count("candidates", CANDIDATES).unwrap_or(CANDIDATES_DEFAULT);
     let prompt = read_prompt(&fields).unwrap_or_else(|| PROMPT.to_owned());
     let reranker = read_engine(&fields, "reranker", RERANKER);
+    let embeddings = read_engine(&fields, "embeddings", EMBEDDINGS);
+    let prefix = |name: &str| fields.raw_text(name).map_or_else(String::new, |text| text.value);
+    let prefixes = (prefix("query_prefix"), prefix("passage_prefix"));
     let Some(method) = method else { return (None, Vec::new()) };
     let is = |name: &str| method.value == name;
-    if is("hybrid") {
-        let message = "`hybrid` needs a model for embeddings, and none can be given yet";
-        let hint = "`naive` ranks by BM25, without a model; `reranked` lets a chat model order what it finds";
-        fields.error(Diagnostic::at(method.span, message).hint(hint));
+    if is("hybrid") && !fields.has("embeddings") {
+        let hint = "`embeddings = \"<engine>\"`: a model that ranks passages beside BM25; `naive` needs none";
+        fields.error(Diagnostic::at(method.span, "`hybrid` needs a model").hint(hint));
     }
     if is("reranked") && !fields.has("reranker") {
         let hint = "`reranker = \"<engine>\"`: a chat model that orders what BM25 has found";
@@ -79,7 +89,8 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> (Option<Declar
     if is("none") {
         return (None, Vec::new());
     }
-    let needs = reranker.filter(|_| is("reranked")).into_iter().collect();
+    let reranker = reranker.filter(|_| is("reranked"));
+    let needs = reranker.into_iter().chain(embeddings.filter(|_| is("hybrid"))).collect();
     let declared = corpus.map(|corpus| Declared {
         corpus,
         method: method.value.clone(),
@@ -87,6 +98,7 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> (Option<Declar
         chunk_size,
         candidates: candidates.max(top_k),
         prompt,
+        prefixes,
     });
     (declared, needs)
 }
@@ -131,6 +143,15 @@ impl Declared {
     pub(super) fn build(&self, inputs: &Inputs, context: &Context) -> Result<Rag, StageError> {
         let imported = self.corpus.import(context)?;
         let reranked = self.method == "reranked";
+        let (text, id) = &self.corpus.columns;
+        let dense = (self.method == "hybrid").then(|| {
+            let settings = json!({
+                "rev": retrieval::REV, "chunk_size": self.chunk_size, "text": text, "id": id,
+            });
+            let recipe = Recipe::new("embeddings", embed::REV).field("passages", settings);
+            let recipe = recipe.input("rag corpus", imported.digest);
+            Dense::new(recipe, engine(inputs, EMBEDDINGS).identity, self.prefixes.clone())
+        });
         Ok(Rag {
             method: self.method.clone(),
             top_k: self.top_k,
@@ -141,6 +162,7 @@ impl Declared {
             digest: imported.digest,
             reranker: reranked.then(|| engine(inputs, RERANKER).identity),
             collection: Collection::new(imported.reader(self.chunk_size as usize)),
+            dense,
             bytes_max: OnceLock::new(),
         })
     }
@@ -152,14 +174,20 @@ impl Declared {
         context: &Context,
         access: &Access,
     ) -> Result<Doors, StageError> {
-        let door = |port: &str| {
+        let mut prices = Vec::new();
+        let mut door = |port: &str| {
             let engine = engine(inputs, port);
             check_budget(engine, context)?;
+            if port == EMBEDDINGS {
+                embedding::check("`rag`", engine)?;
+            }
+            prices.extend(engine.backend.price().map(|price| (port.to_owned(), price)));
             let client = Client::new(engine.clone(), context.store.clone(), access.clone());
             Ok::<_, StageError>(client)
         };
-        let reranked = self.method == "reranked";
-        Ok(Doors { reranker: reranked.then(|| door(RERANKER)).transpose()? })
+        let reranker = (self.method == "reranked").then(|| door(RERANKER)).transpose()?;
+        let embeddings = (self.method == "hybrid").then(|| door(EMBEDDINGS)).transpose()?;
+        Ok(Doors { reranker, embeddings, prices })
     }
 }
 
@@ -167,6 +195,38 @@ impl Declared {
 #[derive(Default)]
 pub struct Doors {
     reranker: Option<Client>,
+    embeddings: Option<Client>,
+    prices: Vec<(String, Price)>,
+}
+
+impl Doors {
+    /// What their tokens cost, by the setting that names the engine.
+    pub(super) fn prices(&self) -> Vec<(String, Price)> {
+        self.prices.clone()
+    }
+}
+
+/// What retrieval asked engines for one question.
+#[derive(Default)]
+struct Asked {
+    /// Of what its answer is made.
+    keys: Vec<Key>,
+    /// All that was asked.
+    made: Vec<ScorerRequest>,
+}
+
+impl Asked {
+    async fn ask(
+        &mut self,
+        port: &str,
+        door: &Client,
+        request: &Request,
+    ) -> Result<Answer, Failure> {
+        let answer = door.complete(request).await?;
+        let request = answer.observed.clone();
+        self.made.push(ScorerRequest { scorer: port.to_owned(), request });
+        Ok(answer)
+    }
 }
 
 /// Retrieval, ready for questions.
@@ -180,6 +240,8 @@ pub struct Rag {
     digest: Digest,
     reranker: Option<Digest>,
     collection: Collection,
+    /// Of `hybrid`.
+    dense: Option<Dense>,
     bytes_max: OnceLock<u64>,
 }
 
@@ -191,10 +253,14 @@ impl Rag {
             "rev": [REV, retrieval::REV], "retrieval_method": self.method, "top_k": self.top_k,
             "chunk_size": self.chunk_size, "prompt": self.prompt, "text": self.columns.0,
             "id": self.columns.1, "language": template::LANGUAGE,
-            "candidates": reranked.then_some(self.candidates),
+            "candidates": (reranked || self.dense.is_some()).then_some(self.candidates),
             "rerank_rev": reranked.then_some(rerank::REV),
         });
         let recipe = recipe.field("rag", settings).input("rag corpus", self.digest);
+        let recipe = match &self.dense {
+            Some(dense) => dense.describe(recipe),
+            None => recipe,
+        };
         self.reranker.iter().fold(recipe, |recipe, engine| recipe.input(RERANKER, *engine))
     }
 
@@ -209,23 +275,42 @@ impl Rag {
         })
     }
 
-    /// The question with passages before it, and what was found.
+    /// The best passages for a question.
+    async fn find(
+        &self,
+        doors: &Doors,
+        indexed: &Indexed,
+        question: &str,
+        asked: &mut Asked,
+    ) -> Result<Vec<Hit>, Failure> {
+        let is_plain = doors.reranker.is_none() && self.dense.is_none();
+        let most = if is_plain { self.top_k } else { self.candidates } as usize;
+        let mut hits = indexed.bm25.search(question, most);
+        if let Some(dense) = &self.dense {
+            let near = dense.search(doors, question, &indexed.passages, most, asked).await?;
+            hits = retrieval::fuse(&[hits, near], most);
+        }
+        if let Some(door) = doors.reranker.as_ref().filter(|_| hits.len() > 1) {
+            let texts: Vec<&str> = texts(indexed, &hits).collect();
+            let order = rerank::rerank(door, question, &texts, asked).await?;
+            hits = order.into_iter().map(|at| hits[at]).collect();
+        }
+        hits.truncate(self.top_k as usize);
+        Ok(hits)
+    }
+
+    /// The question with passages before it, and what was found. What was asked for it goes to `aside`.
     pub(super) async fn augment(
         &self,
         doors: &Doors,
         question: &str,
+        aside: &mut Vec<ScorerRequest>,
     ) -> Result<(String, RetrievalInfo), Failure> {
         let indexed = self.collection.indexed().map_err(Failure::User)?;
-        let mut requests = Vec::new();
-        let most = if doors.reranker.is_some() { self.candidates } else { self.top_k } as usize;
-        let mut hits = indexed.bm25.search(question, most);
-        if let Some(door) = doors.reranker.as_ref().filter(|_| hits.len() > 1) {
-            let texts: Vec<&str> = texts(indexed, &hits).collect();
-            let (order, key) = rerank::rerank(door, question, &texts).await?;
-            hits = order.into_iter().map(|at| hits[at]).collect();
-            requests.push(key);
-        }
-        hits.truncate(self.top_k as usize);
+        let mut asked = Asked::default();
+        let found = self.find(doors, indexed, question, &mut asked).await;
+        aside.append(&mut asked.made);
+        let (hits, requests) = (found?, asked.keys);
         let passages = hits.iter().map(|hit| {
             let passage = &indexed.passages[hit.passage];
             Retrieved {

@@ -1,7 +1,8 @@
 //! Passages put into another order by a chat model that sees all of them at once, as in RankGPT (Sun et al. 2023).
 //! Knows nothing of how they were found.
 
-use crate::digest::{Key, Replica};
+use super::{Asked, RERANKER};
+use crate::digest::Replica;
 use crate::engine::{Client, Failure};
 use crate::sample::{Message, Request, Role, Sampling};
 
@@ -43,16 +44,18 @@ fn order(reply: &str, count: usize) -> Vec<usize> {
     order
 }
 
-/// The order of some passages, and the key of the request. A refusal leaves them as they are: the model that is
+/// The order of some passages. A refusal leaves them as they are: the model that is
 /// examined is another one.
 pub(super) async fn rerank(
     door: &Client,
     question: &str,
     texts: &[&str],
-) -> Result<(Vec<usize>, Key), Failure> {
-    let answer = door.complete(&request(question, texts)).await?;
+    asked: &mut Asked,
+) -> Result<Vec<usize>, Failure> {
+    let answer = asked.ask(RERANKER, door, &request(question, texts)).await?;
     let reply = answer.completion.map_or_else(|_| String::new(), |completion| completion.text);
-    Ok((order(&reply, texts.len()), answer.observed.key))
+    asked.keys.push(answer.observed.key);
+    Ok(order(&reply, texts.len()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::method::extract::{self, Extractor};
 use crate::record::{Price, ScorerRequest};
 use crate::sample::{Completion, Flow, Outcome, Reading, Request, Score, Unscored};
 use crate::scorer::{Json, Pattern, Scorer, Texts, json as json_text, pattern};
+use crate::stage::workflow::embedding;
 use crate::stage::{Artifact, Context, Inputs, StageError};
 
 mod code;
@@ -142,7 +143,7 @@ impl Scoring {
             if way.asks_engine() {
                 let engine = engine(name, inputs);
                 if let Way::Semantic(_) = way {
-                    semantic::check(name, engine)?;
+                    embedding::check(&format!("the scorer `{name}`"), engine)?;
                 }
                 engines.insert(name.clone(), engine.identity);
             }

@@ -1,0 +1,186 @@
+//! The embeddings of a collection: asked for once, kept as one result, and compared with that of a question.
+//! Knows nothing of how the collection is searched otherwise.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::sync::OnceCell;
+
+use super::{Asked, Doors, EMBEDDINGS};
+use crate::digest::{Digest, Key, Recipe};
+use crate::engine::{Client, Failure, Mode, unix_ms};
+use crate::retrieval::{Hit, Passage, nearest};
+use crate::stage::workflow::embedding;
+use crate::store::{Outcome, Port, Record, Witness};
+
+/// Version of what is embedded, and of how vectors are kept.
+pub(super) const REV: u32 = 1;
+/// Requests for embeddings at once; the engine lets in as many as it will.
+const AT_ONCE: usize = 64;
+/// How often it is told how far that is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The vectors of a collection, when they are first needed.
+pub(super) struct Dense {
+    /// Of the engine, the collection, and how it is cut.
+    recipe: Recipe,
+    /// Stand before a question and before a passage: many models were trained with such words.
+    query_prefix: String,
+    passage_prefix: String,
+    vectors: OnceCell<Vectors>,
+}
+
+struct Vectors {
+    /// Numbers of each vector.
+    dimension: usize,
+    /// One vector after another, in the order of the collection.
+    values: Vec<f32>,
+}
+
+impl Dense {
+    pub(super) fn new(recipe: Recipe, engine: Digest, prefixes: (String, String)) -> Self {
+        let (query_prefix, passage_prefix) = prefixes;
+        let recipe = recipe
+            .field("embed_rev", REV)
+            .field("passage_prefix", passage_prefix.clone())
+            .input(EMBEDDINGS, engine);
+        Dense { recipe, query_prefix, passage_prefix, vectors: OnceCell::new() }
+    }
+
+    /// Adds all of it to a recipe.
+    pub(super) fn describe(&self, recipe: Recipe) -> Recipe {
+        let of_passages = Digest::of_json(&self.recipe);
+        recipe.input(EMBEDDINGS, of_passages).field("rag_query_prefix", self.query_prefix.clone())
+    }
+
+    /// The passages that lie nearest to a question. Keys of what was asked go to `asked`.
+    pub(super) async fn search(
+        &self,
+        doors: &Doors,
+        question: &str,
+        passages: &[Passage],
+        most: usize,
+        asked: &mut Asked,
+    ) -> Result<Vec<Hit>, Failure> {
+        let door = doors.embeddings.as_ref().expect("BUG: embeddings without their engine");
+        let vectors =
+            self.vectors.get_or_try_init(|| self.vectors_of(door, passages, asked).boxed()).await?;
+        asked.keys.push(self.recipe.key());
+        let query = embed(door, format!("{}{question}", self.query_prefix), "a question", asked);
+        let (query, key) = query.await?;
+        asked.keys.push(key);
+        if query.len() != vectors.dimension {
+            return Err(Failure::User(format!(
+                "`{EMBEDDINGS}`: the question has {} numbers, and the passages have {}: has the model behind this name \
+                 changed?",
+                query.len(),
+                vectors.dimension
+            )));
+        }
+        Ok(nearest(&query, &vectors.values, most))
+    }
+
+    async fn vectors_of(
+        &self,
+        door: &Client,
+        passages: &[Passage],
+        asked: &mut Asked,
+    ) -> Result<Vectors, Failure> {
+        let key = self.recipe.key();
+        if door.mode() != Mode::Afresh
+            && let Some(vectors) = self.recall(door, key, passages.len()).await
+        {
+            return Ok(vectors);
+        }
+        // Collected: a stream of closures would have to hold for passages of any lifetime.
+        let each: Vec<_> =
+            passages.iter().map(|passage| self.vector_of(door, passage).boxed()).collect();
+        let mut vectors = Vectors { dimension: 0, values: Vec::new() };
+        let mut each = stream::iter(each).buffered(AT_ONCE);
+        let (mut done, mut told) = (0, Instant::now());
+        while let Some((vector, own)) = each.try_next().await? {
+            done += 1;
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let all = passages.len();
+                door.progress(format!("`{}`: {done} of {all} passages embedded", door.name()));
+            }
+            asked.made.extend(own.made);
+            if vectors.dimension == 0 {
+                vectors.dimension = vector.len();
+            }
+            if vector.len() != vectors.dimension {
+                let (one, other) = (vectors.dimension, vector.len());
+                let words = format!("`{EMBEDDINGS}`: vectors of {one} and of {other} numbers");
+                return Err(Failure::User(words));
+            }
+            vectors.values.extend(vector);
+        }
+        drop(each);
+        if matches!(door.mode(), Mode::Live | Mode::Afresh) {
+            self.keep(door, key, &vectors).await?;
+        }
+        Ok(vectors)
+    }
+
+    async fn vector_of(
+        &self,
+        door: &Client,
+        passage: &Passage,
+    ) -> Result<(Vec<f32>, Asked), Failure> {
+        let mut asked = Asked::default();
+        let text = format!("{}{}", self.passage_prefix, passage.text);
+        let what = format!("passage {} of `{}`", passage.number, passage.source);
+        let (vector, _) = embed(door, text, &what, &mut asked).await?;
+        Ok((vector, asked))
+    }
+
+    async fn recall(&self, door: &Client, key: Key, count: usize) -> Option<Vectors> {
+        let (record, _) = door.store().find(key).await?;
+        door.store().find_blobs(&record).await;
+        let dimension = record.inline("dimension")?.as_u64()? as usize;
+        let bytes = door.store().blob(record.blob("vectors")?)?;
+        let numbers = bytes.chunks_exact(4);
+        let values: Vec<f32> =
+            numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        (values.len() == count * dimension).then_some(Vectors { dimension, values })
+    }
+
+    async fn keep(&self, door: &Client, key: Key, vectors: &Vectors) -> Result<(), Failure> {
+        let bytes: Vec<u8> = vectors.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let ports = [
+            ("vectors".to_owned(), Port::Blob(door.store().put_blob(&bytes)?)),
+            ("dimension".to_owned(), Port::Inline(vectors.dimension.into())),
+        ];
+        let record = Record {
+            recipe: self.recipe.clone(),
+            outcome: Outcome::Value(ports.into()),
+            witness: Witness {
+                run: door.run().to_owned(),
+                tool: env!("CARGO_PKG_VERSION").to_owned(),
+                started_unix_ms: unix_ms(),
+                ..Witness::default()
+            },
+        };
+        door.store().publish(key, record, door.mode() == Mode::Afresh).await?;
+        Ok(())
+    }
+}
+
+/// The embedding of a text, and the key of the request.
+async fn embed(
+    door: &Client,
+    text: String,
+    what: &str,
+    asked: &mut Asked,
+) -> Result<(Vec<f32>, Key), Failure> {
+    let answer = asked.ask(EMBEDDINGS, door, &embedding::request(text)).await?;
+    let completion = answer.completion.map_err(|(code, detail)| {
+        Failure::User(format!(
+            "the engine `{}` refuses to embed {what} ({code}): {detail}; a smaller `chunk_size` makes shorter passages",
+            door.name()
+        ))
+    })?;
+    let vector = embedding::vector(&completion).map_err(Failure::User)?;
+    Ok((vector, answer.observed.key))
+}
