@@ -93,7 +93,12 @@ impl Templates {
     }
 
     /// The value of an expression such as `row.answers`, as JSON.
-    pub fn evaluate(&self, source: &str, context: impl Serialize) -> Result<Value, TemplateError> {
+    pub fn evaluate(&self, source: &str, context: &Value) -> Result<Value, TemplateError> {
+        if source.contains('.')
+            && let Some(value) = at_path(source, context)
+        {
+            return Ok(value.clone());
+        }
         let value = self.value_of(source, context)?;
         serde_json::to_value(&value).map_err(|error| TemplateError {
             message: format!("`{source}` does not give plain data: {error}"),
@@ -120,6 +125,17 @@ impl Templates {
         }
         Ok(value)
     }
+}
+
+/// What a path such as `row.answers` leads to: most expressions are one, and need no compiler. `None` of every
+/// other expression, and of a path that leads nowhere.
+fn at_path<'a>(source: &str, context: &'a Value) -> Option<&'a Value> {
+    let is_name = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let step = |value: &'a Value, name| value.as_object()?.get(name).filter(|_| is_name(name));
+    source.split('.').try_fold(context, step)
 }
 
 /// Renders a template once.
@@ -193,5 +209,9 @@ mod tests {
         assert_eq!(templates.evaluate("row.answers", &row).unwrap(), json!(["a", "b"]));
         assert!(templates.is_true("row.n > 2", &row).unwrap());
         assert!(templates.evaluate("row.none", &row).is_err());
+        // Literals are none of the names, whatever stands beside the row.
+        let named = json!({"true": 1, "row": {"0": 2, "a b": 3}});
+        assert_eq!(templates.evaluate("true", &named).unwrap(), json!(true));
+        assert!(templates.evaluate("row.a b", &named).is_err());
     }
 }

@@ -137,6 +137,23 @@ fn embeddings_find_what_words_do_not() {
     let cost = &report["cells"][0]["scorer_costs"]["rag.embeddings"]["spent"];
     assert!(cost.as_f64().unwrap() > 0.0, "{cost}");
     assert_eq!(ran.done()["spent"]["ask"].as_f64(), cost.as_f64());
+    // A dollar for each thousand bytes: three questions of 14, and four passages where their texts are new.
+    let ceiling = || {
+        let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]);
+        let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+        let nodes = plan.as_array().unwrap().iter();
+        let costs = nodes.filter_map(|node| node["survey"]["cost"]["ceiling"].as_f64());
+        (costs.sum::<f64>() * 1e3).round()
+    };
+    assert_eq!(ceiling(), 0.0);
+    project.edit("pipelines/bench.toml", "top_k = 2", "top_k = 1");
+    assert_eq!(ceiling(), 3.0 * 14.0);
+    // The same passages, cut another way, are the same requests.
+    project.edit("pipelines/bench.toml", "top_k = 1", "top_k = 2\nchunk_size = 64");
+    assert_eq!(ceiling(), 0.0);
+    project.edit("pipelines/bench.toml", "chunk_size = 64", "passage_prefix = \": \"");
+    assert_eq!(ceiling(), 12.0 + 6.0 + 1.0 + 14.0 + 4.0 * 2.0 + 3.0 * 14.0);
+    project.edit("pipelines/bench.toml", "\npassage_prefix = \": \"", "");
     // All of it is remembered, the collection as one result; a question more asks for itself alone.
     assert_eq!((project.ok(&[]).live(), embedder.embedded()), (0, 7));
     assert_eq!(project.apply(&["--frozen"]).code, 0);

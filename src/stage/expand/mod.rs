@@ -1,6 +1,6 @@
 //! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::flow_template::StepTemplate;
 use super::flows::{Flows, Growth};
 use super::{
     Artifact, ArtifactKind, Context, Done, FlowTemplate, Inputs, Need, Setting, Stage, StageError,
@@ -525,20 +526,26 @@ impl Out<'_> {
 struct Maker<'a> {
     template: &'a FlowTemplate,
     templates: Templates,
+    /// Names of the texts that wait for an earlier step.
+    later: BTreeSet<String>,
     pool: Option<Pool>,
 }
 
 impl<'a> Maker<'a> {
     fn new(template: &'a FlowTemplate, pool: Option<Pool>) -> Result<Self, StageError> {
         let mut templates = Templates::default();
+        let mut later = BTreeSet::new();
         for step in &template.steps {
             for (name, source) in steps::texts(step) {
+                if StepTemplate::waits(source) {
+                    later.insert(name.clone());
+                }
                 templates
                     .add(&name, source)
                     .map_err(|error| StageError::User(error.to_string()))?;
             }
         }
-        Ok(Maker { template, templates, pool })
+        Ok(Maker { template, templates, later, pool })
     }
 
     /// The flow of a row; `id` stands in place of what the template calls it.
@@ -570,13 +577,16 @@ impl<'a> Maker<'a> {
         }
         // Texts that wait are rendered on trial, with empty outputs: a wrong column shows before anything is
         // asked.
-        let outputs =
-            self.template.steps.iter().map(|step| (step.id.clone(), json!({ "output": "" })));
-        let trial = json!({ "row": context["row"], "steps": outputs.collect::<Map<_, _>>() });
+        let trial = (!self.later.is_empty()).then(|| {
+            let steps = self.template.steps.iter();
+            let outputs = steps.map(|step| (step.id.clone(), json!({ "output": "" })));
+            json!({ "row": context["row"], "steps": outputs.collect::<Map<_, _>>() })
+        });
+        let trial = trial.as_ref().unwrap_or(context);
         let mut waits = false;
         let mut steps = Vec::new();
         for (nth, step) in self.template.steps.iter().enumerate() {
-            steps.push(self.step(step, nth, context, &trial, &mut waits)?);
+            steps.push(self.step(step, nth, context, trial, &mut waits)?);
         }
         let row = waits.then(|| context["row"].clone());
         Ok(Flow { id, occurrence: 0, steps, targets, tags, row })

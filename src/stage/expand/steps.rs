@@ -62,7 +62,7 @@ impl Maker<'_> {
         let mut text = |name: &str, source: &String| -> Result<Text, String> {
             let name = format!("{}.{name}", step.id);
             let text = self.templates.render(&name, trial);
-            if StepTemplate::waits(source) {
+            if self.later.contains(&name) {
                 // What an empty output does to a filter says nothing about a real one.
                 if let Err(error) = text.as_ref()
                     && error.undefined

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::Workflow;
+use super::rag;
 use super::sample::{self, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
 use crate::engine::{Failure, Mode};
@@ -59,7 +60,7 @@ impl Ahead {
         // What cannot be read is told when it is needed.
         let passages = settings.rag.as_ref().map_or(0, |rag| rag.bytes_max());
         let observation = settings.tools.iter().map(|tool| tool.bytes_max()).max().unwrap_or(0);
-        let (mut asked, mut reply) = (0, 0);
+        let (mut asked, mut reply, mut questions) = (0, 0, 0);
         for step in &flow.steps {
             let text = |text: &Text| match text {
                 Text::Ready(text) => text.len() as u64,
@@ -81,6 +82,7 @@ impl Ahead {
                 + step.prefill.as_ref().map_or(0, text)
                 + shots.sum::<u64>()
                 + 2 * FRAME;
+            questions += text(&step.user);
             let opening = if step.continues { before + own } else { own };
             let most = u64::from(step.max_tokens.unwrap_or(settings.sampling.max_tokens));
             // Replies that stand in the prompt: of this step, and of a conversation that goes on.
@@ -108,6 +110,14 @@ impl Ahead {
                 self.ceiling += price.ceiling(bytes + 2 * reply, u64::from(most));
                 self.estimate += price.ceiling(bytes / 4 + reply, u64::from(most));
             }
+        }
+        // Retrieval, once a step.
+        for (port, bytes, most) in settings.rag.iter().flat_map(|rag| rag.asking()) {
+            let Some(price) = job.aside_prices.get(port) else { continue };
+            let steps = flow.steps.len() as u64;
+            let bytes = steps * bytes + questions;
+            self.ceiling += price.ceiling(bytes, steps * most);
+            self.estimate += price.ceiling(bytes / 4, steps * most);
         }
     }
 }
@@ -302,6 +312,14 @@ impl Workflow {
         survey.reasons.sort_by_key(|reason| std::cmp::Reverse(reason.samples));
         survey.may_stop = self.stop_when.is_some();
         survey.samples_to_ask = survey.reasons.iter().map(|reason| reason.samples).sum();
+        if let (Some(rag), Some(cost)) = (&job.settings.rag, survey.cost.as_mut())
+            && let Some(price) = job.aside_prices.get(rag::EMBEDDINGS)
+            && survey.samples_to_ask > 0
+        {
+            let bytes = rag.bytes_to_embed(&job.store, forced).await;
+            cost.ceiling += price.ceiling(bytes, 0);
+            cost.estimate += price.ceiling(bytes / 4, 0);
+        }
         Ok(survey)
     }
 

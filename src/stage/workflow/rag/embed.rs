@@ -11,7 +11,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::engine::{Client, Failure, Mode, unix_ms};
 use crate::retrieval::{Hit, Passage, nearest};
 use crate::stage::workflow::embedding;
-use crate::store::{Outcome, Port, Record, Witness};
+use crate::store::{Outcome, Port, Record, Store, Witness};
 
 /// Version of what is embedded, and of how vectors are kept.
 pub(super) const REV: u32 = 1;
@@ -25,8 +25,8 @@ pub(super) struct Dense {
     /// Of the engine, the collection, and how it is cut.
     recipe: Recipe,
     /// Stand before a question and before a passage: many models were trained with such words.
-    query_prefix: String,
-    passage_prefix: String,
+    pub(super) query_prefix: String,
+    pub(super) passage_prefix: String,
     vectors: OnceCell<Vectors>,
 }
 
@@ -78,6 +78,11 @@ impl Dense {
             )));
         }
         Ok(nearest(&query, &vectors.values, most))
+    }
+
+    /// Whether the vectors of the collection are in the store.
+    pub(super) async fn is_kept(&self, store: &Store) -> bool {
+        store.find(self.recipe.key()).await.is_some()
     }
 
     async fn vectors_of(

@@ -16,6 +16,7 @@ use crate::record::{Price, ScorerRequest};
 use crate::retrieval::{self, Hit};
 use crate::sample::{Request, RetrievalInfo, Retrieved};
 use crate::stage::{Artifact, ArtifactKind, Context, Inputs, Need, Setting, StageError};
+use crate::store::Store;
 use crate::template;
 use crate::tool::retrieval::{Collection, Indexed};
 
@@ -35,7 +36,7 @@ const CANDIDATES: std::ops::RangeInclusive<u32> = 2..=100;
 const CANDIDATES_DEFAULT: u32 = 20;
 /// The ports of engines.
 const RERANKER: &str = "rag.reranker";
-const EMBEDDINGS: &str = "rag.embeddings";
+pub(super) const EMBEDDINGS: &str = "rag.embeddings";
 /// The prompt where the manifest is silent.
 const PROMPT: &str = "{% if passages %}Use these passages where they help.\n\n\
     {% for passage in passages %}[{{ loop.index }}] {{ passage.source }}: {{ passage.text }}\n\n{% endfor %}\
@@ -242,7 +243,7 @@ pub struct Rag {
     collection: Collection,
     /// Of `hybrid`.
     dense: Option<Dense>,
-    bytes_max: OnceLock<u64>,
+    bytes_max: OnceLock<(u64, u64)>,
 }
 
 impl Rag {
@@ -266,13 +267,40 @@ impl Rag {
 
     /// Bytes of the most that it may put before a question; 0 where the collection cannot be read.
     pub(super) fn bytes_max(&self) -> u64 {
+        self.sizes().0
+    }
+
+    /// Of the most passages that stand before a question, and of the most that are put into another order.
+    fn sizes(&self) -> (u64, u64) {
         *self.bytes_max.get_or_init(|| {
-            let Ok(Indexed { passages, .. }) = self.collection.indexed() else { return 0 };
+            let Ok(Indexed { passages, .. }) = self.collection.indexed() else { return (0, 0) };
             let bytes = passages.iter().map(|p| (p.text.len() + p.source.len() + 16) as u64);
             let mut longest: Vec<u64> = bytes.collect();
             longest.sort_unstable_by(|a, b| b.cmp(a));
-            self.prompt.len() as u64 + longest.iter().take(self.top_k as usize).sum::<u64>()
+            let of = |count: u32| longest.iter().take(count as usize).sum::<u64>();
+            (self.prompt.len() as u64 + of(self.top_k), of(self.candidates))
         })
+    }
+
+    /// What it asks for a question: of whom, bytes of the prompt beyond the question, most tokens of the reply.
+    pub(super) fn asking(&self) -> Option<(&'static str, u64, u64)> {
+        match &self.dense {
+            Some(dense) => Some((EMBEDDINGS, dense.query_prefix.len() as u64, 0)),
+            None => {
+                let (frame, most) = rerank::FRAME;
+                self.reranker.map(|_| (RERANKER, frame + self.sizes().1, most))
+            }
+        }
+    }
+
+    /// Bytes of the passages whose embeddings are still to be asked for.
+    pub(super) async fn bytes_to_embed(&self, store: &Store, afresh: bool) -> u64 {
+        let (Some(dense), Ok(indexed)) = (&self.dense, self.collection.indexed()) else { return 0 };
+        if !afresh && dense.is_kept(store).await {
+            return 0;
+        }
+        let prefix = dense.passage_prefix.len();
+        indexed.passages.iter().map(|passage| (prefix + passage.text.len()) as u64).sum()
     }
 
     /// The best passages for a question.

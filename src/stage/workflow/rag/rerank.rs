@@ -10,6 +10,8 @@ use crate::sample::{Message, Request, Role, Sampling};
 pub(super) const REV: u32 = 1;
 /// Tokens of a reply: twenty numbers and what stands between them, with room for a word before.
 const MAX_TOKENS: u32 = 256;
+/// Bytes of the prompt beyond question and passages, and most tokens of a reply.
+pub(super) const FRAME: (u64, u64) = (400, MAX_TOKENS as u64);
 const SYSTEM: &str = "You order passages by how much they help to answer a question.";
 
 fn request(question: &str, texts: &[&str]) -> Request {
@@ -75,6 +77,8 @@ mod tests {
 
     #[test]
     fn all_passages_are_shown_with_their_numbers() {
+        let empty: usize = request("", &[]).messages.iter().map(|m| m.content.len()).sum();
+        assert!(empty as u64 <= FRAME.0, "{empty}");
         let request = request("Where?", &["first", "second"]);
         assert!(
             request.messages[1]
