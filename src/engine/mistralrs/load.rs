@@ -34,6 +34,8 @@ pub(super) struct Instance {
     pub(super) ends: Vec<u32>,
     /// The one by which grammars end a text, and how many tokens they know.
     pub(super) grammar_end: Option<(u32, usize)>,
+    /// Whether it gives embeddings and writes no text.
+    pub(super) embeds: bool,
 }
 
 impl Instance {
@@ -77,6 +79,7 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
         }
     };
     let loader = match &settings.weights {
+        Weights::Folder(folder) if settings.weights.embeds() => super::embed::loader(folder)?,
         Weights::Folder(folder) => folder_loader(folder, template)?,
         Weights::Gguf(file) => gguf_loader(file, template)?,
     };
@@ -84,7 +87,9 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
     let (prompts, ends, grammar_end) = {
         let pipeline = pipeline.lock().await;
         let template = pipeline.get_chat_template();
-        if !template.is_some_and(|template| template.has_chat_template()) {
+        if !settings.weights.embeds()
+            && !template.is_some_and(|template| template.has_chat_template())
+        {
             return Err(
                 "it has no chat template: add `chat_template = \"<file>.jinja\"`".to_owned()
             );
@@ -115,7 +120,8 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
     let own = model.max_sequence_length().map_err(|error| error.to_string())?;
     let declared = settings.context_length.map(|tokens| tokens as usize);
     let context = own.unwrap_or(usize::MAX);
-    Ok(Instance { model, context, declared, pipeline, prompts, ends, grammar_end })
+    let embeds = settings.weights.embeds();
+    Ok(Instance { model, context, declared, pipeline, prompts, ends, grammar_end, embeds })
 }
 
 type Pipeline = Arc<tokio::sync::Mutex<dyn mistralrs::core::Pipeline + Send + Sync>>;
@@ -157,9 +163,6 @@ fn folder_loader(folder: &Utf8Path, template: Option<String>) -> Result<Box<dyn 
         return Err(
             "its `processor_config.json` would take the place of `chat_template`".to_owned()
         );
-    }
-    if folder.join("config_sentence_transformers.json").exists() {
-        return Err("it is a model for embeddings, which writes no text".to_owned());
     }
     let builder = NormalLoaderBuilder::new(
         NormalSpecificConfig::default(),

@@ -20,7 +20,7 @@
 //! | GGUF Q8_0 in f16 | 21, 19/s | 21, 9/s | 8, 8/s |
 //!
 //! So an instance gets one request at a time, and further cores get further
-//! instances of the model, as far as memory allows. `tests/mistralrs.rs` proves on the shipped model that
+//! instances of the model, as far as memory allows. `tests/mistralrs` proves on the shipped model that
 //! answers are then byte for byte those of one request at a time. What would change our mind: a version
 //! whose kernel indexes its buffers by sequence, and that test with more in flight.
 
@@ -35,6 +35,8 @@ use super::{Admission, Backend, Engine, Progress};
 use crate::digest::{Digest, Recipe};
 use crate::store::{Store, StoreError};
 
+#[cfg(feature = "mistralrs")]
+mod embed;
 #[cfg(feature = "mistralrs")]
 mod gumbel;
 pub mod hub;
@@ -152,7 +154,23 @@ fn decides(name: &str) -> bool {
                 | "tekken.json"
                 | "processor_config.json"
                 | "preprocessor_config.json"
+                | MODULES
         )
+        || is_of_module(name)
+}
+
+/// What makes a folder a model for embeddings, by the layout of sentence-transformers: it lists the modules after the
+/// transformer, whose files lie in folders such as `1_Pooling`.
+const MODULES: &str = "modules.json";
+
+const MODULE_FILES: &[&str] = &["config.json", "model.safetensors"];
+
+fn is_of_module(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(folder, file)| {
+        folder.starts_with(|c: char| c.is_ascii_digit())
+            && folder.contains('_')
+            && MODULE_FILES.contains(&file)
+    })
 }
 
 /// Files beside a GGUF that mistral.rs reads as well.
@@ -198,10 +216,27 @@ impl Weights {
                         files.push((entry.file_name().to_owned(), entry.into_path()));
                     }
                 }
+                if self.embeds() {
+                    for entry in folder.read_dir_utf8().map_err(fail("read", folder))? {
+                        let entry = entry.map_err(fail("read", folder))?;
+                        let of_module = MODULE_FILES.iter().map(|file| {
+                            (format!("{}/{file}", entry.file_name()), entry.path().join(file))
+                        });
+                        let there = |(name, path): &(String, Utf8PathBuf)| {
+                            is_of_module(name) && path.exists()
+                        };
+                        files.extend(of_module.filter(there));
+                    }
+                }
                 files.sort();
             }
         }
         Ok(files)
+    }
+
+    /// Whether the model gives embeddings, and writes no text.
+    pub fn embeds(&self) -> bool {
+        matches!(self, Weights::Folder(folder) if folder.join(MODULES).exists())
     }
 }
 
@@ -305,6 +340,10 @@ impl Backend for MistralRs {
             self.instances_reason
         );
         Admission::fixed(Some(self.instances), reason)
+    }
+
+    fn embeds(&self) -> bool {
+        self.weights.embeds()
     }
 
     fn instances(&self) -> u32 {

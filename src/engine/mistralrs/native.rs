@@ -137,6 +137,18 @@ impl Instance {
         request: &Request,
         given_up: &CancellationToken,
     ) -> Result<Reply, EngineError> {
+        match (self.embeds, request.sampling.response_format == Some(ResponseFormat::Embedding)) {
+            (true, true) => return self.embed(request).await,
+            (false, false) => {}
+            (true, false) => {
+                let message = "it is a model for embeddings, which writes no text";
+                return Err(EngineError::Broken(message.to_owned()));
+            }
+            (false, true) => {
+                let message = "it is a model that writes text, and gives no embeddings here";
+                return Err(EngineError::Broken(message.to_owned()));
+            }
+        }
         let (messages, prompt) = self.prompt(&request.messages).await?;
         let declared = self.declared.map_or(usize::MAX, |tokens| tokens.saturating_sub(prompt));
         let room = room(prompt, self.context).min(declared);

@@ -2,6 +2,8 @@
 
 #![cfg(feature = "mistralrs")]
 
+mod embeddings;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
