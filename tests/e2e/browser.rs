@@ -90,9 +90,8 @@ impl Browser {
     fn post(&self, path: &str, body: &Value) -> Value {
         let request = self.client.post(format!("{}{path}", self.session));
         let request = request.header("content-type", "application/json").body(body.to_string());
-        let answer = self.runtime.block_on(async {
-            request.send().await.unwrap().bytes().await.unwrap()
-        });
+        let answer =
+            self.runtime.block_on(async { request.send().await.unwrap().bytes().await.unwrap() });
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         let value = answer["value"].clone();
         assert!(value["error"].is_null(), "{path}: {}: {}", value["error"], value["message"]);
@@ -158,7 +157,8 @@ impl Browser {
 
     /// Sets the size of the page in CSS pixels, and which colours it should prefer.
     pub fn view(&self, width: u32, height: u32, dark: bool) {
-        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", size);
         let scheme = if dark { "dark" } else { "light" };
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
