@@ -6,7 +6,7 @@ use super::{Show, render, round, ticks};
 use crate::stats::Interval;
 
 /// Left, top, right and bottom of the plot in a chart of 460 × 330.
-const PLOT: (f64, f64, f64, f64) = (58.0, 16.0, 446.0, 282.0);
+const PLOT: (f64, f64, f64, f64) = (58.0, 26.0, 426.0, 282.0);
 /// From this ratio of the greatest to the least on, the horizontal axis is logarithmic.
 const LOG_RATIO: f64 = 30.0;
 
