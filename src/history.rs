@@ -447,6 +447,34 @@ impl Table {
     }
 }
 
+/// The rows of a table one after another, with one of them in memory. Its bytes are held against its name before
+/// the first one is given.
+pub fn each_row<T: DeserializeOwned>(
+    store: &Store,
+    table: Digest,
+) -> Result<impl Iterator<Item = Result<T, HistoryError>> + use<T>, HistoryError> {
+    let gone = || HistoryError::Gone { what: "a table of samples".to_owned() };
+    if !store.is_whole(table) {
+        return Err(gone());
+    }
+    let path = store.blob_path(table);
+    let mut file = BufReader::new(File::open(&path).map_err(crate::store::at("read", &path))?);
+    let mut line = Vec::new();
+    let mut next = move || -> Result<Option<T>, HistoryError> {
+        loop {
+            line.clear();
+            let read =
+                file.read_until(b'\n', &mut line).map_err(crate::store::at("read", &path))?;
+            match line.trim_ascii_end() {
+                _ if read == 0 => return Ok(None),
+                [] => {}
+                row => return Table::row(row).map(Some),
+            }
+        }
+    };
+    Ok(std::iter::from_fn(move || next().transpose()))
+}
+
 /// All rows of a table. `T` may be a part of what a row holds: what it leaves out is skipped.
 pub fn rows<T: DeserializeOwned>(store: &Store, table: Digest) -> Result<Vec<T>, HistoryError> {
     Table::read(store, table)?.lines().map(Table::row).collect()

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Key;
 use crate::sample::Usage;
 
+pub mod agreement;
 mod price;
 mod profile;
 mod run;

@@ -251,6 +251,11 @@ impl<'a> ScoreTable<'a> {
         metrics
     }
 
+    /// The draws of each row.
+    pub(super) fn draws(&self, metric: &Metric) -> impl Iterator<Item = Vec<Draw<'a>>> {
+        self.rows.iter().map(|row| row.draws.iter().map(|sample| metric.draw(sample)).collect())
+    }
+
     /// The mean of a metric. The mean of draws is over all of them; any other reducer makes one value of a row.
     pub fn measure(&self, metric: &Metric, reducer: Reducer) -> Measure {
         let mut rows: Vec<stats::Row> = Vec::new();

@@ -4,6 +4,7 @@
 use super::markdown::{ABSENT, Table, count, count_or_absent, percent};
 use super::{Cell, Report};
 use crate::digest::Recipe;
+use crate::record::agreement::Agreement;
 use crate::record::scores::{
     Comparison, Measure, Metric, NoTag, PairBy, ScoreTable, adjust, compare,
 };
@@ -89,18 +90,19 @@ impl Analysis {
 
 /// Sets the measures of all cells and compares them.
 pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison>, BadAnalysis> {
-    let mut measures: Vec<Vec<Measure>> = Vec::new();
+    let mut measures: Vec<(Vec<Measure>, Option<Agreement>)> = Vec::new();
     let comparisons = {
         let tables = cells.iter().map(|cell| table(cell, analysis));
         let tables = tables.collect::<Result<Vec<_>, _>>()?;
         check(cells, &tables, analysis)?;
         for table in &tables {
             let wanted = analysis.wanted(&table.metrics(), table.epochs());
-            measures.push(wanted.iter().map(|(m, reducer)| table.measure(m, *reducer)).collect());
+            let measured = wanted.iter().map(|(m, reducer)| table.measure(m, *reducer));
+            measures.push((measured.collect(), Agreement::of(table)));
         }
         pairs(cells, &tables, analysis)
     };
-    for (cell, measures) in cells.iter_mut().zip(measures) {
+    for (cell, (measures, agreement)) in cells.iter_mut().zip(measures) {
         // One interval of accuracy, wherever it is shown.
         let estimate = measures.first().and_then(|measure| measure.estimate);
         if let Some(estimate) = estimate {
@@ -108,6 +110,7 @@ pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison
             cell.summary.accuracy_by = Some(estimate.estimator);
         }
         cell.measures = measures;
+        cell.agreement = agreement;
     }
     Ok(comparisons)
 }
@@ -297,8 +300,9 @@ pub(super) fn comparisons(report: &Report) -> Option<Table> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::html::tests::page_of;
+    use super::super::markdown;
     use super::super::markdown::tests::{cell, report, row};
-    use super::super::{html, markdown};
     use super::*;
 
     /// Ten questions, of which the first `right` are answered rightly.
@@ -326,7 +330,7 @@ mod tests {
             "{text}"
         );
         assert!(text.lines().any(|have| have == line), "no `{line}` in\n{text}");
-        let page = html(&report);
+        let page = page_of(&report);
         assert!(page.contains("id=\"comparisons\"") && page.contains("Bonett-Price, paired"));
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Cell, Report, RunInfo, analysis, quality, speed};
+use super::{Cell, Report, RunInfo, analysis, comparison, quality, speed};
 use crate::record::TallySummary;
 use crate::sample::{Outcome, Score};
 
@@ -53,6 +53,11 @@ pub fn markdown(report: &Report) -> String {
         blocks.push("## Comparisons".to_owned());
         blocks.push(numbers(&table));
         blocks.push(analysis::NOTE.to_owned());
+    }
+    for section in comparison::sections(report).iter().filter(|section| section.in_text) {
+        blocks.push(format!("## {}", escape(&section.title)));
+        blocks.push(numbers(&section.table));
+        blocks.push(section.note.clone());
     }
     if let Some(extractors) = quality::extractors(report) {
         blocks.push("## Extractors".to_owned());

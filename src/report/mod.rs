@@ -1,10 +1,11 @@
 //! Finished samples to text: HTML, JSON, Markdown. Knows nothing of files, engines or the clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::record::agreement::Agreement;
 use crate::record::scores::{Comparison, Measure};
 use crate::record::{Observed, Price, Profile, RequestObserved, ServedFrom, Tally, TallySummary};
 use crate::sample::{Sample, Usage};
@@ -12,10 +13,13 @@ use crate::stats::{Bar, Summary, histogram};
 
 mod agent;
 mod analysis;
+pub mod charts;
+mod comparison;
 pub mod diff;
 pub mod gates;
 mod html;
 mod markdown;
+mod matrix;
 mod quality;
 mod speed;
 
@@ -104,6 +108,9 @@ pub struct Cell {
     /// Means with their intervals, by metric and reducer.
     #[serde(default)]
     pub measures: Vec<Measure>,
+    /// How often the answer that most draws of a row gave is right, by how many gave it; of one draw there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agreement: Option<Agreement>,
     /// The same by the values of each tag: tag, value, summary.
     pub by_tag: Vec<TagSummary>,
     /// Where the time went.
@@ -128,6 +135,9 @@ pub struct Cell {
     pub tokens_per_s: Option<f64>,
     /// Samples a second of wall time, over live samples; null without any.
     pub samples_per_s: Option<f64>,
+    /// Names of all tags of its samples.
+    #[serde(skip)]
+    pub tags: BTreeSet<String>,
     /// Every sample.
     pub samples: Vec<Row>,
 }
@@ -144,29 +154,27 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Of no requests.
+    fn none(price: Price) -> Cost {
+        Cost { price, spent: Some(0.0), saved: Some(0.0) }
+    }
+
     /// Adds up the requests of some rows.
-    pub fn of<'a>(price: Price, rows: impl Iterator<Item = &'a Row> + Clone) -> Cost {
-        Cost::of_requests(price, || rows.clone().flat_map(|row| &row.observed.requests))
+    pub fn of<'a>(price: Price, rows: impl Iterator<Item = &'a Row>) -> Cost {
+        let mut cost = Cost::none(price);
+        rows.flat_map(|row| &row.observed.requests).for_each(|request| cost.add(request));
+        cost
     }
 
-    /// Of the requests of one scorer.
-    fn of_scorer(price: Price, samples: &[Row], scorer: &str) -> Cost {
-        Cost::of_requests(price, || {
-            let made = samples.iter().flat_map(|row| &row.observed.scoring);
-            made.filter(|made| made.scorer == scorer).map(|made| &made.request)
-        })
+    fn add(&mut self, request: &RequestObserved) {
+        let live = request.served_from == ServedFrom::Live;
+        let sum = if live { &mut self.spent } else { &mut self.saved };
+        *sum = sum.zip(self.price.of(&request.usage)).map(|(sum, more)| sum + more);
     }
 
-    fn of_requests<'a, I: Iterator<Item = &'a RequestObserved>>(
-        price: Price,
-        requests: impl Fn() -> I,
-    ) -> Cost {
-        let sum = |live: bool| {
-            let some = requests().filter(|r| (r.served_from == ServedFrom::Live) == live);
-            // Adding zero to nothing at all makes it a zero without a sign.
-            some.map(|request| price.of(&request.usage)).sum::<Option<f64>>().map(|sum| sum + 0.0)
-        };
-        Cost { price, spent: sum(true), saved: sum(false) }
+    /// Dollars for all requests, as if none had been remembered.
+    pub fn in_all(&self) -> Option<f64> {
+        Some(self.spent? + self.saved?)
     }
 }
 
@@ -198,6 +206,26 @@ impl Row {
     pub fn new(sample: Sample, observed: Observed) -> Self {
         let agent_trace = AgentTrace::of(&sample);
         Row { sample, observed, agent_trace }
+    }
+
+    /// What statistics are made of: without what was said, without the requests that are added up already, and of
+    /// tags with the one by which rows depend on each other alone (a table of one entry takes as much memory as one
+    /// of eleven).
+    pub fn bare(mut self, cluster: Option<&str>) -> Row {
+        let tag = cluster.map(|tag| self.sample.tags.remove_entry(tag));
+        // Who lacks it says which it has.
+        if tag != Some(None) {
+            self.sample.tags = tag.flatten().into_iter().collect();
+        }
+        self.sample.steps = Vec::new();
+        self.sample.readings = Vec::new();
+        self.sample.detail = None;
+        for score in &mut self.sample.scores {
+            (score.matched, score.detail, score.requests) = (None, None, Vec::new());
+        }
+        self.observed.requests = Vec::new();
+        self.agent_trace = None;
+        self
     }
 }
 
@@ -234,39 +262,88 @@ const TAG_VALUES_MAX: usize = 20;
 impl Cell {
     /// Adds up the rows of a workflow.
     pub fn new(name: &str, key: String, result: String, info: CellInfo, samples: Vec<Row>) -> Self {
-        let mut tally = Tally::default();
-        let mut groups: BTreeMap<(String, String), Tally> = BTreeMap::new();
-        let mut usage = Usage::ZERO;
-        let (mut live, mut cached) = (Vec::new(), Vec::new());
-        let (mut live_tokens, mut live_ms) = (Some(0_u64), 0.0);
-        for Row { sample, observed, .. } in &samples {
-            tally.add(sample);
-            for (tag, value) in &sample.tags {
-                groups.entry((tag.clone(), value.clone())).or_default().add(sample);
-            }
-            usage = usage.plus(observed.usage());
-            if observed.is_live() {
-                live.push(observed.latency_ms());
-                for request in &observed.requests {
-                    live_ms += request.live_ms.unwrap_or(0.0);
-                    live_tokens = live_tokens.zip(request.usage.output_tokens).map(|(a, b)| a + b);
-                }
-            } else {
-                cached.push(observed.latency_ms());
+        let mut builder = CellBuilder::new(info);
+        samples.iter().for_each(|row| builder.add(row));
+        builder.finish(name, key, result, samples)
+    }
+}
+
+/// Adds up the rows of a workflow without keeping them.
+pub struct CellBuilder {
+    info: CellInfo,
+    tally: Tally,
+    groups: BTreeMap<(String, String), Tally>,
+    usage: Usage,
+    live: Vec<f64>,
+    cached: Vec<f64>,
+    live_tokens: Option<u64>,
+    live_ms: f64,
+    cost: Option<Cost>,
+    scorer_costs: BTreeMap<String, Cost>,
+    /// Names of tags.
+    tags: BTreeSet<String>,
+}
+
+impl CellBuilder {
+    /// Of a workflow.
+    pub fn new(info: CellInfo) -> Self {
+        let scorers = info.scorer_prices.iter();
+        CellBuilder {
+            tally: Tally::default(),
+            groups: BTreeMap::new(),
+            usage: Usage::ZERO,
+            live: Vec::new(),
+            cached: Vec::new(),
+            live_tokens: Some(0),
+            live_ms: 0.0,
+            cost: info.price.map(Cost::none),
+            scorer_costs: scorers.map(|(name, price)| (name.clone(), Cost::none(*price))).collect(),
+            tags: BTreeSet::new(),
+            info,
+        }
+    }
+
+    /// Adds a row.
+    pub fn add(&mut self, Row { sample, observed, .. }: &Row) {
+        self.tally.add(sample);
+        for (tag, value) in &sample.tags {
+            self.groups.entry((tag.clone(), value.clone())).or_default().add(sample);
+            if !self.tags.contains(tag) {
+                self.tags.insert(tag.clone());
             }
         }
+        self.usage = self.usage.plus(observed.usage());
+        if observed.is_live() {
+            self.live.push(observed.latency_ms());
+            for request in &observed.requests {
+                self.live_ms += request.live_ms.unwrap_or(0.0);
+                let tokens = request.usage.output_tokens;
+                self.live_tokens = self.live_tokens.zip(tokens).map(|(a, b)| a + b);
+            }
+        } else {
+            self.cached.push(observed.latency_ms());
+        }
+        if let Some(cost) = &mut self.cost {
+            observed.requests.iter().for_each(|request| cost.add(request));
+        }
+        for made in &observed.scoring {
+            if let Some(cost) = self.scorer_costs.get_mut(&made.scorer) {
+                cost.add(&made.request);
+            }
+        }
+    }
+
+    /// The workflow. `samples` are its rows, or what will still be looked at of them.
+    pub fn finish(self, name: &str, key: String, result: String, samples: Vec<Row>) -> Cell {
+        let CellBuilder { info, tally, groups, live, cached, live_tokens, live_ms, .. } = self;
         let mut values: BTreeMap<String, usize> = BTreeMap::new();
         for (tag, _) in groups.keys() {
             *values.entry(tag.clone()).or_default() += 1;
         }
         let wall_ms = info.profile.total_wall_time_ms;
         let summary = tally.summary();
-        let scorer_cost = |(scorer, price): (String, Price)| {
-            let cost = Cost::of_scorer(price, &samples, &scorer);
-            (scorer, cost)
-        };
         Cell {
-            scorer_costs: info.scorer_prices.into_iter().map(scorer_cost).collect(),
+            scorer_costs: self.scorer_costs,
             warnings: summary.warnings(),
             name: name.to_owned(),
             key,
@@ -280,6 +357,7 @@ impl Cell {
             admission: info.admission,
             summary,
             measures: Vec::new(),
+            agreement: None,
             by_tag: groups
                 .into_iter()
                 .filter(|((tag, _), _)| (2..=TAG_VALUES_MAX).contains(&values[tag]))
@@ -296,16 +374,93 @@ impl Cell {
                 .map(|ms| live.len() as f64 / (ms / 1000.0)),
             latency_live: Summary::of(live),
             latency_cached: Summary::of(cached),
-            usage,
-            cost: info.price.map(|price| Cost::of(price, samples.iter())),
+            usage: self.usage,
+            cost: self.cost,
+            tags: self.tags,
             samples,
         }
     }
 }
 
-/// `report.json`: the whole report, indented.
-pub fn json(report: &Report) -> String {
-    let mut text = serde_json::to_string_pretty(report).expect("BUG: a report is plain data");
-    text.push('\n');
-    text
+/// `report.json`: the whole report, indented, written piece by piece. `rows` are the samples of all workflows, each
+/// with the place of its workflow, in order; those of the report itself are not looked at, and stay as they are.
+///
+/// # Errors
+/// Those of `rows` and of `write`.
+pub fn json<E>(
+    report: &mut Report,
+    rows: impl IntoIterator<Item = Result<(usize, Row), E>>,
+    mut write: impl FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    /// The field of a workflow at its depth. Within a string no line begins, so that it stands nowhere else.
+    const SAMPLES: &str = "\n      \"samples\": []";
+    let held: Vec<Vec<Row>> =
+        report.cells.iter_mut().map(|cell| std::mem::take(&mut cell.samples)).collect();
+    let text = serde_json::to_string_pretty(report).expect("BUG: a report is plain data");
+    report.cells.iter_mut().zip(held).for_each(|(cell, samples)| cell.samples = samples);
+    let mut parts = text.split(SAMPLES);
+    write(parts.next().unwrap_or_default())?;
+    let mut rows = rows.into_iter().peekable();
+    for (place, part) in parts.enumerate() {
+        write("\n      \"samples\": [")?;
+        let mut before = false;
+        let is_here =
+            |row: &Result<(usize, Row), E>| row.as_ref().is_ok_and(|(cell, _)| *cell == place);
+        while let Some(row) = rows.next_if(|row| row.is_err() || is_here(row)) {
+            let row = serde_json::to_string_pretty(&row?.1).expect("BUG: a row is plain data");
+            write(if before { ",\n        " } else { "\n        " })?;
+            write(&row.replace('\n', "\n        "))?;
+            before = true;
+        }
+        write(if before { "\n      ]" } else { "]" })?;
+        write(part)?;
+    }
+    write("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::markdown::tests::{cell, report, row};
+    use super::*;
+
+    #[test]
+    fn json_in_pieces_is_json_in_one() {
+        let rows =
+            vec![row("a", Some("42"), Some(true)), row("b\n      \"samples\": []", None, None)];
+        let mut report = report(vec![
+            cell("one", rows),
+            cell("none", vec![]),
+            cell("two", vec![row("c", Some("7"), None)]),
+        ]);
+        let whole = serde_json::to_string_pretty(&report).unwrap() + "\n";
+        let rows: Vec<(usize, Row)> = report
+            .cells
+            .iter()
+            .enumerate()
+            .flat_map(|(i, cell)| cell.samples.iter().map(move |row| (i, row.clone())))
+            .collect();
+        let before = report.clone();
+        let mut text = String::new();
+        let write = |part: &str| {
+            text.push_str(part);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        json(&mut report, rows.into_iter().map(Ok), write).unwrap();
+        assert_eq!(text, whole);
+        assert_eq!(report, before);
+    }
+
+    #[test]
+    fn numbers_need_nothing_that_was_said() {
+        let rows = vec![row("a", Some("42"), Some(true)), row("b", None, None)];
+        let whole = cell("one", rows.clone());
+        let bare = cell("one", rows.into_iter().map(|row| row.bare(None)).collect());
+        assert_eq!(whole.summary, bare.summary);
+        assert!(bare.samples.iter().all(|row| row.sample.steps.is_empty()));
+        let (mut whole, mut bare) = ([cell("one", whole.samples)], [cell("one", bare.samples)]);
+        let of = |cells: &mut [Cell]| {
+            analyse(cells, &Analysis::default()).map(|_| cells[0].measures.clone())
+        };
+        assert_eq!(of(&mut whole), of(&mut bare));
+    }
 }

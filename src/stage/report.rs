@@ -1,29 +1,36 @@
 //! `report`: samples become files to read. Knows nothing of how samples came to be.
 
 use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
 
 use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::workflow::read_lines;
 use super::{
     Artifact, ArtifactKind, Context, Done, Files, Inputs, Need, Samples, Setting, Stage,
     StageError, View,
 };
 use crate::digest::{Digest, Recipe};
+use crate::history::{self, HistoryError};
 use crate::manifest::{Diagnostic, Fields, Spanned};
+use crate::record::Observed;
 use crate::record::scores::PairBy;
 use crate::report::{
-    self, Analysis, Cell, CellInfo, REPORT_VERSION, Report, Row, RunInfo, analyse,
+    self, Analysis, Cell, CellBuilder, CellInfo, REPORT_VERSION, Report, Row, RunInfo, analyse,
 };
+use crate::sample::Sample;
 use crate::stats::{BadReducer, REDUCERS, Reducer};
 use crate::store::{Outcome, Port, Record, Store};
 
 /// Version of the report's look: raised when the same samples would give other files.
-const REV: u32 = 3;
+const REV: u32 = 4;
 /// Formats by name.
 const FORMATS: &[&str] = &["html", "json", "markdown"];
+/// Bytes written at once.
+const WRITE_BYTES: usize = 256 * 1024;
+/// Those that read samples as they write them, so that the report need not hold what was said.
+const STREAMED: &[&str] = &["html", "json", "markdown"];
 
 struct ReportStage {
     name: String,
@@ -110,9 +117,42 @@ impl ReportStage {
         })
     }
 
+    /// Writes a file of the report into the store while the samples are read out of it.
+    fn streamed(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        make: impl FnOnce(
+            &mut dyn Iterator<Item = Result<(usize, Row), StageError>>,
+            &mut dyn FnMut(&str) -> Result<(), StageError>,
+        ) -> Result<(), StageError>,
+    ) -> Result<Digest, StageError> {
+        let store = &context.store;
+        let mut blob = BufWriter::with_capacity(WRITE_BYTES, store.blob_writer()?);
+        // A table is opened when the one before it is read.
+        let tables = self.samples(inputs).enumerate().flat_map(|(cell, samples)| {
+            let (rows, error) = match rows_of(samples, store) {
+                Ok(rows) => (Some(rows), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            let rows = rows.into_iter().flatten().map(move |row| Ok((cell, row?)));
+            error.into_iter().chain(rows)
+        });
+        let failed = |error: std::io::Error| {
+            StageError::Failed(format!("the report cannot be written: {error}"))
+        };
+        make(&mut { tables }, &mut |text| blob.write_all(text.as_bytes()).map_err(failed))?;
+        let blob = blob.into_inner().map_err(|error| failed(error.into_error()))?;
+        Ok(blob.finish()?)
+    }
+
     fn report(&self, inputs: &Inputs, context: &Context) -> Result<Report, StageError> {
         let run = &context.run;
-        let cells = self.samples(inputs).map(|samples| read_cell(samples, &context.store));
+        let bare = self.formats.iter().all(|format| STREAMED.contains(&format.as_str()));
+        let cells = self.samples(inputs).map(|samples| match bare {
+            true => read_bare_cell(samples, &context.store, self.analysis.cluster.as_deref()),
+            false => read_cell(samples, &context.store),
+        });
         let mut cells = cells.collect::<Result<Vec<_>, _>>()?;
         let comparisons = analyse(&mut cells, &self.analysis)
             .map_err(|error| StageError::User(format!("`{}`: {error}", self.name)))?;
@@ -141,20 +181,55 @@ impl ReportStage {
 
 /// The samples of a workflow with all that was observed of them.
 pub(crate) fn read_cell(samples: &Samples, store: &Store) -> Result<Cell, StageError> {
+    read_cell_with(samples, store, |row| row)
+}
+
+/// The same without what was said: numbers are all that is made of it. Rows are read one at a time.
+fn read_bare_cell(
+    samples: &Samples,
+    store: &Store,
+    cluster: Option<&str>,
+) -> Result<Cell, StageError> {
+    read_cell_with(samples, store, |row| row.bare(cluster))
+}
+
+fn read_cell_with(
+    samples: &Samples,
+    store: &Store,
+    keep: impl Fn(Row) -> Row,
+) -> Result<Cell, StageError> {
     let gone =
         || StageError::Failed(format!("the profile of `{}` is gone from the store", samples.stage));
     let info = store.blob(samples.info).ok_or_else(gone)?;
     let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
-    let rows = read_lines(store, samples.table)?.into_iter();
-    let rows = rows.zip(read_lines(store, samples.observed)?);
-    let rows = rows.map(|(sample, observed)| Row::new(sample, observed)).collect();
+    let mut builder = CellBuilder::new(info);
+    let mut rows = Vec::new();
+    for row in rows_of(samples, store)? {
+        let row = row?;
+        builder.add(&row);
+        rows.push(keep(row));
+    }
     let (key, table) = (samples.key.to_string(), samples.table.to_string());
-    let mut cell = Cell::new(&samples.stage, key, table, info, rows);
+    let mut cell = builder.finish(&samples.stage, key, table, rows);
     // Where somebody looked along the way, the interval is another one, and the workflow has it.
     if samples.summary.stopping.is_some() {
         cell.summary = samples.summary.clone();
     }
     Ok(cell)
+}
+
+/// The rows of a workflow, one at a time.
+fn rows_of(
+    samples: &Samples,
+    store: &Store,
+) -> Result<impl Iterator<Item = Result<Row, StageError>> + use<>, StageError> {
+    let failed = |error: HistoryError| StageError::Failed(error.to_string());
+    let rows = history::each_row::<Sample>(store, samples.table).map_err(failed)?;
+    let observed = history::each_row::<Observed>(store, samples.observed).map_err(failed)?;
+    let row = move |(sample, observed): (Result<_, _>, Result<_, _>)| {
+        Ok(Row::new(sample.map_err(failed)?, observed.map_err(failed)?))
+    };
+    Ok(rows.zip(observed).map(row))
 }
 
 impl Stage for ReportStage {
@@ -215,16 +290,19 @@ impl Stage for ReportStage {
         _: &'a (dyn Fn(Artifact) + Send + Sync),
     ) -> BoxFuture<'a, Result<Done, StageError>> {
         async move {
-            let report = self.report(inputs, context)?;
+            let mut report = self.report(inputs, context)?;
             let mut files = Files::default();
             let mut ports = BTreeMap::new();
             for format in &self.formats {
-                let text = match format.as_str() {
-                    "html" => report::html(&report),
-                    "json" => report::json(&report),
-                    _ => report::markdown(&report),
+                let digest = match format.as_str() {
+                    "html" => self.streamed(inputs, context, |rows, write| {
+                        report::html(&report, rows, write)
+                    })?,
+                    "json" => self.streamed(inputs, context, |rows, write| {
+                        report::json(&mut report, rows, write)
+                    })?,
+                    _ => context.store.put_blob(report::markdown(&report).as_bytes())?,
                 };
-                let digest = context.store.put_blob(text.as_bytes())?;
                 ports.insert(format.clone(), Port::Blob(digest));
                 files.files.insert(file_name(format), digest);
             }

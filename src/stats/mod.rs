@@ -13,7 +13,7 @@ mod summary;
 
 pub use interval::{CONFIDENCE, Clusters, Estimate, Estimator, Interval, Row, estimate, wilson};
 pub use paired::{Difference, Pair, Test, difference, holm};
-pub use repeat::{BadReducer, Draw, REDUCERS, Reduced, Reducer};
+pub use repeat::{BadReducer, Draw, REDUCERS, Reduced, Reducer, Vote, vote};
 pub use rng::Rng;
 pub use sequence::{Betting, Wager, beta_binomial};
 pub use summary::{Collector, Summary};

@@ -144,10 +144,23 @@ fn pass_all(n: u64, c: u64, k: u64) -> f64 {
     (0..k).map(|i| (c - i) as f64 / (n - i) as f64).product()
 }
 
+/// What most draws of a row say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vote {
+    /// The value of that answer.
+    pub value: f64,
+    /// Draws that gave it.
+    pub votes: u64,
+    /// Draws that gave any answer with a value.
+    pub of: u64,
+    /// Whether another answer had as many votes.
+    pub tie: bool,
+}
+
 /// Each draw with a value has one vote for its answer. Of answers with as many votes the one that came first
-/// is taken; its value is that of its first draw.
-fn majority(draws: &[Draw<'_>]) -> Reduced {
-    let mut votes: Vec<(&str, f64, u32)> = Vec::new();
+/// is taken; its value is that of its first draw. `None` where no draw has a vote.
+pub fn vote(draws: &[Draw<'_>]) -> Option<Vote> {
+    let mut votes: Vec<(&str, f64, u64)> = Vec::new();
     for draw in draws {
         let (Some(value), Some(reading)) = (draw.value, draw.reading) else { continue };
         match votes.iter_mut().find(|(known, ..)| *known == reading) {
@@ -155,9 +168,16 @@ fn majority(draws: &[Draw<'_>]) -> Reduced {
             None => votes.push((reading, value, 1)),
         }
     }
-    let most = votes.iter().map(|(.., count)| *count).max();
-    let mut winners = votes.iter().filter(|(.., count)| Some(*count) == most);
-    Reduced { value: winners.next().map(|(_, value, _)| *value), tie: winners.next().is_some() }
+    let most = votes.iter().map(|(.., count)| *count).max()?;
+    let mut winners = votes.iter().filter(|(.., count)| *count == most);
+    let value = winners.next().map(|(_, value, _)| *value)?;
+    let of = votes.iter().map(|(.., count)| count).sum();
+    Some(Vote { value, votes: most, of, tie: winners.next().is_some() })
+}
+
+fn majority(draws: &[Draw<'_>]) -> Reduced {
+    let vote = vote(draws);
+    Reduced { value: vote.map(|vote| vote.value), tie: vote.is_some_and(|vote| vote.tie) }
 }
 
 #[cfg(test)]

@@ -1,26 +1,34 @@
 //! A report as one HTML file that needs no network. Knows nothing of files or of how samples are made.
 //!
-//! Tables and charts are rendered here, so they are there in print and without JavaScript. Samples travel
-//! as JSON; `report.js` builds only those that are looked at, so ten thousand of them open at once.
+//! Tables and charts are rendered here, so they are there in print and without JavaScript. Samples follow in
+//! compressed blocks (`samples.rs`); `report.js` unpacks those that are looked at, so that a hundred thousand of
+//! them open at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
-use serde::Serialize;
+use serde_json::json;
 
 use super::markdown::{
     Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
     metric, moment, outcomes, params, percent, rate, revision, scorers, settings, skipped,
 };
-use super::{Cell, Report, Row, analysis, quality, speed};
-use crate::digest::{Digest, Key};
-use crate::record::RequestObserved;
-use crate::sample::{Reading, Role, Sample, Score, Trace};
+use super::{Cell, Report, Row, analysis, charts, comparison, quality, speed};
+use crate::digest::Digest;
+use crate::sample::{Role, Sample};
 use crate::stats::Summary;
 
+mod samples;
+
+use samples::{Packer, inert};
+
 const PAGE: &str = include_str!("report.html");
-const STYLE: &str = include_str!("report.css");
+const STYLE: &str = concat!(include_str!("report.css"), include_str!("../charts/charts.css"));
 const SCRIPT: &str = include_str!("report.js");
+/// Where the blocks of samples go. No text of a report can be this: there `<` is escaped.
+const BLOCKS: &str = "<!--blocks-->";
 
 /// Width of every chart, in its own units.
 const WIDTH: f64 = 640.0;
@@ -33,38 +41,69 @@ const NAME_MAX: usize = 48;
 /// Top and bottom of the bars of a histogram.
 const BARS: (f64, f64) = (36.0, 146.0);
 
-/// The report as one HTML document.
-pub fn html(report: &Report) -> String {
+/// Writes the report as one HTML document, piece by piece. `rows` are the samples of all workflows, each with the
+/// place of its workflow in the report, in order: they are read one at a time, and may come from anywhere.
+///
+/// # Errors
+/// Those of `rows` and of `write`.
+pub fn html<E>(
+    report: &Report,
+    rows: impl IntoIterator<Item = Result<(usize, Row), E>>,
+    mut write: impl FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    let page = page_around(report);
+    let (before, after) = page.split_once(BLOCKS).expect("BUG: the page has a place for blocks");
+    write(before)?;
+    let mut packer = Packer::new(tags(report).into_iter().map(str::to_owned).collect());
+    for row in rows {
+        let (cell, row) = row?;
+        if let Some(block) = packer.add(cell, &row) {
+            write(&block)?;
+        }
+    }
+    if let Some(block) = packer.finish() {
+        write(&block)?;
+    }
+    write(after)
+}
+
+/// The page without its samples.
+fn page_around(report: &Report) -> String {
     let mut env = Environment::new();
     env.set_auto_escape_callback(|_| AutoEscape::Html);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
-    let samples = serde_json::to_string(&Samples::of(report)).expect("BUG: a report is plain data");
+    let names: Vec<&str> = report.cells.iter().map(|cell| cell.name.as_str()).collect();
+    let rows: usize = report.cells.iter().map(|cell| cell.samples.len()).sum();
+    let short = comparison::short_names(report);
+    let data = json!({ "cells": names, "short": short, "tags": tags(report), "rows": rows });
+    let data = data.to_string();
     let context = context! {
         page => page(report),
+        // Base64 and quotes: nothing in it needs to be escaped.
+        policy => Value::from_safe_string(policy()),
         style => Value::from_safe_string(STYLE.to_owned()),
         script => Value::from_safe_string(SCRIPT.to_owned()),
-        samples => Value::from_safe_string(inert(&samples)),
+        data => Value::from_safe_string(inert(&data)),
+        blocks => Value::from_safe_string(BLOCKS.to_owned()),
     };
     env.render_str(PAGE, context).expect("BUG: the page of a report renders for every report")
 }
 
-/// JSON in which no text can end the `<script>` around it, whatever a model said. The characters
-/// occur in strings only, where their escapes mean the same.
-fn inert(json: &str) -> String {
-    let mut out = String::with_capacity(json.len() + json.len() / 16);
-    for c in json.chars() {
-        match c {
-            '<' => out.push_str("\\u003c"),
-            '>' => out.push_str("\\u003e"),
-            '&' => out.push_str("\\u0026"),
-            '\u{2028}' => out.push_str("\\u2028"),
-            '\u{2029}' => out.push_str("\\u2029"),
-            c => out.push(c),
-        }
-    }
-    out
+/// What the page may do: run its own script and no other, and load nothing at all.
+fn policy() -> String {
+    let hash = |text: &str| BASE64_STANDARD.encode(Digest::of(text.as_bytes()).bytes());
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    )
+}
+
+/// All tags of all samples, sorted.
+fn tags(report: &Report) -> BTreeSet<&str> {
+    report.cells.iter().flat_map(|cell| &cell.tags).map(String::as_str).collect()
 }
 
 /// What `report.html` reads of the report as a whole.
@@ -95,6 +134,7 @@ fn page(report: &Report) -> Value {
         speed_note => speed::NOTE,
         costs => speed::costs(report),
         groups => groups(report),
+        comparison => comparison::page(report),
         outcomes => outcome_chart(report),
         skipped => skipped(report),
         cells => report.cells.iter().map(one_cell).collect::<Vec<_>>(),
@@ -138,23 +178,12 @@ fn chart_row(i: usize, cell: &Cell) -> Value {
     });
     context! {
         y => i * ROW_HEIGHT,
-        name => shortened(&cell.name),
+        name => charts::shortened(&cell.name, NAME_MAX),
         full_name => cell.name,
         value => percent(value),
         answered => count(answered(&cell.summary)),
         bar,
     }
-}
-
-/// A name that fits. What tells two cells of a matrix apart is often at its end, so the middle goes.
-fn shortened(name: &str) -> String {
-    let chars: Vec<char> = name.chars().collect();
-    if chars.len() <= NAME_MAX {
-        return name.to_owned();
-    }
-    let half = NAME_MAX / 2;
-    let (head, tail) = (&chars[..half], &chars[chars.len() - half + 1..]);
-    head.iter().chain(&['…']).chain(tail).collect()
 }
 
 fn metrics(report: &Report) -> Table {
@@ -326,128 +355,6 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// What `report.js` reads. Texts are stored once and named by position: a system prompt stands in
-/// every sample, and a question in every workflow.
-#[derive(Serialize)]
-struct Samples<'a> {
-    cells: Vec<&'a str>,
-    tags: Vec<&'a str>,
-    rows: Vec<SampleView<'a>>,
-    texts: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct SampleView<'a> {
-    cell: usize,
-    flow: usize,
-    question: Option<usize>,
-    answer: Option<usize>,
-    targets: Vec<usize>,
-    /// What the first scorer says.
-    right: Option<bool>,
-    outcome: &'static str,
-    detail: Option<&'a str>,
-    epoch: u32,
-    scores: &'a [Score],
-    readings: &'a [Reading],
-    steps: Vec<StepView<'a>>,
-    tags: Vec<Option<usize>>,
-    key: Key,
-    flow_digest: Digest,
-    served_from: &'static str,
-    latency_ms: f64,
-    wall_ms: f64,
-    metrics_ms: Option<f64>,
-    requests: &'a [RequestObserved],
-}
-
-#[derive(Serialize)]
-struct StepView<'a> {
-    id: &'a str,
-    transcript: Vec<(Role, usize)>,
-    answer: Option<&'a str>,
-    trace: Option<&'a Trace>,
-}
-
-#[derive(Default)]
-struct Texts<'a> {
-    list: Vec<&'a str>,
-    positions: HashMap<&'a str, usize>,
-}
-
-impl<'a> Texts<'a> {
-    fn position(&mut self, text: &'a str) -> usize {
-        *self.positions.entry(text).or_insert_with(|| {
-            self.list.push(text);
-            self.list.len() - 1
-        })
-    }
-}
-
-impl<'a> Samples<'a> {
-    fn of(report: &'a Report) -> Self {
-        let all = || report.cells.iter().enumerate();
-        let tags: BTreeSet<&str> = all()
-            .flat_map(|(_, cell)| &cell.samples)
-            .flat_map(|row| row.sample.tags.keys())
-            .map(String::as_str)
-            .collect();
-        let tags: Vec<&str> = tags.into_iter().collect();
-        let mut texts = Texts::default();
-        let mut rows = Vec::new();
-        for (cell, Cell { samples, .. }) in all() {
-            rows.extend(samples.iter().map(|row| SampleView::of(cell, row, &tags, &mut texts)));
-        }
-        Samples {
-            cells: report.cells.iter().map(|cell| cell.name.as_str()).collect(),
-            tags,
-            rows,
-            texts: texts.list,
-        }
-    }
-}
-
-impl<'a> SampleView<'a> {
-    fn of(cell: usize, row: &'a Row, tags: &[&str], texts: &mut Texts<'a>) -> Self {
-        let Row { sample, observed, .. } = row;
-        let mut steps = Vec::new();
-        for step in &sample.steps {
-            let transcript = step.transcript.iter();
-            steps.push(StepView {
-                id: &step.id,
-                transcript: transcript.map(|m| (m.role, texts.position(&m.content))).collect(),
-                answer: step.answer.as_deref(),
-                trace: step.trace.as_ref(),
-            });
-        }
-        SampleView {
-            cell,
-            flow: texts.position(&sample.flow),
-            question: question(sample).map(|text| texts.position(text)),
-            answer: sample.answer.as_deref().map(|text| texts.position(text)),
-            targets: sample.targets.iter().map(|text| texts.position(text)).collect(),
-            right: sample.scores.first().and_then(Score::is_right),
-            outcome: sample.outcome.name(),
-            detail: sample.detail.as_deref(),
-            epoch: sample.epoch,
-            scores: &sample.scores,
-            readings: &sample.readings,
-            steps,
-            tags: tags
-                .iter()
-                .map(|tag| sample.tags.get(*tag).map(|text| texts.position(text)))
-                .collect(),
-            key: sample.key,
-            flow_digest: sample.flow_digest,
-            served_from: observed.served_from.name(),
-            latency_ms: observed.latency_ms(),
-            wall_ms: observed.wall_ms,
-            metrics_ms: observed.metrics_ms,
-            requests: &observed.requests,
-        }
-    }
-}
-
 /// The question of the first step: the last turn of the user before the first reply of the model.
 /// Worked examples come before it, observations of tools after it.
 pub fn question(sample: &Sample) -> Option<&str> {
@@ -468,32 +375,41 @@ pub fn question(sample: &Sample) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::report) mod tests {
     use super::super::markdown::ABSENT;
     use super::super::markdown::tests::{cell, report, row};
     use super::*;
-    use crate::sample::{Message, Termination, TraceStep};
+    use crate::sample::{Message, Termination, Trace, TraceStep};
 
     const EVIL: &str = "</script><script>alert(1)</script>\u{2028}<!--<img onerror=alert(1)>&amp;";
 
-    fn data(html: &str) -> serde_json::Value {
-        let (_, rest) = html.split_once(r#"id="data">"#).unwrap();
-        let (json, _) = rest.split_once("</script>").unwrap();
-        serde_json::from_str(json).unwrap()
+    /// The page of a report that holds all of its rows.
+    pub(in crate::report) fn page_of(report: &Report) -> String {
+        let cells = report.cells.iter().enumerate();
+        let rows = cells.flat_map(|(i, cell)| cell.samples.iter().map(move |row| (i, row.clone())));
+        let mut page = String::new();
+        let write = |text: &str| {
+            page.push_str(text);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        html(report, rows.map(Ok), write).unwrap();
+        page
     }
 
     #[test]
     fn what_a_model_says_stays_text() {
-        let html = html(&report(vec![cell("ask", vec![row(EVIL, Some(EVIL), Some(false))])]));
+        let html = page_of(&report(vec![cell("ask", vec![row(EVIL, Some(EVIL), Some(false))])]));
         assert!(!html.contains("<script>alert") && !html.contains("<img"), "{html}");
         assert!(!html.contains('\u{2028}'));
-        assert_eq!(html.matches("<script").count(), 2);
-        assert_eq!(html.matches("</script").count(), 2);
-        let data = data(&html);
-        let at = data["rows"][0]["answer"].as_u64().unwrap() as usize;
-        assert_eq!(data["texts"][at], EVIL);
-        assert_eq!(data["rows"][0]["right"], false);
-        assert_eq!(data["rows"][0]["requests"][0]["phases_ms"]["api_call"], 1400.0);
+        // Its own, the data, and a block with its index.
+        assert_eq!(html.matches("<script").count(), 4);
+        assert_eq!(html.matches("</script").count(), 4);
+        let blocks = samples::unpacked(&html);
+        let (index, rows) = &blocks[0];
+        assert_eq!(rows[0]["answer"], EVIL);
+        assert_eq!(index["verdict"]["values"][0], "wrong");
+        assert_eq!(index["tags"][0]["values"][0], EVIL);
+        assert_eq!(rows[0]["requests"][0]["phases_ms"]["api_call"], 1400.0);
     }
 
     #[test]
@@ -501,7 +417,7 @@ mod tests {
         let mut report = report(vec![cell("<b>\"x\"", vec![]), cell(EVIL, vec![])]);
         report.title = EVIL.to_owned();
         report.cells[0].admission = EVIL.to_owned();
-        let html = html(&report);
+        let html = page_of(&report);
         assert!(html.contains("&lt;b&gt;&quot;x&quot;"), "{html}");
         assert!(!html.contains("<b>") && !html.contains("<img"), "{html}");
         assert_eq!(html.matches("</script").count(), 2);
@@ -514,12 +430,12 @@ mod tests {
         assert_eq!(metrics.rows[0][3..5], [ABSENT, "0.0 %"]);
         assert_eq!(metrics.rows[1][3..5], [ABSENT, ABSENT]);
         assert_eq!(latency(&report.cells[1]).rows[0][1..], [ABSENT; 5]);
-        assert!(html(&report).contains("no scored samples"));
+        assert!(page_of(&report).contains("no scored samples"));
     }
 
     #[test]
     fn the_page_needs_no_network() {
-        let html = html(&report(vec![cell("ask", vec![row("a", Some("42"), Some(true))])]));
+        let html = page_of(&report(vec![cell("ask", vec![row("a", Some("42"), Some(true))])]));
         assert!(!html.contains("http://") && !html.contains("https://"));
         assert!(html.contains("default-src 'none'"));
         assert!(html.contains("⚡ Optimization Profile"));
@@ -531,12 +447,12 @@ mod tests {
     }
 
     #[test]
-    fn equal_texts_are_stored_once() {
-        let rows = vec![row("a", Some("42"), Some(true)), row("b", Some("42"), Some(true))];
-        let report = report(vec![cell("one", rows.clone()), cell("two", rows)]);
-        let texts = Samples::of(&report).texts;
-        assert_eq!(texts.iter().filter(|text| **text == "Be brief.").count(), 1);
-        assert_eq!(texts.len(), texts.iter().collect::<BTreeSet<_>>().len());
+    fn the_policy_names_the_script_and_the_style_as_they_stand() {
+        let html = page_of(&report(vec![cell("ask", vec![])]));
+        assert!(html.contains(&format!("<style>{STYLE}</style>")));
+        assert!(html.contains(&format!("<script>{SCRIPT}</script>")));
+        // Neither would be let through.
+        assert!(!html.contains(" style=\"") && !html.contains(" onclick"));
     }
 
     #[test]
@@ -566,13 +482,5 @@ mod tests {
         assert_eq!(question(&sample), Some("question of a"));
         sample.steps.clear();
         assert_eq!(question(&sample), None);
-    }
-
-    #[test]
-    fn a_long_name_loses_its_middle() {
-        let name = format!("{}{}", "a".repeat(50), "z".repeat(50));
-        let short = shortened(&name);
-        assert_eq!(short.chars().count(), NAME_MAX);
-        assert!(short.starts_with("aaa") && short.contains('…') && short.ends_with("zzz"));
     }
 }
