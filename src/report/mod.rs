@@ -15,7 +15,9 @@ mod analysis;
 pub mod diff;
 pub mod gates;
 mod html;
+pub mod junit;
 mod markdown;
+pub mod page;
 mod quality;
 mod speed;
 

@@ -13,6 +13,7 @@ mod crash;
 mod data;
 mod diff;
 mod engine;
+mod exports;
 mod gates;
 mod hub;
 mod history;
