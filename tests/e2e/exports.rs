@@ -271,3 +271,26 @@ fn a_report_has_a_template_of_its_own() {
         ran.stderr
     );
 }
+
+#[test]
+fn the_example_of_tracking_is_planned_and_says_what_it_needs() {
+    let project = Project::empty();
+    for folder in ["examples/tracking", "examples/own-report"] {
+        for entry in std::fs::read_dir(Path::new(ROOT).join(folder)).unwrap().flatten() {
+            let name = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+            project.write(&name, &std::fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+    let manifest = "examples/tracking/bench.toml";
+    let plan = project.forge(&["plan", manifest]);
+    assert_eq!(plan.code, 0, "{}", plan.stderr);
+    assert!(plan.stdout.contains("mlflow") && plan.stdout.contains("wandb"), "{}", plan.stdout);
+    let mut apply = project.command(&["apply", manifest, "--keep-going"]);
+    apply.env_remove("MLFLOW_TRACKING_URI").env_remove("WANDB_API_KEY");
+    let ran = super::project::Ran::of(apply.output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    for name in ["MLFLOW_TRACKING_URI", "WANDB_API_KEY"] {
+        assert!(ran.stderr.contains(&format!("{name} is not set")), "{}", ran.stderr);
+    }
+    assert!(project.path("out/tracking/report/samples.parquet").exists());
+}

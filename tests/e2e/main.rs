@@ -29,6 +29,7 @@ mod repeats;
 mod scorers;
 mod server;
 mod servers;
+mod spans;
 mod store;
 mod survival;
 mod tools;
