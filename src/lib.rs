@@ -27,7 +27,8 @@
 //! program (`stage/workflow/scoring`).
 //!
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
-//! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]. [`history`] finds runs by name and reads what they left: records, events, samples.
+//! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]. [`history`] finds runs by name and reads what they left: records, events, samples;
+//! [`export`] writes those in the forms of other tools. [`otlp`] sends spans of a run while it goes on.
 //!
 //! # The files we write
 //!
@@ -65,10 +66,12 @@ pub mod gate;
 // Acting.
 pub mod store;
 pub mod history;
+pub mod export;
 pub mod engine;
 pub mod stage;
 pub mod graph;
 pub mod plan;
 pub mod exec;
 pub mod compare;
+pub mod otlp;
 pub mod cli;

@@ -15,9 +15,10 @@ use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
 use crate::exec::{self, Finished, Lock, Selection};
+use crate::otlp::{self, Spans};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
-use crate::stage::{Context, Options};
+use crate::stage::{Context, Options, Watch};
 use crate::store::{Shared, StoreError, replace_file};
 
 #[derive(Args)]
@@ -101,8 +102,18 @@ impl Apply {
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
         let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let times: Arc<Mutex<SampleTimes>> = Arc::default();
-        let emit = emitter(record.clone(), times.clone(), progress.clone(), log.clone(), self.json);
-        let context = Arc::new(project.context(store.clone(), options, emit));
+        let (spans, queue) = spans().unzip();
+        let emit = emitter(
+            record.clone(),
+            times.clone(),
+            progress.clone(),
+            log.clone(),
+            spans.clone(),
+            self.json,
+        );
+        let mut context = project.context(store.clone(), options, emit);
+        context.watch = spans.clone().map(|spans| spans as Arc<dyn Watch>);
+        let context = Arc::new(context);
         store.hold_run(&context.run.id)?;
         *log.lock().expect("BUG: the log lock is poisoned") =
             Some(store.create_run(&context.run.id)?);
@@ -119,7 +130,7 @@ impl Apply {
         let nodes = selection.nodes.clone();
         let emit = context.emit.clone();
         let tell = move |message| emit(Event::Notice { stage: None, message });
-        let quiet = self.quiet;
+        let (quiet, verbose) = (self.quiet, self.verbose);
         let (finished, shared, judged) = block_on(async {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
             project.share(&self.manifest, &store, true, tell).await?;
@@ -128,6 +139,7 @@ impl Apply {
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
+            let sending = queue.map(|queue| queue.start(store.clone()));
             let run = exec::apply(graph, context.clone(), selection, record);
             let finished = run.await;
             progress.finish();
@@ -148,6 +160,10 @@ impl Apply {
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
             let ticker = super::store::ticker("shared", "results", quiet);
             let shared = store.settle(&ticker).await;
+            if let Some((sending, spans)) = sending.zip(spans) {
+                let (sent, lost) = sending.finish(&spans).await;
+                tell_spans(sent, lost, quiet, verbose);
+            }
             interrupt.abort();
             Ok::<_, Failure>((finished, shared, judged))
         })??;
@@ -274,6 +290,26 @@ impl Apply {
     }
 }
 
+/// Spans of the run, where the environment asks for them. What is wrong there ends no run.
+fn spans() -> Option<(Arc<Spans>, otlp::Queue)> {
+    match otlp::Settings::read(&|name| std::env::var(name).ok()) {
+        Ok(settings) => settings.map(otlp::queue),
+        Err(why) => {
+            say(&format!("warning: no spans are sent: {why}"));
+            None
+        }
+    }
+}
+
+fn tell_spans(sent: u64, lost: Option<String>, quiet: bool, verbose: bool) {
+    if let Some(lost) = lost.filter(|_| !quiet) {
+        say(&format!("warning: {lost}"));
+    }
+    if verbose {
+        say(&format!("{sent} spans sent to the OpenTelemetry endpoint"));
+    }
+}
+
 fn dollars(text: &str) -> Result<f64, String> {
     let amount = text.trim_start_matches('$').parse::<f64>().ok();
     amount
@@ -289,6 +325,7 @@ fn emitter(
     times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
     log: Arc<Mutex<Option<crate::store::RunFolder>>>,
+    spans: Option<Arc<Spans>>,
     json: bool,
 ) -> Emit {
     Arc::new(move |event| {
@@ -299,6 +336,9 @@ fn emitter(
             let _: Result<(), StoreError> = folder.log(&event, crate::engine::unix_ms());
         }
         progress.on(&event);
+        if let Some(spans) = &spans {
+            spans.on(&event);
+        }
         if json {
             let line = serde_json::to_string(&event).expect("BUG: an event is plain data");
             print(&line);

@@ -15,6 +15,7 @@ use crate::store::{RemoteError, StoreError};
 mod apply;
 mod diff;
 mod explain;
+mod export;
 mod gate;
 mod graph;
 mod init;
@@ -99,6 +100,14 @@ enum Command {
         forge show last --sample fact-009 --json"
     )]
     Show(show::Show),
+    /// Write the samples of a run in a form that other tools read: logs of Inspect, results of
+    /// lm-evaluation-harness, CSV, JUnit, Parquet, Arrow
+    #[command(
+        after_help = "Examples:\n  forge export --format inspect --output logs && inspect view --log-dir logs\n  \
+        forge export baseline --format lm-eval --output results\n  \
+        forge export last~1 --stage ask --format parquet --output out"
+    )]
+    Export(export::Export),
     /// Print what happened in a run, or what the servers said that it started
     #[command(
         after_help = "Examples:\n  forge logs\n  forge logs last --follow --stage ask\n  forge logs last --server"
@@ -253,6 +262,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Verify(args) => args.run(),
         Command::Runs(args) => args.run(),
         Command::Show(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Logs(args) => args.run(),
         Command::Watch(args) => args.run(),
         Command::Diff(args) => args.run(),

@@ -114,6 +114,7 @@ impl Project {
             },
             store,
             emit,
+            watch: None,
             stop: CancellationToken::new(),
             engines: Mutex::new(BTreeMap::new()),
             env: Arc::new(env),

@@ -1,17 +1,12 @@
 //! What gates said, as lines for a terminal, as Markdown and as JUnit XML. Knows nothing of how verdicts are found.
 
-use quick_xml::Writer;
-use quick_xml::events::BytesText;
-
 use super::analysis::named;
+use super::junit::{self, Counts, State};
 use super::markdown::{ABSENT, duration, escape};
 use crate::record::{Bound, Finding, Unit, Verdict};
 
 /// Most rows of a Markdown table: GitHub takes a summary of 1 MiB.
 const ROWS_MAX: usize = 1_000;
-
-/// What is written goes to memory.
-const WRITTEN: &str = "BUG: memory takes all that is written";
 
 const HEAD: [&str; 7] = ["", "gate", "samples", "measure", "value", "95 % CI", "threshold"];
 
@@ -89,82 +84,42 @@ fn inert(text: &str) -> String {
 
 /// JUnit XML: a suite for each gate, a case for each threshold.
 pub fn junit(pipeline: &str, verdicts: &[Verdict]) -> String {
-    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
-    let count = |verdicts: &[&Verdict], what: fn(&Verdict) -> bool| {
-        verdicts.iter().filter(|verdict| what(verdict)).count().to_string()
-    };
-    let failed = |verdict: &Verdict| !verdict.passed;
-    let skipped = |verdict: &Verdict| verdict.passed && verdict.finding == Finding::NotMeasured;
-    let all: Vec<&Verdict> = verdicts.iter().collect();
-    let mut gates: Vec<&str> = Vec::new();
+    let mut gates: Vec<(&str, Counts, String)> = Vec::new();
     for verdict in verdicts {
-        if gates.last() != Some(&verdict.gate.as_str()) {
-            gates.push(&verdict.gate);
+        let (name, state) = case(verdict);
+        let class = format!("{pipeline}.{}", verdict.gate);
+        let text = junit::case(&name, &class, None, &state);
+        if gates.last().is_none_or(|(gate, ..)| *gate != verdict.gate) {
+            gates.push((&verdict.gate, Counts::default(), String::new()));
         }
+        let (_, counts, cases) = gates.last_mut().expect("BUG: a gate was pushed");
+        counts.add(&state);
+        cases.push_str(&text);
     }
-    let written = writer
-        .create_element("testsuites")
-        .with_attributes([
-            ("name", plain(pipeline).as_str()),
-            ("tests", verdicts.len().to_string().as_str()),
-            ("failures", count(&all, failed).as_str()),
-            ("errors", "0"),
-        ])
-        .write_inner_content(|writer| {
-            for gate in gates {
-                let of: Vec<&Verdict> = all.iter().copied().filter(|v| v.gate == gate).collect();
-                writer
-                    .create_element("testsuite")
-                    .with_attributes([
-                        ("name", gate),
-                        ("tests", of.len().to_string().as_str()),
-                        ("failures", count(&of, failed).as_str()),
-                        ("errors", "0"),
-                        ("skipped", count(&of, skipped).as_str()),
-                    ])
-                    .write_inner_content(|writer| {
-                        of.iter().for_each(|verdict| case(writer, pipeline, verdict));
-                        Ok(())
-                    })?;
-            }
-            Ok(())
-        })
-        .map(|_| ());
-    written.expect(WRITTEN);
-    let body = String::from_utf8(writer.into_inner()).expect("BUG: text became no text");
-    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}\n")
+    let mut all = Counts::default();
+    gates.iter().for_each(|(_, counts, _)| all.plus(*counts));
+    let mut out = junit::begin(pipeline, all);
+    for (gate, counts, cases) in gates {
+        out += &(junit::begin_suite(gate, counts) + &cases + junit::END_SUITE);
+    }
+    out + junit::END
 }
 
-fn case(writer: &mut Writer<Vec<u8>>, pipeline: &str, verdict: &Verdict) {
+/// The name of a case and how it came out.
+fn case(verdict: &Verdict) -> (String, State<'_>) {
     let [state, _, samples, measure, value, ci, threshold] = row(verdict);
-    let name = plain(&format!("{samples}: {measure} {threshold}"));
-    let class = plain(&format!("{pipeline}.{}", verdict.gate));
-    let element = writer
-        .create_element("testcase")
-        .with_attributes([("name", name.as_str()), ("classname", class.as_str())]);
-    if verdict.finding == Finding::Passed {
-        element.write_empty().expect(WRITTEN);
-        return;
-    }
+    let name = format!("{samples}: {measure} {threshold}");
     let note = verdict.note.as_deref().unwrap_or("");
-    let text = plain(format!("{state}: {measure} is {value} {ci} {note}").trim_end());
-    let (tag, message) = match verdict.passed {
-        true => ("skipped", plain(note)),
-        false => ("failure", plain(&format!("{measure} is {value}, wanted {threshold}"))),
+    let text = format!("{state}: {measure} is {value} {ci} {note}").trim_end().to_owned().into();
+    let state = match verdict.passed {
+        _ if verdict.finding == Finding::Passed => State::Passed,
+        true => State::Skipped { message: note.into(), text },
+        false => State::Failed {
+            message: format!("{measure} is {value}, wanted {threshold}").into(),
+            text,
+        },
     };
-    let inner = |writer: &mut Writer<Vec<u8>>| {
-        let element = writer.create_element(tag).with_attribute(("message", message.as_str()));
-        element.write_text_content(BytesText::new(&text)).map(|_| ())
-    };
-    element.write_inner_content(inner).expect(WRITTEN);
-}
-
-/// Without the characters that XML 1.0 cannot hold.
-fn plain(text: &str) -> String {
-    let fits = |c: &char| {
-        matches!(c, '\t' | '\n' | '\r') || (*c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}'))
-    };
-    text.chars().filter(fits).collect()
+    (name, state)
 }
 
 fn row(verdict: &Verdict) -> [String; 7] {

@@ -18,8 +18,10 @@ mod comparison;
 pub mod diff;
 pub mod gates;
 mod html;
+pub mod junit;
 mod markdown;
 mod matrix;
+pub mod page;
 mod quality;
 mod speed;
 

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::digest::{Digest, Recipe};
 use crate::engine::{Budget, Memory, Resource};
 use crate::manifest::{Fields, Manifest, Spanned};
-use crate::record::{Event, TallySummary};
+use crate::record::{Event, Observed, TallySummary};
+use crate::sample::Sample;
 use crate::store::{Outcome, Record, Store, StoreError};
 
 mod child;
@@ -307,6 +308,15 @@ impl Inputs {
 /// Gives a variable of the environment.
 pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
+/// Sees every sample as it ends. Must not wait.
+pub trait Watch: Send + Sync {
+    /// A workflow begins, with this engine.
+    fn began(&self, stage: &str, engine: &BTreeMap<String, Value>);
+
+    /// A sample of it has ended.
+    fn ended(&self, stage: &str, sample: &Sample, observed: &Observed);
+}
+
 /// What earlier runs put into a path of the work tree. Looked up only where a file is not as it should be.
 pub type Views = Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>;
 
@@ -325,6 +335,8 @@ pub struct Context {
     pub run: RunFacts,
     /// Tells what happens.
     pub emit: Arc<dyn Fn(Event) + Send + Sync>,
+    /// Sees samples as they end, where somebody wants to.
+    pub watch: Option<Arc<dyn Watch>>,
     /// Stops admission of new work.
     pub stop: CancellationToken,
     /// Settings of the command line.

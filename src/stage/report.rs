@@ -12,7 +12,8 @@ use super::{
     StageError, View,
 };
 use crate::digest::{Digest, Recipe};
-use crate::history::{self, HistoryError};
+use crate::export::{ExportError, Source, Table};
+use crate::history::{self, HistoryError, Tables};
 use crate::manifest::{Diagnostic, Fields, Spanned};
 use crate::record::Observed;
 use crate::record::scores::PairBy;
@@ -23,20 +24,25 @@ use crate::sample::Sample;
 use crate::stats::{BadReducer, REDUCERS, Reducer};
 use crate::store::{Outcome, Port, Record, Store};
 
+mod template;
+
+use template::{Loaded, Templates};
+
 /// Version of the report's look: raised when the same samples would give other files.
 const REV: u32 = 4;
 /// Formats by name.
-const FORMATS: &[&str] = &["html", "json", "markdown"];
+const FORMATS: &[&str] = &["html", "json", "markdown", "csv", "junit", "parquet", "arrow"];
+/// Those that are made where a manifest names none.
+const FORMATS_DEFAULT: &[&str] = &["html", "json", "markdown"];
 /// Bytes written at once.
 const WRITE_BYTES: usize = 256 * 1024;
-/// Those that read samples as they write them, so that the report need not hold what was said.
-const STREAMED: &[&str] = &["html", "json", "markdown"];
 
 struct ReportStage {
     name: String,
     needs: Vec<Need>,
     title: Option<String>,
     formats: Vec<String>,
+    templates: Templates,
     out: Spanned<Utf8PathBuf>,
     analysis: Analysis,
 }
@@ -53,7 +59,10 @@ pub(super) fn read(
     }
     let title = fields.text("title").map(|text| text.value);
     let formats = fields.choices("formats", FORMATS);
-    let formats = formats.unwrap_or_else(|| FORMATS.iter().map(ToString::to_string).collect());
+    let formats =
+        formats.unwrap_or_else(|| FORMATS_DEFAULT.iter().map(ToString::to_string).collect());
+    let taken: Vec<String> = formats.iter().map(|format| file_name(format)).collect();
+    let templates = template::read(&fields, setting, &taken);
     let out = fields.path("out").unwrap_or_else(|| Spanned {
         value: Utf8PathBuf::from(format!("out/{}/{}", setting.manifest.name, folder_name(name))),
         span: fields.span(),
@@ -68,7 +77,15 @@ pub(super) fn read(
         },
     };
     fields.finish();
-    Some(Box::new(ReportStage { name: name.to_owned(), needs, title, formats, out, analysis }))
+    Some(Box::new(ReportStage {
+        name: name.to_owned(),
+        needs,
+        title,
+        formats,
+        templates,
+        out,
+        analysis,
+    }))
 }
 
 /// One reducer or a list of them; `reducer` is another word for it.
@@ -100,7 +117,10 @@ fn read_reducers(fields: &Fields<'_>) -> Vec<Reducer> {
 }
 
 fn file_name(format: &str) -> String {
-    format!("report.{}", if format == "markdown" { "md" } else { format })
+    match Table::of(format) {
+        Some(table) => table.file_name().to_owned(),
+        None => format!("report.{}", if format == "markdown" { "md" } else { format }),
+    }
 }
 
 /// The name of a stage as the name of a folder: the values of its matrix may hold anything.
@@ -148,7 +168,9 @@ impl ReportStage {
 
     fn report(&self, inputs: &Inputs, context: &Context) -> Result<Report, StageError> {
         let run = &context.run;
-        let bare = self.formats.iter().all(|format| STREAMED.contains(&format.as_str()));
+        // Files of ours read samples as they write them, so that the report need not hold what was said; a template
+        // of a user may show all of it.
+        let bare = self.templates.paths.is_empty();
         let cells = self.samples(inputs).map(|samples| match bare {
             true => read_bare_cell(samples, &context.store, self.analysis.cluster.as_deref()),
             false => read_cell(samples, &context.store),
@@ -176,6 +198,60 @@ impl ReportStage {
             cells,
             comparisons,
         })
+    }
+}
+
+impl ReportStage {
+    /// Its files: where each is kept in its record, and its name.
+    fn files(&self) -> impl Iterator<Item = (String, String)> {
+        let formats = self.formats.iter().map(|format| (format.clone(), file_name(format)));
+        let templates = self.templates.paths.iter();
+        formats
+            .chain(templates.map(|path| (template::port(path), template::output(path).to_owned())))
+    }
+
+    fn recipe_with(&self, loaded: &Loaded, inputs: &Inputs, context: &Context) -> Recipe {
+        let recipe = Recipe::new("report", REV)
+            .field("title", self.title.clone().unwrap_or_else(|| context.pipeline.clone()))
+            .field("description", context.run.description.clone())
+            .field("formats", self.formats.clone());
+        let mut recipe = self.templates.describe(loaded, self.analysis.describe(recipe));
+        for samples in self.samples(inputs) {
+            // A report shows times, so what was observed is part of what it depends on. When nothing ran, the
+            // observations are those remembered, and the report is fresh.
+            recipe = recipe
+                .input(format!("{} samples", samples.stage), samples.table)
+                .input(format!("{} observed", samples.stage), samples.observed)
+                .input(format!("{} info", samples.stage), samples.info);
+        }
+        recipe
+    }
+
+    /// All samples in one file.
+    fn table(
+        &self,
+        table: Table,
+        inputs: &Inputs,
+        context: &Context,
+    ) -> Result<Digest, StageError> {
+        let store = &context.store;
+        let source = |samples: &Samples| {
+            let tables = Tables {
+                samples: samples.table,
+                observed: Some(samples.observed),
+                info: Some(samples.info),
+            };
+            let info = tables.info(store).map_err(ExportError::from)?;
+            Ok(Source { stage: samples.stage.clone(), tables, info: Some(info) })
+        };
+        let failed = |error: ExportError| StageError::Failed(error.to_string());
+        let sources = self.samples(inputs).map(source).collect::<Result<Vec<_>, _>>();
+        let mut out = BufWriter::new(store.blob_writer()?);
+        table
+            .write(&context.pipeline, &sources.map_err(failed)?, store, &mut out)
+            .map_err(failed)?;
+        let out = out.into_inner().map_err(|error| failed(error.into_error().into()))?;
+        Ok(out.finish()?)
     }
 }
 
@@ -246,23 +322,7 @@ impl Stage for ReportStage {
         inputs: &'a Inputs,
         context: &'a Context,
     ) -> BoxFuture<'a, Result<Recipe, StageError>> {
-        async move {
-            let mut recipe = Recipe::new("report", REV)
-                .field("title", self.title.clone().unwrap_or_else(|| context.pipeline.clone()))
-                .field("description", context.run.description.clone())
-                .field("formats", self.formats.clone());
-            recipe = self.analysis.describe(recipe);
-            for samples in self.samples(inputs) {
-                // A report shows times, so what was observed is part of what it depends on. When nothing
-                // ran, the observations are those remembered, and the report is fresh.
-                recipe = recipe
-                    .input(format!("{} samples", samples.stage), samples.table)
-                    .input(format!("{} observed", samples.stage), samples.observed)
-                    .input(format!("{} info", samples.stage), samples.info);
-            }
-            Ok(recipe)
-        }
-        .boxed()
+        async move { Ok(self.recipe_with(&self.templates.load(context)?, inputs, context)) }.boxed()
     }
 
     fn restore(
@@ -273,12 +333,12 @@ impl Stage for ReportStage {
         context: &Context,
     ) -> Option<Artifact> {
         let mut files = Files::default();
-        for format in &self.formats {
-            let digest = record.blob(format)?;
+        for (port, name) in self.files() {
+            let digest = record.blob(&port)?;
             if !context.store.has_blob(digest) {
                 return None;
             }
-            files.files.insert(file_name(format), digest);
+            files.files.insert(name, digest);
         }
         Some(Artifact::Files(files))
     }
@@ -290,25 +350,38 @@ impl Stage for ReportStage {
         _: &'a (dyn Fn(Artifact) + Send + Sync),
     ) -> BoxFuture<'a, Result<Done, StageError>> {
         async move {
-            let mut report = self.report(inputs, context)?;
+            let loaded = self.templates.load(context)?;
+            let whole = self.formats.iter().any(|format| Table::of(format).is_none())
+                || !self.templates.paths.is_empty();
+            let mut report = whole.then(|| self.report(inputs, context)).transpose()?;
             let mut files = Files::default();
             let mut ports = BTreeMap::new();
             for format in &self.formats {
-                let digest = match format.as_str() {
-                    "html" => self.streamed(inputs, context, |rows, write| {
-                        report::html(&report, rows, write)
-                    })?,
-                    "json" => self.streamed(inputs, context, |rows, write| {
-                        report::json(&mut report, rows, write)
-                    })?,
-                    _ => context.store.put_blob(report::markdown(&report).as_bytes())?,
+                let digest = match (Table::of(format), &mut report) {
+                    (Some(table), _) => self.table(table, inputs, context)?,
+                    (None, Some(report)) => match format.as_str() {
+                        "html" => self.streamed(inputs, context, |rows, write| {
+                            report::html(report, rows, write)
+                        })?,
+                        "json" => self.streamed(inputs, context, |rows, write| {
+                            report::json(report, rows, write)
+                        })?,
+                        _ => context.store.put_blob(report::markdown(report).as_bytes())?,
+                    },
+                    (None, None) => unreachable!("BUG: a report is read where one is written"),
                 };
                 ports.insert(format.clone(), Port::Blob(digest));
                 files.files.insert(file_name(format), digest);
             }
+            for path in &self.templates.paths {
+                let report = report.as_ref().expect("BUG: a report is read where one is written");
+                let digest = context.store.put_blob(loaded.fill(path, report)?.as_bytes())?;
+                ports.insert(template::port(path), Port::Blob(digest));
+                files.files.insert(template::output(path).to_owned(), digest);
+            }
             Ok(Done {
                 artifact: Artifact::Files(files),
-                recipe: self.recipe(inputs, context).await?,
+                recipe: self.recipe_with(&loaded, inputs, context),
                 outcome: Some(Outcome::Value(ports)),
                 worked: true,
                 failure: None,
@@ -337,10 +410,14 @@ impl Stage for ReportStage {
     }
 
     fn outputs(&self) -> Vec<Spanned<Utf8PathBuf>> {
-        let file = |format: &String| Spanned {
-            value: self.out.value.join(file_name(format)),
+        let file = |(_, name): (String, String)| Spanned {
+            value: self.out.value.join(name),
             span: self.out.span,
         };
-        self.formats.iter().map(file).collect()
+        self.files().map(file).collect()
+    }
+
+    fn reads(&self) -> Vec<Utf8PathBuf> {
+        self.templates.reads.clone()
     }
 }

@@ -56,6 +56,9 @@ pub(super) async fn run_all(
     let total = || flows.count().map(|count| count * epochs);
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
     (context.emit)(started());
+    if let Some(watch) = &context.watch {
+        watch.began(&workflow.name, &engine.backend.describe());
+    }
     let mut counted = total().is_some();
     let source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
     let line = Arc::new(Line::new(source, halt.clone(), REORDER_MAX + width as u64));
@@ -349,6 +352,9 @@ impl<'a> Window<'a> {
     }
 
     fn tell(&mut self, index: u64, sample: &Sample, observed: &Observed) {
+        if let Some(watch) = &self.context.watch {
+            watch.ended(&self.workflow.name, sample, observed);
+        }
         self.worked |= observed.served_from == ServedFrom::Live;
         let mut requests = RequestCounts::default();
         let scoring = observed.scoring.iter().map(|made| &made.request);
