@@ -213,6 +213,7 @@ impl Apply {
             jobs: self.jobs,
             budget: self.budget,
             out,
+            elsewhere: false,
         })
     }
 
@@ -281,10 +282,10 @@ fn dollars(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write an amount of dollars, such as 2.50".to_owned())
 }
 
-type Emit = Arc<dyn Fn(Event) + Send + Sync>;
+pub(super) type Emit = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
-fn emitter(
+pub(super) fn emitter(
     record: Arc<Mutex<RunRecord>>,
     times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
@@ -307,7 +308,7 @@ fn emitter(
 }
 
 /// The first Ctrl-C stops admission, the second ends the process at once.
-async fn on_interrupt(signal: std::io::Result<Signal>, stop: CancellationToken) {
+pub(super) async fn on_interrupt(signal: std::io::Result<Signal>, stop: CancellationToken) {
     let Ok(mut signal) = signal else { return };
     if signal.recv().await.is_some() {
         say(

@@ -13,7 +13,9 @@ use crate::stage::StageError;
 use crate::store::{RemoteError, StoreError};
 
 mod apply;
+mod bisect;
 mod diff;
+mod elsewhere;
 mod explain;
 mod gate;
 mod graph;
@@ -112,8 +114,18 @@ enum Command {
     Watch(watch::Watch),
     /// Compare two runs, lock files or git revisions: what changed, whether it helped, and who flipped
     #[command(after_help = "Examples:\n  forge diff main\n  forge diff HEAD~3 HEAD --markdown\n  \
-        forge diff last~1 last --limit 3\n\nResults come from the store; nothing is run again.")]
+        forge diff last~1 last --limit 3\n  forge diff main --run\n  forge diff main --html > diff.html\n\n\
+        Results come from the store; nothing is run without --run.")]
     Diff(diff::Diff),
+    /// Find the first commit that moved a metric
+    #[command(
+        after_help = "A commit is on the bad side when the paired test of its difference to GOOD says at 95 % that there \
+        is one, in the direction of BAD; else it is on the good side. Each commit is read as it is checked out, in a \
+        folder of its own; its results come from the store by key.\n\nEnds with 2 where the ends cannot be told apart.\n\n\
+        Examples:\n  forge bisect v1.0 HEAD\n  \
+        forge bisect HEAD~20 HEAD --metric f1 --stage 'ask[method=cot]' --run"
+    )]
+    Bisect(bisect::Bisect),
     /// Hold what is in the store against the gates of a manifest, without running anything
     #[command(after_help = "Exit code 100 if a threshold is not kept.\n\nExamples:\n  \
         forge gate pipelines/bench.toml\n  \
@@ -256,6 +268,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => args.run(),
         Command::Watch(args) => args.run(),
         Command::Diff(args) => args.run(),
+        Command::Bisect(args) => args.run(),
         Command::Gate(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),

@@ -23,10 +23,12 @@ use crate::store::{Record, Witness};
 
 mod gates;
 mod lock;
+mod recall;
 mod verify;
 
-pub use gates::{Committed, Gates, recall};
+pub use gates::{Committed, Gates};
 pub use lock::{Lock, pins};
+pub use recall::{recall, recall_stages};
 pub use verify::{Locked, LockedStage, Verdict, verify};
 
 /// Which stages a run is about.
@@ -196,8 +198,12 @@ impl Run {
         }
     }
 
-    /// Keeps the recipes of this run, for the explanations of the next.
+    /// Keeps the recipes of this run, for the explanations of the next. One that was made in another work tree is
+    /// none that the next one follows.
     fn remember(&self) {
+        if self.context.options.elsewhere {
+            return;
+        }
         let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
         let files = self.files.lock().expect("BUG: the file lock is poisoned");
         let known = &self.last;

@@ -147,7 +147,7 @@ fn chart_row(i: usize, cell: &Cell) -> Value {
 }
 
 /// A name that fits. What tells two cells of a matrix apart is often at its end, so the middle goes.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= NAME_MAX {
         return name.to_owned();

@@ -8,6 +8,7 @@ macro_rules! tell {
     }};
 }
 
+mod bisect;
 mod command;
 mod crash;
 mod data;
