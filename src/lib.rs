@@ -71,4 +71,5 @@ pub mod graph;
 pub mod plan;
 pub mod exec;
 pub mod compare;
+pub mod schema;
 pub mod cli;

@@ -17,16 +17,20 @@ mod bisect;
 mod diff;
 mod elsewhere;
 mod explain;
+mod fmt;
 mod gate;
 mod graph;
 mod init;
 mod locks;
 mod logs;
+mod man;
 mod plan;
 mod progress;
 mod project;
+mod rerun;
 mod runs;
 mod sample;
+mod schema;
 mod show;
 mod store;
 mod summary;
@@ -68,7 +72,8 @@ enum Command {
     /// Run a pipeline: whatever is not in the store is worked out, and the report written
     #[command(after_help = "Examples:\n  forge apply pipelines/bench.toml\n  \
         NUM_FLOWS=5 forge apply pipelines/bench.toml\n  \
-        forge apply pipelines/bench.toml --set num_flows=5 --json | tail -1")]
+        forge apply pipelines/bench.toml --set num_flows=5 --json | tail -1\n  \
+        forge apply pipelines/bench.toml --watch")]
     Apply(apply::Apply),
     /// Show what a run would do and why, and how many requests are already answered
     #[command(after_help = "Example:\n  forge plan pipelines/bench.toml")]
@@ -138,6 +143,19 @@ enum Command {
         after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml"
     )]
     Init(init::Init),
+    /// Print the JSON Schema of manifests or of flow templates, by which editors complete and check them
+    #[command(
+        after_help = "Editors of TOML find it by a line of the file: #:schema forge.schema.json\n\nExample:\n  \
+        forge schema > pipelines/forge.schema.json"
+    )]
+    Schema(schema::SchemaArgs),
+    /// Bring manifests and flow templates into the house format; comments and the order of keys stay
+    #[command(after_help = "Examples:\n  forge fmt pipelines/*.toml templates/*.toml\n  \
+        forge fmt --check --diff pipelines/*.toml")]
+    Fmt(fmt::Fmt),
+    /// Write man pages
+    #[command(after_help = "Example:\n  forge man --output ~/.local/share/man/man1")]
+    Man(man::Man),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge"
@@ -272,6 +290,9 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Gate(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
+        Command::Schema(args) => args.run(),
+        Command::Fmt(args) => args.run(),
+        Command::Man(args) => args.run(),
         Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {
             0 => Ok(()),
             code => Err(Failure::Said(code)),

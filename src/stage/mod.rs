@@ -25,7 +25,7 @@ mod report;
 mod views;
 pub mod workflow;
 
-pub use flow_template::FlowTemplate;
+pub use flow_template::{FlowTemplate, read_table as read_template};
 pub use flows::Flows;
 pub(crate) use report::read_cell;
 pub use views::View;

@@ -13,6 +13,7 @@ mod command;
 mod crash;
 mod data;
 mod diff;
+mod editor;
 mod engine;
 mod gates;
 mod hub;
