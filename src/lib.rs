@@ -74,4 +74,5 @@ pub mod plan;
 pub mod exec;
 pub mod compare;
 pub mod otlp;
+pub mod schema;
 pub mod cli;

@@ -1,6 +1,6 @@
 //! `forge apply`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use camino::Utf8PathBuf;
@@ -18,7 +18,7 @@ use crate::exec::{self, Finished, Lock, Selection};
 use crate::otlp::{self, Spans};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
-use crate::stage::{Context, Options, Watch};
+use crate::stage::{Context, Options, Samples, Watch};
 use crate::store::{Shared, StoreError, replace_file};
 
 #[derive(Args)]
@@ -46,6 +46,9 @@ pub(super) struct Apply {
     /// Show the plan instead of running it
     #[arg(long)]
     dry_run: bool,
+    /// Run again whenever the manifest or a file changes that it reads, until Ctrl-C
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
     /// Go on with other stages when one fails
     #[arg(long)]
     keep_going: bool,
@@ -76,6 +79,9 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if self.watch {
+            return super::rerun::watch(&self.manifest);
+        }
         if self.verbose {
             let filter = tracing_subscriber::EnvFilter::try_from_env("FORGE_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -129,7 +135,8 @@ impl Apply {
         let graph = Arc::new(std::mem::take(&mut project.graph));
         let nodes = selection.nodes.clone();
         let emit = context.emit.clone();
-        let tell = move |message| emit(Event::Notice { stage: None, message });
+        let told = emit.clone();
+        let tell = move |message| told(Event::Notice { stage: None, message });
         let (quiet, verbose) = (self.quiet, self.verbose);
         let (finished, shared, judged) = block_on(async {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
@@ -140,7 +147,20 @@ impl Apply {
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
             let sending = queue.map(|queue| queue.start(store.clone()));
-            let run = exec::apply(graph, context.clone(), selection, record);
+            let wanted = |node: usize| nodes.as_ref().is_none_or(|nodes| nodes.contains(&node));
+            let mut judged: Option<Result<Judged, Failure>> = None;
+            let judge = |found: &BTreeMap<usize, Arc<Samples>>| {
+                let said = gates.judge(&store, found, wanted).map(|(verdicts, silent)| {
+                    (verdicts, silent.iter().map(ToString::to_string).collect::<Vec<_>>())
+                });
+                if let Ok((verdicts, _)) = &said
+                    && !verdicts.is_empty()
+                {
+                    emit(Event::GatesJudged { verdicts: verdicts.clone() });
+                }
+                judged = Some(said.map_err(Failure::from));
+            };
+            let run = exec::apply_and(graph, context.clone(), selection, record, judge);
             let finished = run.await;
             progress.finish();
             if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
@@ -150,13 +170,6 @@ impl Apply {
             if whole && finished.record.status == RunStatus::Completed {
                 write_lock(&manifest_path, &finished.record)?;
             }
-            let wanted = |node: usize| nodes.as_ref().is_none_or(|nodes| nodes.contains(&node));
-            let judged = gates.judge(&store, &finished.found, wanted);
-            let judged = judged
-                .map(|(verdicts, silent)| {
-                    (verdicts, silent.iter().map(ToString::to_string).collect())
-                })
-                .map_err(Failure::from);
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
             let ticker = super::store::ticker("shared", "results", quiet);
             let shared = store.settle(&ticker).await;
@@ -167,9 +180,9 @@ impl Apply {
             interrupt.abort();
             Ok::<_, Failure>((finished, shared, judged))
         })??;
-        let (judged, bad): ((Vec<Verdict>, Vec<String>), _) = match judged {
+        let (judged, bad) = match judged.unwrap_or_else(|| Ok(Judged::default())) {
             Ok(judged) => (judged, None),
-            Err(failure) => (Default::default(), Some(failure)),
+            Err(failure) => (Judged::default(), Some(failure)),
         };
         let (verdicts, silent) = judged;
         let times = times.lock().expect("BUG: the time lock is poisoned");
@@ -229,6 +242,7 @@ impl Apply {
             jobs: self.jobs,
             budget: self.budget,
             out,
+            elsewhere: false,
         })
     }
 
@@ -317,10 +331,13 @@ fn dollars(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write an amount of dollars, such as 2.50".to_owned())
 }
 
-type Emit = Arc<dyn Fn(Event) + Send + Sync>;
+/// What the gates say, and the names of those that nobody asked.
+type Judged = (Vec<Verdict>, Vec<String>);
+
+pub(super) type Emit = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
-fn emitter(
+pub(super) fn emitter(
     record: Arc<Mutex<RunRecord>>,
     times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
@@ -347,7 +364,7 @@ fn emitter(
 }
 
 /// The first Ctrl-C stops admission, the second ends the process at once.
-async fn on_interrupt(signal: std::io::Result<Signal>, stop: CancellationToken) {
+pub(super) async fn on_interrupt(signal: std::io::Result<Signal>, stop: CancellationToken) {
     let Ok(mut signal) = signal else { return };
     if signal.recv().await.is_some() {
         say(

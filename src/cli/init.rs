@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::project::usage;
 use super::{Failure, say};
+use crate::schema;
 use crate::store::{Store, replace_file};
 
 /// The files of a new project.
@@ -41,6 +42,13 @@ impl Init {
             if !path.exists() {
                 replace_file(&path, text.as_bytes())?;
             }
+        }
+        // By these, editors complete and check the files above.
+        for (folder, schema) in
+            [("pipelines", schema::manifest()), ("templates", schema::template())]
+        {
+            let path = self.folder.join(folder).join("forge.schema.json");
+            replace_file(&path, schema::text(&schema).as_bytes())?;
         }
         // The store marks the root of the project.
         Store::open(&self.folder.join(".forge"))?;

@@ -13,6 +13,7 @@ use super::terminal::{duration, visible, visible_json, visible_line};
 use super::{FAILED, Failure, print};
 use crate::history::{self, Events, Run};
 use crate::record::{Event, StageRun};
+use crate::report::gates;
 use crate::store::Store;
 
 /// How often the end of a log is looked at.
@@ -190,6 +191,7 @@ fn words(event: &Event) -> String {
             }
             text
         }
+        Event::GatesJudged { verdicts } => gates::total(verdicts),
         Event::RunFinished { status, wall_ms, .. } => {
             format!("{} in {}", status.name(), duration(*wall_ms))
         }

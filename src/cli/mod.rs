@@ -13,19 +13,25 @@ use crate::stage::StageError;
 use crate::store::{RemoteError, StoreError};
 
 mod apply;
+mod bisect;
 mod diff;
+mod elsewhere;
 mod explain;
 mod export;
+mod fmt;
 mod gate;
 mod graph;
 mod init;
 mod locks;
 mod logs;
+mod man;
 mod plan;
 mod progress;
 mod project;
+mod rerun;
 mod runs;
 mod sample;
+mod schema;
 mod show;
 mod store;
 mod summary;
@@ -67,7 +73,8 @@ enum Command {
     /// Run a pipeline: whatever is not in the store is worked out, and the report written
     #[command(after_help = "Examples:\n  forge apply pipelines/bench.toml\n  \
         NUM_FLOWS=5 forge apply pipelines/bench.toml\n  \
-        forge apply pipelines/bench.toml --set num_flows=5 --json | tail -1")]
+        forge apply pipelines/bench.toml --set num_flows=5 --json | tail -1\n  \
+        forge apply pipelines/bench.toml --watch")]
     Apply(apply::Apply),
     /// Show what a run would do and why, and how many requests are already answered
     #[command(after_help = "Example:\n  forge plan pipelines/bench.toml")]
@@ -121,8 +128,18 @@ enum Command {
     Watch(watch::Watch),
     /// Compare two runs, lock files or git revisions: what changed, whether it helped, and who flipped
     #[command(after_help = "Examples:\n  forge diff main\n  forge diff HEAD~3 HEAD --markdown\n  \
-        forge diff last~1 last --limit 3\n\nResults come from the store; nothing is run again.")]
+        forge diff last~1 last --limit 3\n  forge diff main --run\n  forge diff main --html > diff.html\n\n\
+        Results come from the store; nothing is run without --run.")]
     Diff(diff::Diff),
+    /// Find the first commit that moved a metric
+    #[command(
+        after_help = "A commit is on the bad side when the paired test of its difference to GOOD says at 95 % that there \
+        is one, in the direction of BAD; else it is on the good side. Each commit is read as it is checked out, in a \
+        folder of its own; its results come from the store by key.\n\nEnds with 2 where the ends cannot be told apart.\n\n\
+        Examples:\n  forge bisect v1.0 HEAD\n  \
+        forge bisect HEAD~20 HEAD --metric f1 --stage 'ask[method=cot]' --run"
+    )]
+    Bisect(bisect::Bisect),
     /// Hold what is in the store against the gates of a manifest, without running anything
     #[command(after_help = "Exit code 100 if a threshold is not kept.\n\nExamples:\n  \
         forge gate pipelines/bench.toml\n  \
@@ -135,6 +152,19 @@ enum Command {
         after_help = "Example:\n  forge init my-bench && cd my-bench && forge apply pipelines/bench.toml"
     )]
     Init(init::Init),
+    /// Print the JSON Schema of manifests or of flow templates, by which editors complete and check them
+    #[command(
+        after_help = "Editors of TOML find it by a line of the file: #:schema forge.schema.json\n\nExample:\n  \
+        forge schema > pipelines/forge.schema.json"
+    )]
+    Schema(schema::SchemaArgs),
+    /// Bring manifests and flow templates into the house format; comments and the order of keys stay
+    #[command(after_help = "Examples:\n  forge fmt pipelines/*.toml templates/*.toml\n  \
+        forge fmt --check --diff pipelines/*.toml")]
+    Fmt(fmt::Fmt),
+    /// Write man pages
+    #[command(after_help = "Example:\n  forge man --output ~/.local/share/man/man1")]
+    Man(man::Man),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge"
@@ -266,9 +296,13 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => args.run(),
         Command::Watch(args) => args.run(),
         Command::Diff(args) => args.run(),
+        Command::Bisect(args) => args.run(),
         Command::Gate(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
+        Command::Schema(args) => args.run(),
+        Command::Fmt(args) => args.run(),
+        Command::Man(args) => args.run(),
         Command::Supervise { command } => match crate::engine::process::supervise::run(&command) {
             0 => Ok(()),
             code => Err(Failure::Said(code)),

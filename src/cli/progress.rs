@@ -138,7 +138,10 @@ impl Progress {
                 self.finished(stage, *state, error.as_deref(), *wall_ms);
             }
             Event::DataFetching { stage, message } => self.loading(stage, message),
-            Event::FlowsExpanded { .. } | Event::DataPinned { .. } | Event::RunFinished { .. } => {}
+            Event::FlowsExpanded { .. }
+            | Event::DataPinned { .. }
+            | Event::GatesJudged { .. }
+            | Event::RunFinished { .. } => {}
         }
     }
 

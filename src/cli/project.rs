@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ManifestArgs, RemoteArgs, USER};
+use super::{Failure, ManifestArgs, USER};
 use crate::engine::{Budget, Memory};
 use crate::graph::Graph;
-use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest};
+use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest, Sink, Sources};
 use crate::plan::LastRun;
 use crate::record::Event;
 use crate::stage::{Context, Options, RunFacts, kinds};
@@ -29,23 +29,24 @@ pub(super) fn env(name: &str) -> Option<String> {
 impl Project {
     /// Parses the manifest and builds its graph.
     pub(super) fn open(args: &ManifestArgs) -> Result<Project, Failure> {
-        let nowhere = |message: String| {
-            let diagnostic = Diagnostic::nowhere(message);
-            Failure::from(Diagnostics::nowhere(
-                diagnostic.hint("`forge init` writes a small working project"),
-            ))
-        };
-        let full = args.manifest.canonicalize_utf8().map_err(|error| {
-            nowhere(format!("cannot read `{}`: {}", args.manifest, crate::stage::plain(&error)))
-        })?;
+        let full = find_manifest(&args.manifest)?;
         let root = root_of(&full);
         let path =
             full.strip_prefix(&root).expect("BUG: a manifest outside its project").to_owned();
-        let read = |path: &Utf8Path| crate::stage::read_project_text(&root, path);
+        Ok(Project::at(&root, &path, &args.set)?)
+    }
+
+    /// The same of a project whose root is known; `path` is relative to it.
+    pub(super) fn at(
+        root: &Utf8Path,
+        path: &Utf8Path,
+        set: &[(String, String)],
+    ) -> Result<Project, Diagnostics> {
+        let read = |path: &Utf8Path| crate::stage::read_project_text(root, path);
         let kinds = kinds();
-        let inputs = Inputs { path: &path, read: &read, env: &env, set: &args.set, kinds: &kinds };
-        let (manifest, graph) = Graph::load(&inputs, &root, &env)?;
-        Ok(Project { root, manifest, graph })
+        let inputs = Inputs { path, read: &read, env: &env, set, kinds: &kinds };
+        let (manifest, graph) = Graph::load(&inputs, root, &env)?;
+        Ok(Project { root: root.to_owned(), manifest, graph })
     }
 
     /// Opens the store: `--store` and `FORGE_STORE` before the manifest's before `.forge`.
@@ -158,18 +159,32 @@ pub(super) struct StoreSettings {
     pub(super) remote_mode: Option<String>,
 }
 
-/// Reads them.
+/// Reads them. Stages that are wrong are for others to say.
 pub(super) fn store_settings(manifest: &Utf8Path) -> Result<StoreSettings, Failure> {
-    let args = ManifestArgs {
-        manifest: manifest.to_owned(),
-        set: Vec::new(),
-        store: None,
-        remote: RemoteArgs { remote: None, remote_mode: None },
-        limit: None,
+    let full = find_manifest(manifest)?;
+    let root = root_of(&full);
+    let path = full.strip_prefix(&root).expect("BUG: a manifest outside its project");
+    let read = |path: &Utf8Path| crate::stage::read_project_text(&root, path);
+    let kinds = kinds();
+    let inputs = Inputs { path, read: &read, env: &env, set: &[], kinds: &kinds };
+    let (sink, mut sources) = (Sink::default(), Sources::default());
+    let Some(manifest) = Manifest::read(&inputs, &mut sources, &sink) else {
+        sink.finish(&sources)?;
+        unreachable!("BUG: a manifest that failed without a word");
     };
-    let Project { root, manifest, .. } = Project::open(&args)?;
     let store = manifest.store.map(|store| root.join(store));
-    Ok(StoreSettings { root, store, remote: manifest.remote, remote_mode: manifest.remote_mode })
+    let (remote, remote_mode) = (manifest.remote, manifest.remote_mode);
+    Ok(StoreSettings { root, store, remote, remote_mode })
+}
+
+/// Where a manifest is, with no link in it.
+fn find_manifest(manifest: &Utf8Path) -> Result<Utf8PathBuf, Failure> {
+    manifest.canonicalize_utf8().map_err(|error| {
+        let why = crate::stage::plain(&error);
+        let diagnostic = Diagnostic::nowhere(format!("cannot read `{manifest}`: {why}"));
+        let diagnostic = diagnostic.hint("`forge init` writes a small working project");
+        Failure::from(Diagnostics::nowhere(diagnostic))
+    })
 }
 
 /// What a mode allows here.

@@ -9,6 +9,7 @@ use super::terminal::{columns, duration, moment, visible_json, visible_line};
 use super::{Failure, print, sample, summary};
 use crate::history::{self, Run, Tables};
 use crate::record::StageRun;
+use crate::report::gates;
 use crate::store::Store;
 
 #[derive(Args)]
@@ -123,6 +124,11 @@ fn run_lines(run: &Run) -> Vec<String> {
         ]);
     }
     lines.extend(columns(&rows));
+    if !record.gates.is_empty() {
+        lines.push(String::new());
+        lines.extend(gates::lines(&record.gates).iter().map(|line| visible_line(line)));
+        lines.push(gates::total(&record.gates));
+    }
     for stage in &record.stages {
         let error = stage.error.as_ref();
         lines.extend(error.map(|e| visible_line(&format!("error: `{}`: {e}", stage.name))));

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::CompareError;
+use crate::report::diff::Commit;
 
 /// How every lock file begins, of whatever version.
 const FIRST_LINE: &str = "# Written by `forge apply`.";
@@ -82,6 +83,60 @@ impl Git<'_> {
             }
         }
         Ok(found)
+    }
+}
+
+impl Git<'_> {
+    /// The commits from `good` to `bad`, both included, oldest first, by first parents: a merge is one change.
+    pub(super) fn between(&self, good: &str, bad: &str) -> Result<Vec<Commit>, CompareError> {
+        let form = "--format=%H%x00%s%x00%an%x00%as";
+        let range = [form, "--first-parent", "--reverse", "--no-show-signature"];
+        let list = |from: &[&str]| -> Result<Vec<Commit>, CompareError> {
+            let output = self.run(&[&["log"][..], &range, from, &["--"]].concat())?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !output.status.success() {
+                let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(CompareError::Failed(format!("`git log`: {why}")));
+            }
+            let commit = |line: &str| {
+                let mut parts = line.split('\0').map(str::to_owned);
+                let mut part = || parts.next().unwrap_or_default();
+                Commit { id: part(), subject: part(), author: part(), date: part() }
+            };
+            Ok(text.lines().map(commit).collect())
+        };
+        let mut commits = list(&["--no-walk", good])?;
+        let after = list(&[&format!("{good}..{bad}")])?;
+        if after.is_empty() && good != bad {
+            return Err(CompareError::User(
+                "the good commit is not before the bad one; the older one comes first".to_owned(),
+            ));
+        }
+        // The oldest one that is not in `good` has to stand on it.
+        let stands = match after.first() {
+            None => true,
+            Some(oldest) => self.commit(&format!("{}^1", oldest.id))?.as_deref() == Some(good),
+        };
+        if !stands {
+            let base = self.run(&["merge-base", good, bad])?;
+            let base = String::from_utf8_lossy(&base.stdout).trim().to_owned();
+            let short = |id: &str| id.chars().take(12).collect::<String>();
+            let hint = match base.as_str() {
+                "" => "they have no commit in common".to_owned(),
+                base if base == good => {
+                    "it came in by a merge; name a commit of the line that was merged into"
+                        .to_owned()
+                }
+                base => format!("both stand on {}: name that one as the good one", short(base)),
+            };
+            return Err(CompareError::User(format!(
+                "{} is not on the line of first parents of {}: {hint}",
+                short(good),
+                short(bad)
+            )));
+        }
+        commits.extend(after);
+        Ok(commits)
     }
 }
 

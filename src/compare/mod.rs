@@ -9,18 +9,22 @@ use serde::Deserialize;
 
 use crate::digest::{Digest, Key, Recipe};
 use crate::history::{self, HistoryError, Tables};
-use crate::record::scores::{NoTag, PairBy};
+use crate::record::scores::{Measure, Metric, NoTag, PairBy, ScoreTable};
 use crate::record::{StageRun, TallySummary};
 use crate::report::diff::{
     self, CellDiff, CellSide, Change, DIFF_VERSION, Diff, Pairing, StageDiff, State,
 };
 use crate::sample::{Outcome, Sample, Score};
+use crate::stats::Reducer;
 use crate::store::Store;
 
+pub mod bisect;
 mod git;
 mod side;
+mod worktree;
 
-pub use side::{Side, Sides};
+pub use side::{Named, Side, Sides};
+pub use worktree::Worktree;
 
 /// Why there is nothing to compare.
 #[derive(Debug, thiserror::Error)]
@@ -247,6 +251,25 @@ fn read(store: &Store, stage: &StageRun) -> Result<(CellSide, Positions), Histor
     let observed = observed.zip(tables.info(store).ok());
     let side = CellSide::new(samples, summary(store, stage), observed);
     Ok((side, Positions { table: tables.samples, keys }))
+}
+
+/// The metrics of a workflow over all of its samples, draws averaged.
+///
+/// # Errors
+/// Its samples are gone from the store, or have no such tag.
+pub fn measures(
+    store: &Store,
+    stage: &StageRun,
+    cluster: Option<&str>,
+) -> Result<Vec<Measure>, CompareError> {
+    let tables = Tables::of(store, stage)?;
+    let scored: Vec<Scored> = history::rows(store, tables.samples)?;
+    let samples: Vec<Sample> = scored.into_iter().map(Sample::from).collect();
+    let summary = summary(store, stage);
+    let stopping = summary.as_ref().and_then(|summary| summary.stopping.as_ref());
+    let watched = stopping.is_some_and(|stopping| stopping.watched);
+    let table = ScoreTable::new(&samples, PairBy::Id, cluster, watched)?;
+    Ok(table.metrics().iter().map(|metric: &Metric| table.measure(metric, Reducer::Mean)).collect())
 }
 
 /// What the run said of its samples; a lock file names the result that has it.

@@ -11,7 +11,7 @@ use super::git::Git;
 use crate::exec::Locked;
 use crate::history::{self, HistoryError, Run};
 use crate::record::{RunRecord, StageRun};
-use crate::report::diff::SideInfo;
+use crate::report::diff::{Commit, SideInfo};
 use crate::store::Store;
 
 /// A shorter part of a ULID gives way to a revision of that name.
@@ -26,6 +26,17 @@ pub struct Side {
     pub info: SideInfo,
     /// Its stages: of a run in the order of the manifest, else by name.
     pub stages: Vec<StageRun>,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// A run.
+    Run,
+    /// A lock file, by its path as written.
+    Lock(Utf8PathBuf),
+    /// A commit, by its hash.
+    Revision(String),
 }
 
 /// Where sides are looked for.
@@ -65,6 +76,51 @@ impl Sides<'_> {
         )))
     }
 
+    /// What kind of side a name stands for.
+    pub fn named(&self, name: &str) -> Result<Named, CompareError> {
+        if name.ends_with(".lock") {
+            return Ok(Named::Lock(Utf8PathBuf::from(name)));
+        }
+        if name.starts_with("run:") || steps_back(name).is_some() {
+            return Ok(Named::Run);
+        }
+        if let Some(revision) = name.strip_prefix("rev:") {
+            let commit = self.commit(revision)?;
+            return commit.map(Named::Revision).ok_or_else(|| self.unknown(revision));
+        }
+        match (self.run(name)?, self.commit(name)?) {
+            (Some(run), Some(_)) if !is_short_part(name, &run) => {
+                self.side(name).map(|_| Named::Run)
+            }
+            (_, Some(commit)) => Ok(Named::Revision(commit)),
+            (Some(_), None) => Ok(Named::Run),
+            (None, None) => Err(self.unknown(name)),
+        }
+    }
+
+    /// The manifest of the pipeline that is meant, as a commit or the work tree has it.
+    pub fn manifest(&self, commit: Option<&str>) -> Result<Utf8PathBuf, CompareError> {
+        if let Some(named) = self.pipeline.filter(|name| name.ends_with(".toml")) {
+            // Of the current folder, as any path of the command line.
+            let full = Utf8Path::new(named).canonicalize_utf8().ok();
+            let inside = full.and_then(|full| Some(full.strip_prefix(self.root).ok()?.to_owned()));
+            return Ok(inside.unwrap_or_else(|| Utf8PathBuf::from(named)));
+        }
+        match (self.lock_path(commit), self.pipeline) {
+            (Ok(lock), _) => Ok(lock.with_extension("toml")),
+            // One that never ran has no lock file.
+            (Err(_), Some(name)) if crate::manifest::is_name(name) => {
+                Ok(Utf8PathBuf::from(format!("pipelines/{name}.toml")))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The commits from `good` to `bad`, both included, oldest first. A merge counts as one change.
+    pub fn between(&self, good: &str, bad: &str) -> Result<Vec<Commit>, CompareError> {
+        Git { root: self.root }.between(good, bad)
+    }
+
     /// A side by name.
     pub fn side(&self, name: &str) -> Result<Side, CompareError> {
         if let Some(run) = name.strip_prefix("run:") {
@@ -82,7 +138,7 @@ impl Sides<'_> {
         }
         match (self.run(name)?, self.commit(name)?) {
             (Some(run), Some(commit)) => {
-                if name.len() < PART_MIN && !run.tags.iter().any(|tag| tag == name) {
+                if is_short_part(name, &run) {
                     return self.lock_of(commit, name);
                 }
                 Err(CompareError::User(format!(
@@ -224,6 +280,11 @@ fn is_called(path: &Utf8Path, wanted: &str) -> bool {
     let wanted = Utf8Path::new(wanted.strip_prefix("./").unwrap_or(wanted));
     path.file_stem() == Some(wanted.as_str())
         || path.with_extension("") == wanted.with_extension("")
+}
+
+/// Whether a name is so little of a run's id that a revision of that name is what is meant.
+fn is_short_part(name: &str, run: &Run) -> bool {
+    name.len() < PART_MIN && !run.tags.iter().any(|tag| tag == name)
 }
 
 /// `last` is 0, `last~2` is 2.

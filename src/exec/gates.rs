@@ -8,9 +8,8 @@ use super::Locked;
 use crate::gate::{Baseline, Gate};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Sink, Spanned};
-use crate::plan::{Gathered, assess, gather};
 use crate::record::Verdict;
-use crate::stage::{Artifact, Context, Samples, StageError, read_cell};
+use crate::stage::{Samples, StageError, read_cell};
 use crate::store::Store;
 
 /// What a revision of the project, or a file, says of results.
@@ -152,38 +151,4 @@ fn read_baseline(other: &Other, ours: &Samples, store: &Store) -> Result<Baselin
         Other::Samples(theirs) if theirs.table == ours.table => Baseline::Same,
         Other::Samples(theirs) => Baseline::Cell(Box::new(read_cell(theirs, store)?)),
     })
-}
-
-/// The results of the workflows that gates look at, from the store alone.
-///
-/// # Errors
-/// A workflow whose results are not there.
-pub async fn recall(
-    graph: &Graph,
-    context: &Context,
-) -> Result<BTreeMap<usize, Arc<Samples>>, StageError> {
-    let gated = graph.gates().iter().flat_map(|(_, nodes)| nodes.iter().copied());
-    let gated: Vec<usize> = gated.collect();
-    let needed = graph.with_needed(gated.iter().copied());
-    let mut artifacts: BTreeMap<usize, Artifact> = BTreeMap::new();
-    for &i in graph.order().iter().filter(|i| needed.contains(i)) {
-        let node = &graph.nodes()[i];
-        let Gathered::Inputs(inputs) = gather(node, graph, &artifacts) else { continue };
-        let assessed = assess(node, &inputs, context).await?;
-        let artifact = match assessed.artifact {
-            None if node.stage.runs_in_plan() => {
-                Some(node.stage.run(&inputs, context, &|_| {}).await?.artifact)
-            }
-            artifact => artifact,
-        };
-        artifacts.extend(artifact.map(|artifact| (i, artifact)));
-    }
-    let samples = |i: &usize| match artifacts.get(i) {
-        Some(Artifact::Samples(samples)) => Ok((*i, samples.clone())),
-        _ => Err(StageError::User(format!(
-            "`{}` is not up to date in the store: `forge apply` runs it, and `forge plan` says why",
-            graph.nodes()[*i].name
-        ))),
-    };
-    gated.iter().map(samples).collect()
 }

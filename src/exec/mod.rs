@@ -23,10 +23,12 @@ use crate::store::{Record, Witness};
 
 mod gates;
 mod lock;
+mod recall;
 mod verify;
 
-pub use gates::{Committed, Gates, recall};
+pub use gates::{Committed, Gates};
 pub use lock::{Lock, pins};
+pub use recall::{recall, recall_stages};
 pub use verify::{Locked, LockedStage, Verdict, verify};
 
 /// Which stages a run is about.
@@ -97,6 +99,18 @@ pub async fn apply(
     selection: Selection,
     record: Arc<Mutex<RunRecord>>,
 ) -> Finished {
+    apply_and(graph, context, selection, record, |_| {}).await
+}
+
+/// The same, with a look at the samples of its workflows, by position in the graph, before the run is said to have
+/// ended: what gates say is part of its record.
+pub async fn apply_and(
+    graph: Arc<Graph>,
+    context: Arc<Context>,
+    selection: Selection,
+    record: Arc<Mutex<RunRecord>>,
+    look: impl FnOnce(&BTreeMap<usize, Arc<Samples>>),
+) -> Finished {
     let start = Instant::now();
     let selected: Vec<usize> = match &selection.nodes {
         Some(nodes) => nodes.iter().copied().collect(),
@@ -134,6 +148,13 @@ pub async fn apply(
         tasks.spawn(async move { run.stage(i).await });
     }
     while tasks.join_next().await.is_some() {}
+    let found = |(i, progress): (usize, &watch::Sender<Progress>)| match &*progress.borrow() {
+        Progress::Ready(Artifact::Samples(samples)) => Some((i, samples.clone())),
+        _ => None,
+    };
+    let found: BTreeMap<usize, Arc<Samples>> =
+        run.progress.iter().enumerate().filter_map(found).collect();
+    look(&found);
     let status = run.status(&record);
     let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
     (run.context.emit)(Event::RunFinished { status, wall_ms, cause: run.cause() });
@@ -148,12 +169,8 @@ pub async fn apply(
         .keys()
         .map(Utf8PathBuf::from)
         .collect();
-    let found = |(i, progress): (usize, &watch::Sender<Progress>)| match &*progress.borrow() {
-        Progress::Ready(Artifact::Samples(samples)) => Some((i, samples.clone())),
-        _ => None,
-    };
     Finished {
-        found: run.progress.iter().enumerate().filter_map(found).collect(),
+        found,
         samples: record.stages.iter().filter_map(summary).collect(),
         user_error: *run.user_error.lock().expect("BUG: the error lock is poisoned"),
         bug: *run.bug.lock().expect("BUG: the bug lock is poisoned"),
@@ -196,8 +213,12 @@ impl Run {
         }
     }
 
-    /// Keeps the recipes of this run, for the explanations of the next.
+    /// Keeps the recipes of this run, for the explanations of the next. One that was made in another work tree is
+    /// none that the next one follows.
     fn remember(&self) {
+        if self.context.options.elsewhere {
+            return;
+        }
         let mut keys = self.keys.lock().expect("BUG: the key lock is poisoned");
         let files = self.files.lock().expect("BUG: the file lock is poisoned");
         let known = &self.last;

@@ -8,6 +8,8 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::seen::{Places, Seen};
+
 /// A place in one of the files of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
@@ -116,12 +118,30 @@ pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// Collects what is wrong, so that one reading reports all of it.
 #[derive(Debug, Default)]
-pub struct Sink(RefCell<Vec<Diagnostic>>);
+pub struct Sink {
+    list: RefCell<Vec<Diagnostic>>,
+    seen: Option<Seen>,
+}
 
 impl Sink {
+    /// One that also keeps which fields were asked for.
+    pub fn recording() -> Sink {
+        Sink { list: RefCell::default(), seen: Some(Seen::default()) }
+    }
+
+    /// Where to say which fields are asked for, if somebody wants to know.
+    pub(super) fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// The fields that were asked for.
+    pub fn into_seen(self) -> Places {
+        self.seen.unwrap_or_default().into_places()
+    }
+
     /// Adds one; the same thing at the same place is said once.
     pub fn push(&self, diagnostic: Diagnostic) {
-        let mut list = self.0.borrow_mut();
+        let mut list = self.list.borrow_mut();
         if !list.contains(&diagnostic) {
             list.push(diagnostic);
         }
@@ -129,12 +149,12 @@ impl Sink {
 
     /// Whether nothing is wrong so far.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.list.borrow().is_empty()
     }
 
     /// All of it, in the order of the files; an error if there is any.
     pub fn finish(self, sources: &Sources) -> Result<(), Diagnostics> {
-        let mut list = self.0.into_inner();
+        let mut list = self.list.into_inner();
         if list.is_empty() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
 use super::diagnostic::{Diagnostic, Sink, Span};
+use super::seen::{self, Shape};
 use super::tree::{Item, Node, Table};
 use crate::template;
 
@@ -34,6 +35,8 @@ pub enum TextOrTable<'a> {
 pub struct Fields<'a> {
     /// What the table is, for messages: "stage `ask`".
     what: String,
+    /// Where it is, for those who want to know what is asked for; else empty.
+    place: String,
     /// Where it is.
     span: Span,
     table: &'a Table,
@@ -54,14 +57,33 @@ impl<'a> Fields<'a> {
         context: &'a Value,
         sink: &'a Sink,
     ) -> Self {
+        let what = what.into();
+        let place = sink.seen().map_or_else(String::new, |_| seen::place(&what, table));
         Fields {
-            what: what.into(),
+            what,
+            place,
             span,
             table,
             sink,
             context,
             known: RefCell::default(),
             told: RefCell::default(),
+        }
+    }
+
+    /// The same of a table inside of this one.
+    fn inner(&self, path: &str, what: String, span: Span, table: &'a Table) -> Fields<'a> {
+        let mut fields = Fields::new(what, span, table, self.context, self.sink);
+        if self.sink.seen().is_some() {
+            fields.place = seen::place(&format!("{}/{path}", self.place), table);
+        }
+        fields
+    }
+
+    /// Tells what a field may hold, where somebody wants to know.
+    fn saw(&self, name: &str, shape: Shape) {
+        if let Some(seen) = self.sink.seen() {
+            seen.shape(&self.place, name, shape);
         }
     }
 
@@ -86,11 +108,16 @@ impl<'a> Fields<'a> {
     }
 
     fn node(&self, name: &str) -> Option<&'a Node> {
+        // Who only asks whether it is there may read it once it is.
+        self.saw(name, Shape::Text);
         self.known.borrow_mut().insert(name.to_owned());
         self.table.get(name).map(|entry| &entry.node)
     }
 
     fn missing(&self, name: &str) {
+        if let Some(seen) = self.sink.seen() {
+            seen.needed(&self.place, name);
+        }
         self.error(Diagnostic::at(self.span, format!("{} needs `{name}`", self.what)));
     }
 
@@ -147,11 +174,13 @@ impl<'a> Fields<'a> {
 
     /// A string, rendered.
     pub fn text(&self, name: &str) -> Option<Spanned<String>> {
+        self.saw(name, Shape::Text);
         self.node(name).and_then(|node| self.text_of(name, node))
     }
 
     /// A string exactly as written: a template for later.
     pub fn raw_text(&self, name: &str) -> Option<Spanned<String>> {
+        self.saw(name, Shape::Text);
         let node = self.node(name)?;
         match &node.item {
             Item::Text(text) => Some(Spanned { value: text.clone(), span: node.span }),
@@ -172,6 +201,7 @@ impl<'a> Fields<'a> {
 
     /// A string or a list of strings.
     pub fn texts(&self, name: &str) -> Option<Vec<Spanned<String>>> {
+        self.saw(name, Shape::Texts);
         let node = self.node(name)?;
         match &node.item {
             Item::List(items) => {
@@ -187,6 +217,7 @@ impl<'a> Fields<'a> {
 
     /// A table of strings, such as environment variables.
     pub fn text_table(&self, name: &str) -> Option<Vec<(String, Spanned<String>)>> {
+        self.saw(name, Shape::TextTable);
         let node = self.node(name)?;
         match &node.item {
             Item::Table(table) => Some(
@@ -250,6 +281,7 @@ impl<'a> Fields<'a> {
 
     /// A whole number within `range`.
     pub fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Option<i64> {
+        self.saw(name, Shape::Integer(*range.start(), *range.end()));
         let read = |item: &Item| match item {
             Item::Integer(number) => Some(*number),
             _ => None,
@@ -266,6 +298,7 @@ impl<'a> Fields<'a> {
 
     /// A number within `range`.
     pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        self.saw(name, Shape::Number(*range.start(), *range.end()));
         let read = |item: &Item| match item {
             Item::Integer(number) => Some(*number as f64),
             Item::Float(number) => Some(*number),
@@ -278,6 +311,7 @@ impl<'a> Fields<'a> {
 
     /// A plain value of any type, a string rendered and read as what it looks like.
     pub fn scalar_json(&self, name: &str) -> Option<Spanned<Value>> {
+        self.saw(name, Shape::Scalar);
         let node = self.node(name)?;
         let value = match &node.item {
             Item::Text(text) => {
@@ -291,6 +325,7 @@ impl<'a> Fields<'a> {
 
     /// true or false.
     pub fn boolean(&self, name: &str) -> Option<bool> {
+        self.saw(name, Shape::Boolean);
         let read = |item: &Item| match item {
             Item::Boolean(flag) => Some(*flag),
             _ => None,
@@ -300,6 +335,7 @@ impl<'a> Fields<'a> {
 
     /// A duration such as "30s" or "5m".
     pub fn duration(&self, name: &str) -> Option<Duration> {
+        self.saw(name, Shape::Duration);
         let text = self.text(name)?;
         match humantime::parse_duration(&text.value) {
             Ok(duration) => Some(duration),
@@ -313,14 +349,25 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Tells which words a field knows.
+    fn knows(&self, name: &str, known: &[&str]) {
+        if let Some(seen) = self.sink.seen() {
+            seen.words(&self.place, name, known);
+        }
+    }
+
     /// One of a set of words.
     pub fn choice(&self, name: &str, known: &[&str]) -> Option<Spanned<String>> {
+        self.saw(name, Shape::Choice);
+        self.knows(name, known);
         let text = self.text(name)?;
         self.is_one_of(name, &text, known).then_some(text)
     }
 
     /// Words, each of a set and none twice.
     pub fn choices(&self, name: &str, known: &[&str]) -> Option<Vec<String>> {
+        self.saw(name, Shape::Choices);
+        self.knows(name, known);
         let mut kept: Vec<String> = Vec::new();
         for text in self.texts(name)? {
             if kept.contains(&text.value) {
@@ -335,6 +382,7 @@ impl<'a> Fields<'a> {
 
     /// Whether a word of a field is known; an error where it is not.
     pub fn is_one_of(&self, name: &str, text: &Spanned<String>, known: &[&str]) -> bool {
+        self.knows(name, known);
         let found = known.contains(&text.value.as_str());
         if !found {
             let one = name.strip_suffix('s').unwrap_or(name);
@@ -347,12 +395,14 @@ impl<'a> Fields<'a> {
 
     /// A path in the project, relative to its root, with `/` and without `..`.
     pub fn path(&self, name: &str) -> Option<Spanned<Utf8PathBuf>> {
+        self.saw(name, Shape::Path);
         let text = self.text(name)?;
         self.check_path(&text)
     }
 
     /// Paths in the project.
     pub fn paths(&self, name: &str) -> Option<Vec<Spanned<Utf8PathBuf>>> {
+        self.saw(name, Shape::Paths);
         Some(self.texts(name)?.iter().filter_map(|text| self.check_path(text)).collect())
     }
 
@@ -371,11 +421,12 @@ impl<'a> Fields<'a> {
 
     /// A table inside.
     pub fn table(&self, name: &str) -> Option<Fields<'a>> {
+        self.saw(name, Shape::Table);
         let node = self.node(name)?;
         match &node.item {
             Item::Table(table) => {
                 let what = format!("`{name}` of {}", self.what);
-                Some(Fields::new(what, node.span, table, self.context, self.sink))
+                Some(self.inner(name, what, node.span, table))
             }
             _ => {
                 self.wrong_type(name, node, "a table");
@@ -386,6 +437,7 @@ impl<'a> Fields<'a> {
 
     /// Tables by names of their own, `[name.<its name>]`, in the order of the names.
     pub fn named_tables(&self, name: &str) -> Vec<(Spanned<String>, Fields<'a>)> {
+        self.saw(name, Shape::NamedTables);
         let Some(node) = self.node(name) else { return Vec::new() };
         let Item::Table(tables) = &node.item else {
             self.wrong_type(name, node, "tables with names");
@@ -397,7 +449,7 @@ impl<'a> Fields<'a> {
                 Item::Table(table) => {
                     let what = format!("`{name}.{key}` of {}", self.what);
                     let span = entry.node.span;
-                    let fields = Fields::new(what, span, table, self.context, self.sink);
+                    let fields = self.inner(&format!("{name}/*"), what, span, table);
                     out.push((Spanned { value: key.clone(), span: entry.key }, fields));
                 }
                 _ => self.wrong_type(key, &entry.node, "a table"),
@@ -408,6 +460,7 @@ impl<'a> Fields<'a> {
 
     /// Tables in a list: `[[name]]`.
     pub fn tables(&self, name: &str) -> Vec<Fields<'a>> {
+        self.saw(name, Shape::Tables);
         let Some(node) = self.node(name) else { return Vec::new() };
         let Item::List(items) = &node.item else {
             self.wrong_type(name, node, "a list of tables");
@@ -418,7 +471,7 @@ impl<'a> Fields<'a> {
             match &node.item {
                 Item::Table(table) => {
                     let what = format!("`{name}` {} of {}", i + 1, self.what);
-                    out.push(Fields::new(what, node.span, table, self.context, self.sink));
+                    out.push(self.inner(&format!("{name}/[]"), what, node.span, table));
                 }
                 _ => self.wrong_type(name, node, "a list of tables"),
             }
@@ -428,6 +481,7 @@ impl<'a> Fields<'a> {
 
     /// A list of strings and tables; one of them may stand alone.
     pub fn entries(&self, name: &str) -> Option<Vec<TextOrTable<'a>>> {
+        self.saw(name, Shape::Entries);
         let node = self.node(name)?;
         let nodes = match &node.item {
             Item::List(items) => items.as_slice(),
@@ -441,7 +495,7 @@ impl<'a> Fields<'a> {
                         1 => format!("`{name}` of {}", self.what),
                         _ => format!("`{name}` {} of {}", i + 1, self.what),
                     };
-                    let fields = Fields::new(what, node.span, table, self.context, self.sink);
+                    let fields = self.inner(&format!("{name}/[]"), what, node.span, table);
                     out.push(TextOrTable::Table(fields));
                 }
                 Item::Text(_) => out.extend(self.text_of(name, node).map(TextOrTable::Text)),
@@ -453,6 +507,7 @@ impl<'a> Fields<'a> {
 
     /// A list of plain values, rendered, as JSON with their places.
     pub fn values(&self, name: &str) -> Option<Vec<Spanned<Value>>> {
+        self.saw(name, Shape::List);
         let node = self.node(name)?;
         let Item::List(items) = &node.item else {
             self.wrong_type(name, node, "a list");
@@ -468,6 +523,7 @@ impl<'a> Fields<'a> {
 
     /// A table of plain values as JSON, with its place.
     pub fn json_table(&self, name: &str) -> Option<Spanned<serde_json::Map<String, Value>>> {
+        self.saw(name, Shape::PlainTable);
         let node = self.node(name)?;
         match node.item.to_json() {
             Value::Object(value) => Some(Spanned { value, span: node.span }),

@@ -11,12 +11,16 @@ use crate::digest::{Digest, DigestStream};
 
 mod diagnostic;
 mod fields;
+mod format;
 mod params;
+mod seen;
 mod stages;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Sink, Sources, Span, closest};
 pub use fields::{Fields, Spanned, TextOrTable, inside};
+pub use format::{WIDTH, format};
+pub use seen::{DECIDING, Field, Places, Seen, Shape};
 pub use tree::{Entry, Item, Node, Table, parse as parse_toml};
 
 /// Deepest chain of includes.

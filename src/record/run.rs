@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Retry, ServedFrom};
+use super::{Retry, ServedFrom, Verdict};
 use crate::digest::{Digest, Key};
 use crate::record::TallySummary;
 use crate::sample::Outcome;
@@ -149,6 +149,11 @@ pub enum Event {
         /// Why it failed or was skipped.
         error: Option<String>,
     },
+    /// The gates have looked at the results.
+    GatesJudged {
+        /// What they said, in the order of the manifest.
+        verdicts: Vec<Verdict>,
+    },
     /// The run ended.
     RunFinished {
         /// How.
@@ -170,7 +175,9 @@ impl Event {
     /// The stage that it is about.
     pub fn stage(&self) -> Option<&str> {
         match self {
-            Event::RunStarted { .. } | Event::RunFinished { .. } => None,
+            Event::RunStarted { .. } | Event::GatesJudged { .. } | Event::RunFinished { .. } => {
+                None
+            }
             Event::Notice { stage, .. } => stage.as_deref(),
             Event::StageStarted { stage, .. }
             | Event::FlowsExpanded { stage, .. }
@@ -430,6 +437,9 @@ pub struct RunRecord {
     pub spent: BTreeMap<String, f64>,
     /// What the user was told.
     pub notices: Vec<String>,
+    /// What the gates said, where there are some.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub gates: Vec<Verdict>,
     /// Where each stage stands in `stages`.
     #[serde(skip)]
     places: BTreeMap<String, usize>,
@@ -454,6 +464,7 @@ impl Default for RunRecord {
             retries: BTreeMap::new(),
             spent: BTreeMap::new(),
             notices: Vec::new(),
+            gates: Vec::new(),
             places: BTreeMap::new(),
         }
     }
@@ -541,6 +552,7 @@ impl RunRecord {
                     run.error.clone_from(error);
                 }
             }
+            Event::GatesJudged { verdicts } => self.gates.clone_from(verdicts),
             Event::RunFinished { status, wall_ms, cause } => {
                 self.status = *status;
                 self.cause = *cause;

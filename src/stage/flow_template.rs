@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::{Artifact, ArtifactKind, Context, Done, Inputs, Need, Setting, Stage, StageError};
 use crate::digest::{Digest, Recipe};
-use crate::manifest::{Diagnostic, Fields, Sink, Sources, Span, Spanned, is_name, parse_toml};
+use crate::manifest::{
+    Diagnostic, Fields, Sink, Sources, Span, Spanned, Table, is_name, parse_toml,
+};
 use crate::sample::{ObservationFormat, Role, Shot};
 use crate::store::{Outcome, Port, Record};
 use crate::template::{self, LANGUAGE};
@@ -152,9 +154,16 @@ pub fn parse(
     let mut sources = Sources::default();
     let source = sources.add(path, text);
     let table = parse_toml(text, source, &sink);
-    let nothing = Value::Null;
     let span = Span { source, start: 0, end: text.len().min(1) };
-    let fields = Fields::new("the flow template", span, &table, &nothing, &sink);
+    let template = read_table(&table, span, &sink);
+    sink.finish(&sources)?;
+    Ok(template)
+}
+
+/// Reads the table of a template file. What is wrong goes to `sink`.
+pub fn read_table(table: &Table, span: Span, sink: &Sink) -> FlowTemplate {
+    let nothing = Value::Null;
+    let fields = Fields::new("the flow template", span, table, &nothing, sink);
     let expression = |name: &str| {
         let text = fields.raw_text(name)?;
         if let Err(error) = template::Templates::default().check_expression(&text.value) {
@@ -179,11 +188,10 @@ pub fn parse(
             .error(Diagnostic::at(span, "a flow template needs at least one [[step]]").hint(hint));
     }
     fields.finish();
-    sink.finish(&sources)?;
     let tags = tags.into_iter().map(|tag| tag.value).collect();
     let mut template = FlowTemplate { digest: no_digest(), id, targets, tags, steps };
     template.digest = Digest::of_json(&template);
-    Ok(template)
+    template
 }
 
 fn read_step(fields: Fields<'_>, known: &mut BTreeSet<String>) -> Option<StepTemplate> {

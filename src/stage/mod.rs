@@ -26,7 +26,7 @@ mod report;
 mod views;
 pub mod workflow;
 
-pub use flow_template::FlowTemplate;
+pub use flow_template::{FlowTemplate, read_table as read_template};
 pub use flows::Flows;
 pub(crate) use report::read_cell;
 pub use views::View;
@@ -399,6 +399,8 @@ pub struct Options {
     pub budget: Option<f64>,
     /// Folder for reports instead of the manifest's.
     pub out: Option<Utf8PathBuf>,
+    /// The work tree is not the user's: what the pipeline knows of its last run stays.
+    pub elsewhere: bool,
     /// How many reports there are: of more than one, each gets its own folder in `out`.
     pub reports: usize,
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::project::{Project, REPLIES, Ran};
 
-fn git(project: &Project, args: &[&str]) {
+pub fn git(project: &Project, args: &[&str]) {
     let who = [
         "-c",
         "user.name=forge",
@@ -26,7 +26,7 @@ fn git(project: &Project, args: &[&str]) {
 }
 
 /// Commits the work tree of a project that has run on `main`.
-fn on_main(project: &Project) {
+pub fn on_main(project: &Project) {
     project.write(".gitignore", ".forge*\nout\n");
     git(project, &["init", "--quiet", "--initial-branch=main"]);
     project.ok(&[]);
@@ -43,7 +43,7 @@ const PROMPTED: &str = r#"replies = [
     { reply = "0" },
 ]"#;
 
-fn prompted() -> Project {
+pub fn prompted() -> Project {
     let project = Project::with("", PROMPTED);
     on_main(&project);
     git(&project, &["checkout", "--quiet", "-b", "think"]);
@@ -256,4 +256,58 @@ fn a_comment_fits_and_what_models_say_stays_text() {
     assert!(!some.contains("<img") && !some.contains('@') && !some.contains('\u{1b}'), "{some}");
     let text = diff(&project, &["main"]).stdout;
     assert!(text.contains("[31m <img src=x>") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn what_is_missing_is_run_where_that_is_asked_for() {
+    let project = Project::with("", PROMPTED);
+    on_main(&project);
+    git(&project, &["checkout", "--quiet", "-b", "think"]);
+    project.edit("templates/qa.toml", "{{ row.question }}", "Think. {{ row.question }}");
+    let before = project.read("pipelines/bench.lock");
+    let cell = |ran: &Value| ran["cells"][0].clone();
+    // The lock file of the work tree is still that of main.
+    assert_eq!(cell(&diff_json(&project, &["main"]))["state"], "same");
+    let here = cell(&diff_json(&project, &["main", "--run"]));
+    assert_eq!(
+        (&here["state"], flows(&here["gained"])),
+        (&json!("compared"), vec!["q5", "q6", "q7"])
+    );
+    assert_eq!(project.read("pipelines/bench.lock"), before, "a comparison writes no lock file");
+
+    // A commit without results, and nothing of it in the work tree.
+    project.edit("templates/qa.toml", "Think. ", "Think. Think. ");
+    git(&project, &["commit", "--quiet", "--all", "--message=twice"]);
+    git(&project, &["checkout", "--quiet", "main"]);
+    let twice = cell(&diff_json(&project, &["main", "think", "--run"]));
+    assert_eq!((&twice["state"], flows(&twice["lost"])), (&json!("compared"), vec!["q1"]));
+    // Now it is in the store, and looking at it again runs nothing.
+    let runs = || std::fs::read_dir(project.path(".forge/runs")).unwrap().count();
+    let count = runs();
+    assert_eq!(cell(&diff_json(&project, &["main", "think", "--run"])), twice);
+    assert_eq!(runs(), count);
+    // The pipeline follows its own last run, not that of another work tree.
+    assert!(project.ok(&[]).states().values().all(|state| state == "fresh"));
+
+    project.edit("pipelines/bench.toml", "replies = [", "replies = [ 7,");
+    git(&project, &["commit", "--quiet", "--all", "--message=broken"]);
+    let broken = diff(&project, &["think", "HEAD", "--run"]);
+    assert_eq!(broken.code, 2, "{}", broken.stdout);
+    assert!(broken.stderr.contains("`HEAD` cannot be run: "), "{}", broken.stderr);
+    let trees = std::fs::read_dir(project.path(".git/worktrees"));
+    assert_eq!(trees.map_or(0, Iterator::count), 0, "work trees are left behind");
+}
+
+#[test]
+fn a_page_has_everything_and_needs_nothing() {
+    let project = prompted();
+    let page = diff(&project, &["main", "--html"]).stdout;
+    for part in
+        ["<svg", "right in b, not in a: 3", "Think. What is 5 + 0?", "McNemar, exact", "+20.0"]
+    {
+        assert!(page.contains(part), "no `{part}` in {page}");
+    }
+    for foreign in ["<script", "http://", "https://", "src="] {
+        assert!(!page.contains(foreign), "`{foreign}` in {page}");
+    }
 }

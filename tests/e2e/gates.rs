@@ -386,3 +386,33 @@ fn the_story_of_the_example_ends_well() {
     let worse = "FAIL  no-worse  ask  accuracy − main  -18.7 points";
     assert!(ran.stdout.contains(worse) && ran.stdout.contains("56 worse"), "{}", ran.stdout);
 }
+
+#[test]
+fn a_run_remembers_what_its_gates_said() {
+    let project = Project::new();
+    let show = |args: &[&str]| project.forge(&[&["show"], args].concat());
+    project.ok(&[]);
+    let record: Value = serde_json::from_str(&show(&["--json"]).stdout).unwrap();
+    assert!(record.get("gates").is_none(), "a run without gates has none: {record}");
+    quality(&project, "min_accuracy = 0.9\nmax_truncated = 0.5");
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 100, "{}", ran.stderr);
+    let record: Value = serde_json::from_str(&show(&["--json"]).stdout).unwrap();
+    assert_eq!(record["gates"], ran.done()["gates"]);
+    assert_eq!(
+        record["status"], "completed",
+        "a gate says what results are, not that they are none"
+    );
+    let text = show(&[]).stdout;
+    for said in [
+        "FAIL  quality  ask  accuracy",
+        "pass  quality  ask  truncated",
+        "gates: 1 of 2 thresholds not kept",
+    ] {
+        assert!(text.contains(said), "no `{said}` in {text}");
+    }
+    // In the log it stands before the end, so that who follows sees it.
+    let log = project.forge(&["logs"]).stdout;
+    let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("no `{text}` in {log}"));
+    assert!(place("gates: 1 of 2 thresholds not kept") < place("completed in"), "{log}");
+}

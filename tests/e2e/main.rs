@@ -9,10 +9,12 @@ macro_rules! tell {
 }
 
 mod browser;
+mod bisect;
 mod command;
 mod crash;
 mod data;
 mod diff;
+mod editor;
 mod engine;
 mod exports;
 mod gates;

@@ -14,10 +14,14 @@ use crate::record::{Observed, Tally, TallySummary};
 use crate::sample::{Outcome, Sample, Usage};
 use crate::stats::{Reducer, Summary};
 
+mod bisect;
+mod html;
 mod markdown;
 mod text;
 mod words;
 
+pub use bisect::{BISECT_VERSION, Bisection, Commit, FirstBad, Step, step, summary};
+pub use html::html;
 pub use markdown::{MARKDOWN_MAX, markdown};
 pub use text::text;
 
