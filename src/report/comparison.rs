@@ -16,6 +16,9 @@ const CELLS_MAX: usize = 60;
 /// Most charts of one section.
 const CHARTS_MAX: usize = 12;
 
+/// A number of a workflow, where it has one.
+type Of = fn(&Cell) -> Option<f64>;
+
 /// A question, with charts and the table behind them.
 pub(super) struct Section {
     pub(super) title: String,
@@ -189,14 +192,14 @@ fn side_by_side(report: &Report, names: &Names) -> Option<Section> {
             .map(|cell| measured(cell, name).map_or((None, None), |(value, ci)| (Some(value), ci)));
         panels.push((name.to_owned(), show_percent, values.collect()));
     }
-    let tokens = |cell: &Cell| {
+    let tokens: Of = |cell| {
         let tokens = cell.usage.output_tokens? as f64;
         (cell.summary.samples > 0).then(|| tokens / cell.summary.samples as f64)
     };
-    let others: [(&str, Show, &dyn Fn(&Cell) -> Option<f64>); 3] = [
-        ("$ for 1,000 samples", show_dollars, &dollars),
-        ("p50 latency, live", show_ms, &latency),
-        ("tokens out for a sample", show_number, &tokens),
+    let others: [(&str, Show, Of); 3] = [
+        ("$ for 1,000 samples", show_dollars, dollars),
+        ("p50 latency, live", show_ms, latency),
+        ("tokens out for a sample", show_number, tokens),
     ];
     for (name, show, of) in others {
         panels.push((name.to_owned(), show, cells.iter().map(|cell| (of(cell), None)).collect()));
@@ -235,7 +238,7 @@ fn side_by_side(report: &Report, names: &Names) -> Option<Section> {
 
 /// Accuracy against what it takes.
 fn trade_offs(cells: &[Cell], names: &Names) -> Option<Section> {
-    let axes: [(&str, &str, Show, fn(&Cell) -> Option<f64>); 2] = [
+    let axes: [(&str, &str, Show, Of); 2] = [
         ("Accuracy against cost", "$ for 1,000 samples", show_dollars, dollars),
         ("Accuracy against latency", "p50 latency of live samples", show_ms, latency),
     ];
