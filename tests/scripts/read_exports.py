@@ -52,12 +52,6 @@ def inspect(folder):
                         "scores": {k: v.value for k, v in (sample.scores or {}).items()},
                         "error": sample.error.message if sample.error else None,
                         "outcome": sample.metadata["outcome"],
-                        "calls": [
-                            [call.function, call.arguments]
-                            for message in sample.messages
-                            if message.role == "assistant"
-                            for call in message.tool_calls or []
-                        ],
                     }
                     for sample in log.samples
                 ],
