@@ -120,6 +120,8 @@ fn head(about: &About<'_>, totals: &Totals) -> Value {
         })
         .collect();
     let model = model_name(about);
+    // Neither may be null there.
+    let id = about.stage.key.map_or_else(|| record.run_id.clone(), |key| key.to_string());
     let usage = model_usage(totals.usage, totals.cost).map(|usage| json!({ &model: usage }));
     let packages = of.tool.split_once(' ');
     let packages = packages.map_or(json!({}), |(name, version)| json!({ name: version }));
@@ -127,11 +129,11 @@ fn head(about: &About<'_>, totals: &Totals) -> Value {
         "version": VERSION,
         "status": status,
         "eval": {
-            "eval_id": about.stage.key,
+            "eval_id": id,
             "run_id": record.run_id,
             "created": began,
             "task": about.source.stage,
-            "task_id": about.stage.key,
+            "task_id": id,
             "task_version": 0,
             "task_file": record.manifest,
             "task_args": of.params,

@@ -110,6 +110,10 @@ fn sanitized(model: &str) -> String {
     let mut out = String::new();
     let mut before = false;
     for c in model.chars() {
+        // A folder's name has 255 bytes.
+        if out.len() > 240 {
+            break;
+        }
         let bad = "\"<>:/|\\?*[]".contains(c) || c.is_control();
         if bad && !before {
             out.push_str("__");

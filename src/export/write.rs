@@ -164,8 +164,11 @@ pub(super) fn moment(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+/// Longest part of the name of a file: file systems take 255 bytes of the whole.
+const PART_MAX: usize = 120;
+
 /// A text as a part of the name of a file: letters, digits and underscores.
 pub(super) fn plain(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    text.chars().map(plain).collect()
+    text.chars().take(PART_MAX).map(plain).collect()
 }
