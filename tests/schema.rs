@@ -133,7 +133,6 @@ fn bad_manifests_are_bad_for_the_schema_too() {
         "out_of_range.toml",
         "wrong_types.toml",
         "tool_settings.toml",
-        "tools.toml",
         "scorers.toml",
         "gates.toml",
     ] {
