@@ -94,7 +94,7 @@ fn flips(what: &str, flips: &Flips) -> Value {
 fn chart(diff: &Diff) -> Option<Value> {
     let compared = |cell: &CellDiff| {
         let comparison = cell.comparisons.first()?;
-        Some((cell.name.clone(), comparison.metric.clone(), comparison.result.clone()?))
+        Some((cell.name.clone(), comparison.metric.clone(), comparison.result?))
     };
     let all: Vec<(String, String, Difference)> = diff.cells.iter().filter_map(compared).collect();
     let metric = all.first()?.1.clone();
