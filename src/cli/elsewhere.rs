@@ -132,7 +132,7 @@ impl<'a> Elsewhere<'a> {
         let progress = Arc::new(Progress::new(self.quiet, false));
         let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let times: Arc<Mutex<SampleTimes>> = Arc::default();
-        let emit = emitter(record.clone(), times, progress.clone(), log.clone(), false);
+        let emit = emitter(record.clone(), times, progress.clone(), log.clone(), None, false);
         let options = Options { elsewhere, ..Options::default() };
         let context = Arc::new(project.context(self.store.clone(), options, emit));
         if !self.holds.replace(true) {
