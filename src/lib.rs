@@ -29,6 +29,8 @@
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
 //! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]. [`history`] finds runs by name and reads what they left: records, events, samples.
 //!
+//! [`project`] is a manifest in its project and the begin of a run.
+//!
 //! # The files we write
 //!
 //! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/pack.rs` `packs/`, `store/stat.rs` `stat`,
@@ -71,4 +73,5 @@ pub mod graph;
 pub mod plan;
 pub mod exec;
 pub mod compare;
+pub mod project;
 pub mod cli;

@@ -14,11 +14,12 @@ use super::progress::Progress;
 use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
-use crate::exec::{self, Finished, Lock, Selection};
+use crate::exec::{Finished, Lock, Selection};
+use crate::project::{Launch, Machine};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
 use crate::stage::{Context, Options};
-use crate::store::{Shared, StoreError, replace_file};
+use crate::store::{Shared, replace_file};
 
 #[derive(Args)]
 pub(super) struct Apply {
@@ -97,15 +98,11 @@ impl Apply {
         }
         let committed = gate::committed(&project)?;
         let store = project.store(&self.manifest)?;
-        let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
-        let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let times: Arc<Mutex<SampleTimes>> = Arc::default();
-        let emit = emitter(record.clone(), times.clone(), progress.clone(), log.clone(), self.json);
-        let context = Arc::new(project.context(store.clone(), options, emit));
-        store.hold_run(&context.run.id)?;
-        *log.lock().expect("BUG: the log lock is poisoned") =
-            Some(store.create_run(&context.run.id)?);
+        let watch = watcher(times.clone(), progress.clone(), self.json);
+        let launch = Launch::new(&project, &Machine::default(), store.clone(), options, watch)?;
+        let context = launch.context.clone();
         for tag in &self.tag {
             store.run_files(&context.run.id).tag(tag)?;
         }
@@ -128,13 +125,9 @@ impl Apply {
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
-            let run = exec::apply(graph, context.clone(), selection, record);
-            let finished = run.await;
+            let (finished, kept) = launch.run(graph, selection).await;
             progress.finish();
-            if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-                folder.finish(&finished.record)?;
-            }
-            store.flush()?;
+            kept?;
             if whole && finished.record.status == RunStatus::Completed {
                 write_lock(&manifest_path, &finished.record)?;
             }
@@ -213,6 +206,7 @@ impl Apply {
             jobs: self.jobs,
             budget: self.budget,
             out,
+            ..Options::default()
         })
     }
 
@@ -281,29 +275,20 @@ fn dollars(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write an amount of dollars, such as 2.50".to_owned())
 }
 
-type Emit = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
-fn emitter(
-    record: Arc<Mutex<RunRecord>>,
+/// What hears of events beside the record and the log: times, progress, and stdout with `--json`.
+fn watcher(
     times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
-    log: Arc<Mutex<Option<crate::store::RunFolder>>>,
     json: bool,
-) -> Emit {
-    Arc::new(move |event| {
-        record.lock().expect("BUG: the record lock is poisoned").apply(&event);
-        times.lock().expect("BUG: the time lock is poisoned").on(&event);
-        if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-            // The log is for people and later readers; what was paid for is in the journal.
-            let _: Result<(), StoreError> = folder.log(&event, crate::engine::unix_ms());
-        }
-        progress.on(&event);
+) -> impl Fn(&Event) + Send + Sync {
+    move |event| {
+        times.lock().expect("BUG: the time lock is poisoned").on(event);
+        progress.on(event);
         if json {
-            let line = serde_json::to_string(&event).expect("BUG: an event is plain data");
+            let line = serde_json::to_string(event).expect("BUG: an event is plain data");
             print(&line);
         }
-    })
+    }
 }
 
 /// The first Ctrl-C stops admission, the second ends the process at once.

@@ -534,6 +534,8 @@ impl Workflow {
             Mode::Frozen
         } else if !self.cache || context.options.afresh.contains(&self.name) {
             Mode::Afresh
+        } else if context.options.through {
+            Mode::Through
         } else {
             Mode::Live
         }
