@@ -26,6 +26,7 @@ mod rebuilds;
 mod remote;
 mod repeats;
 mod scorers;
+mod serve;
 mod server;
 mod servers;
 mod store;
