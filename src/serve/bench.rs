@@ -10,10 +10,9 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::experiment::{
-    Config, Hyperparameters, NewExperiment, Optimization, ReasoningMethod, WORKFLOW, manifest,
-};
+use super::experiment::{Config, Hyperparameters, NewExperiment, Optimization, ReasoningMethod};
 use super::known::Known;
+use super::manifest::{WORKFLOW, manifest};
 use super::results::{Results, profile};
 use super::runs::{errors, pipeline_name, project_of};
 use crate::exec::Selection;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::db::{Experiment, Status};
-use super::experiment::WORKFLOW;
+use super::manifest::WORKFLOW;
 use super::runs::Progress;
 use crate::record::Event;
 

@@ -44,6 +44,8 @@ pub struct Known {
     pub lookup: Option<String>,
     /// What retrieval retrieves from, as a manifest writes it.
     pub corpus: Option<Value>,
+    /// The engine of a retrieval by embeddings.
+    pub embedder: Option<Fields>,
     /// Manifests that could not be read, and why.
     pub unread: Vec<(Utf8PathBuf, String)>,
 }
@@ -117,6 +119,11 @@ impl Known {
                     self.lookup = self.lookup.take().or_else(|| text(&own, "lookup"));
                     let corpus = || own.get("rag")?.get("corpus").cloned();
                     self.corpus = self.corpus.take().or_else(corpus);
+                    let embedder = || {
+                        let name = own.get("rag")?.get("embeddings")?.as_str()?;
+                        Some(fields(stages.iter().find(|stage| stage.name == name)?))
+                    };
+                    self.embedder = self.embedder.take().or_else(embedder);
                 }
                 _ => {}
             }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::db::Experiment;
-use super::experiment::WORKFLOW;
+use super::manifest::WORKFLOW;
 use crate::digest::Digest;
 use crate::history::{self, HistoryError, Table, Tables};
 use crate::record::{Observed, Phase, Profile, RunStatus, ServedFrom, StageRun, Tally};
@@ -208,11 +208,7 @@ impl Results {
     /// The newest of some runs of an experiment that has a result.
     pub fn find(&self, runs: &[String]) -> Result<Found, NoResults> {
         for id in runs {
-            let run = match history::find(&self.store, id) {
-                Ok(run) => run,
-                Err(HistoryError::Unknown { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
+            let Some(run) = history::by_id(&self.store, id)? else { continue };
             let record = &run.record;
             if record.status == RunStatus::Running {
                 continue;

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::db::{Db, Status};
-use super::experiment::WORKFLOW;
+use super::manifest::WORKFLOW;
 use crate::exec::Selection;
 use crate::project::{Launch, Machine, Project};
 use crate::record::{RunRecord, RunStatus};

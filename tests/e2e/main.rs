@@ -27,6 +27,8 @@ mod remote;
 mod repeats;
 mod scorers;
 mod serve;
+mod serve_guard;
+mod serve_pages;
 mod server;
 mod servers;
 mod store;

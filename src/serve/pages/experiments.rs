@@ -11,8 +11,8 @@ use tokio::task::block_in_place;
 
 use super::forms::{self, Values};
 use super::{Answer, App, Plain, check_form, page};
-use crate::serve::api::Query;
 use crate::serve::auth::Caller;
+use crate::serve::calls::Query;
 use crate::serve::db::{Filter, Status};
 use crate::serve::error::{ApiError, Explained};
 use crate::serve::experiment::Issue;

@@ -11,12 +11,13 @@ use serde_json::Value;
 use tokio::task::block_in_place;
 
 use super::{Answer, App, page};
-use crate::serve::api::Query;
+use crate::record::{Phase, Profile};
 use crate::serve::auth::Caller;
+use crate::serve::calls::Query;
 use crate::serve::db::{Filter, Status};
 use crate::serve::error::ApiError;
 use crate::serve::results;
-use crate::stats::Bar;
+use crate::stats::{Bar, Summary};
 
 /// Samples of a page.
 const LIMIT: u64 = 25;
@@ -57,7 +58,7 @@ async fn experiment(
     let found = if active { None } else { if_there(app.found(uuid))? };
     let results = match &found {
         None => context! {
-            metrics => (), profile => (), runs => (), bars => (), interval => (), accuracy => (), admission => (),
+            metrics => (), profile => (), phases => (), runs => (), bars => (), interval => (), accuracy => (), admission => (),
             skip, limit => LIMIT, total => 0,
         },
         Some(found) => block_in_place(|| -> Result<Shown, ApiError> {
@@ -69,6 +70,8 @@ async fn experiment(
                 accuracy => sums.summary.metrics.get("accuracy").copied().flatten(),
                 interval => sums.summary.accuracy_ci,
                 bars => bars(&sums.histogram),
+                // As pairs: the engine of the templates sorts maps, and phases have an order.
+                phases => phases(profile.as_ref()),
                 profile => results::profile(&one.id, profile.as_ref()),
                 admission => app.results.info(found)?.admission,
                 runs, skip, total, limit => LIMIT,
@@ -77,6 +80,12 @@ async fn experiment(
     };
     data = context! { ..data, ..results };
     Ok(page(&app, &caller, ("experiment.html", &one.name, ""), data))
+}
+
+/// Phases with their times, in the order of a sample's life.
+fn phases(profile: Option<&Profile>) -> Vec<(&'static str, &Summary)> {
+    let times = |phase: Phase| Some((phase.name(), profile?.profiling_summary.get(&phase)?));
+    Phase::ALL.into_iter().filter_map(times).collect()
 }
 
 /// A histogram as rectangles.
