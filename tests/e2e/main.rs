@@ -8,6 +8,7 @@ macro_rules! tell {
     }};
 }
 
+mod browser;
 mod command;
 mod crash;
 mod data;
@@ -20,6 +21,7 @@ mod increments;
 mod inputs;
 mod interface;
 mod methods;
+mod pages;
 mod project;
 mod endpoint;
 mod rebuilds;
