@@ -422,8 +422,10 @@ fn events_go_on_where_they_were() {
     assert_eq!((name.as_str(), &data["status"]), ("done", &json!("completed")));
     let again = server.events(&id, None, usize::MAX);
     assert_eq!(samples(&again).len(), 30);
-    let progress =
-        some.iter().find(|(_, name, data)| name == "progress" && data["finished"].is_u64());
+    let progress = some
+        .iter()
+        .chain(&rest)
+        .find(|(_, name, data)| name == "progress" && data["finished"].is_u64());
     assert!(progress.is_some_and(|(_, _, data)| data["total"] == 30), "{some:?}");
 }
 
