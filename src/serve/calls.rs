@@ -148,7 +148,10 @@ impl Server {
     pub fn delete(&self, id: &str) -> Answer<()> {
         let (uuid, _) = self.experiment(id)?;
         match block_in_place(|| self.db.delete(uuid))? {
-            true => Ok(()),
+            true => {
+                self.runs.changed();
+                Ok(())
+            }
             false => {
                 let message = "the experiment is active; cancel it first";
                 Err(ApiError::new(StatusCode::BAD_REQUEST, message))

@@ -31,6 +31,8 @@ struct Listener {
     app: App,
     id: Uuid,
     changes: watch::Receiver<u64>,
+    /// Whether a state has changed since the database was asked.
+    stale: bool,
     experiment: Experiment,
     /// The run whose log is read, and how many bytes of it were.
     run: Option<String>,
@@ -54,8 +56,18 @@ pub fn stream(
     let (run, offset) = known.map_or((None, 0), |(run, offset)| (Some(run), offset));
     let changes = app.runs.changes();
     let waiting = VecDeque::new();
-    let listener =
-        Listener { app, id, changes, experiment, run, offset, told: None, waiting, ended: false };
+    let listener = Listener {
+        app,
+        id,
+        changes,
+        stale: true,
+        experiment,
+        run,
+        offset,
+        told: None,
+        waiting,
+        ended: false,
+    };
     unfold(listener, |mut listener| async move {
         let event = listener.next().await?;
         Some((Ok(event), listener))
@@ -78,7 +90,7 @@ impl Listener {
             // A state that changes is told at once, samples a moment later.
             let ending = self.app.runs.ending().clone();
             tokio::select! {
-                _ = self.changes.changed() => {}
+                _ = self.changes.changed() => self.stale = true,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = ending.cancelled() => return None,
             }
@@ -89,24 +101,8 @@ impl Listener {
     fn look(&mut self) {
         // Asked before reading: what is written before the end is read.
         let active = self.app.runs.is_active(self.id);
-        self.changes.mark_unchanged();
-        let found = tokio::task::block_in_place(|| {
-            let db = &self.app.db;
-            Ok::<_, rusqlite::Error>((db.get(self.id)?, db.runs(self.id)?.into_iter().next()))
-        });
-        match found {
-            Ok((Some(experiment), run)) => {
-                self.experiment = experiment;
-                if run.is_some() && run != self.run {
-                    (self.run, self.offset) = (run, 0);
-                }
-            }
-            // Deleted.
-            Ok((None, _)) => {
-                self.ended = true;
-                return;
-            }
-            Err(_) => return,
+        if self.stale && !self.ask() {
+            return;
         }
         let read = tokio::task::block_in_place(|| self.read_log());
         let progress = self.app.runs.progress(self.id);
@@ -124,6 +120,30 @@ impl Listener {
             let data = json!({ "status": status, "error_message": self.experiment.error_message });
             self.push("done", &data);
             self.ended = true;
+        }
+    }
+
+    /// Asks the database how the experiment is; `false` where there is no more to say now.
+    fn ask(&mut self) -> bool {
+        let found = tokio::task::block_in_place(|| {
+            let db = &self.app.db;
+            Ok::<_, rusqlite::Error>((db.get(self.id)?, db.runs(self.id)?.into_iter().next()))
+        });
+        match found {
+            Ok((Some(experiment), run)) => {
+                self.stale = false;
+                self.experiment = experiment;
+                if run.is_some() && run != self.run {
+                    (self.run, self.offset) = (run, 0);
+                }
+                true
+            }
+            // Deleted.
+            Ok((None, _)) => {
+                self.ended = true;
+                false
+            }
+            Err(_) => false,
         }
     }
 

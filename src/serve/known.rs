@@ -132,14 +132,15 @@ impl Known {
 
     /// Files of rows that have what the project's own template asks for.
     fn add_fixtures(&mut self, root: &Utf8Path) {
-        if !root.join(TEMPLATE).is_file() {
+        let Ok(text) = crate::stage::read_project_text(root, Utf8Path::new(TEMPLATE)) else {
             return;
-        }
+        };
+        let tags = tags_of(&text);
         let Ok(entries) = root.join(FIXTURES).read_dir_utf8() else { return };
         for entry in entries.flatten() {
             let path = format!("{FIXTURES}/{}", entry.file_name());
             let Some(name) = stem(&path) else { continue };
-            if self.data_sets.contains_key(name) || !has_questions(&root.join(&path)) {
+            if self.data_sets.contains_key(name) || !fits(&root.join(&path), &tags) {
                 continue;
             }
             let mut fields = Fields::new();
@@ -263,8 +264,15 @@ fn stem(path: &str) -> Option<&str> {
     ROWS.iter().find_map(|ending| name.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
-/// Whether the first row has a question and answers.
-fn has_questions(path: &Utf8Path) -> bool {
+/// The columns that a template makes tags of.
+fn tags_of(template: &str) -> Vec<String> {
+    let table: toml::Table = template.parse().unwrap_or_default();
+    let tags = table.get("tags").and_then(toml::Value::as_array).into_iter().flatten();
+    tags.filter_map(|tag| tag.as_str().map(str::to_owned)).collect()
+}
+
+/// Whether the first row has what the project's own template asks for.
+fn fits(path: &Utf8Path, tags: &[String]) -> bool {
     use std::io::BufRead;
     if !path.as_str().ends_with(".jsonl") {
         return false;
@@ -274,7 +282,10 @@ fn has_questions(path: &Utf8Path) -> bool {
     let read = std::io::BufReader::new(file).read_line(&mut line);
     let row: Option<Value> = read.ok().and_then(|_| serde_json::from_str(&line).ok());
     row.is_some_and(|row| {
-        row["id"].is_string() && row["question"].is_string() && row["answers"].is_array()
+        row["id"].is_string()
+            && row["question"].is_string()
+            && row["answers"].is_array()
+            && tags.iter().all(|tag| row.get(tag).is_some())
     })
 }
 

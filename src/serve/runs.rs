@@ -272,7 +272,8 @@ impl Runs {
         self.active().contains_key(&id)
     }
 
-    fn changed(&self) {
+    /// Says that the state of an experiment has changed.
+    pub fn changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
