@@ -182,6 +182,12 @@ pub fn find(store: &Store, name: &str) -> Result<Run, HistoryError> {
     load(store, &id, &pinned)?.ok_or_else(unknown)
 }
 
+/// The run of a whole ULID, whatever else the store has; `None` of one that is not there or never began.
+pub fn by_id(store: &Store, id: &str) -> Result<Option<Run>, HistoryError> {
+    let pinned = store.pinned_runs()?.into_iter().collect();
+    load(store, id, &pinned)
+}
+
 /// The ULID of the run of a name.
 pub fn find_id(store: &Store, name: &str) -> Result<String, HistoryError> {
     let ids: Vec<String> = store.runs().into_iter().rev().collect();

@@ -31,11 +31,14 @@
 //! [`export`] writes those in the forms of other tools. [`otlp`] sends spans of a run while it goes on. [`schema`] describes manifests
 //! by asking those who read them.
 //!
+//! [`project`] is a manifest in its project and the begin of a run: for `cli::apply` and for [`serve`], which runs
+//! experiments over HTTP. An experiment is a manifest underneath, so that whatever one does the other can show.
+//!
 //! # The files we write
 //!
 //! `store/blob.rs` writes `cas/`, `store/journal.rs` `journal/`, `store/pack.rs` `packs/`, `store/stat.rs` `stat`,
 //! `store/runs.rs` `runs/` (and `engine/process` the logs of servers in it), `store/roots.rs` `roots/` and `tmproots/`, `store/gc.rs` `gone/` and `trash/`,
-//! `store/remote.rs` the objects of a shared store, `store/mod.rs` `store.toml` and `last/` (in it `stage/expand/hub.rs` what data sets of a hub stand for); `exec/lock.rs` the
+//! `store/remote.rs` the objects of a shared store, `serve/db.rs` `experiments.sqlite`, `store/mod.rs` `store.toml` and `last/` (in it `stage/expand/hub.rs` what data sets of a hub stand for); `exec/lock.rs` the
 //! text of `pipelines/<name>.lock`; `stage/views.rs` every output in the work tree.
 //!
 //! # The life of a record
@@ -76,4 +79,6 @@ pub mod exec;
 pub mod compare;
 pub mod otlp;
 pub mod schema;
+pub mod project;
+pub mod serve;
 pub mod cli;

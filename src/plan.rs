@@ -157,7 +157,8 @@ pub fn collected_on(context: &Context, key: Key) -> Option<String> {
 
 /// Whether a remembered result may be taken.
 pub fn may_reuse(node: &Node, context: &Context) -> bool {
-    node.stage.may_reuse() && !context.options.afresh.contains(&node.name)
+    let through = context.options.through && node.stage.as_workflow().is_some();
+    node.stage.may_reuse() && !through && !context.options.afresh.contains(&node.name)
 }
 
 /// The whole plan. Stages that are quick and pure are run to see further; no engine is asked.

@@ -14,12 +14,13 @@ use super::progress::Progress;
 use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
-use crate::exec::{self, Finished, Lock, Selection};
+use crate::exec::{Finished, Lock, Selection};
 use crate::otlp::{self, Spans};
+use crate::project::{Launch, Machine};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
 use crate::stage::{Context, Options, Samples, Watch};
-use crate::store::{Shared, StoreError, replace_file};
+use crate::store::{Shared, replace_file};
 
 #[derive(Args)]
 pub(super) struct Apply {
@@ -104,25 +105,14 @@ impl Apply {
         }
         let committed = gate::committed(&project)?;
         let store = project.store(&self.manifest)?;
-        let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
-        let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
         let times: Arc<Mutex<SampleTimes>> = Arc::default();
         let (spans, queue) = spans().unzip();
-        let emit = emitter(
-            record.clone(),
-            times.clone(),
-            progress.clone(),
-            log.clone(),
-            spans.clone(),
-            self.json,
-        );
-        let mut context = project.context(store.clone(), options, emit);
-        context.watch = spans.clone().map(|spans| spans as Arc<dyn Watch>);
-        let context = Arc::new(context);
-        store.hold_run(&context.run.id)?;
-        *log.lock().expect("BUG: the log lock is poisoned") =
-            Some(store.create_run(&context.run.id)?);
+        let hear = listener(times.clone(), progress.clone(), spans.clone(), self.json);
+        let watch = spans.clone().map(|spans| spans as Arc<dyn Watch>);
+        let machine = Machine::default();
+        let launch = Launch::new(&project, &machine, store.clone(), options, hear, watch)?;
+        let context = launch.context.clone();
         for tag in &self.tag {
             store.run_files(&context.run.id).tag(tag)?;
         }
@@ -160,13 +150,9 @@ impl Apply {
                 }
                 judged = Some(said.map_err(Failure::from));
             };
-            let run = exec::apply_and(graph, context.clone(), selection, record, judge);
-            let finished = run.await;
+            let (finished, kept) = launch.run_and(graph, selection, judge).await;
             progress.finish();
-            if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-                folder.finish(&finished.record)?;
-            }
-            store.flush()?;
+            kept?;
             if whole && finished.record.status == RunStatus::Completed {
                 write_lock(&manifest_path, &finished.record)?;
             }
@@ -242,7 +228,7 @@ impl Apply {
             jobs: self.jobs,
             budget: self.budget,
             out,
-            elsewhere: false,
+            ..Options::default()
         })
     }
 
@@ -334,33 +320,24 @@ fn dollars(text: &str) -> Result<f64, String> {
 /// What the gates say, and the names of those that nobody asked.
 type Judged = (Vec<Verdict>, Vec<String>);
 
-pub(super) type Emit = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// Everything that reads events: the record, the log on disk, progress, and stdout with `--json`.
-pub(super) fn emitter(
-    record: Arc<Mutex<RunRecord>>,
+/// What hears of events beside the record and the log: times, progress, spans, and stdout with `--json`.
+pub(super) fn listener(
     times: Arc<Mutex<SampleTimes>>,
     progress: Arc<Progress>,
-    log: Arc<Mutex<Option<crate::store::RunFolder>>>,
     spans: Option<Arc<Spans>>,
     json: bool,
-) -> Emit {
-    Arc::new(move |event| {
-        record.lock().expect("BUG: the record lock is poisoned").apply(&event);
-        times.lock().expect("BUG: the time lock is poisoned").on(&event);
-        if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-            // The log is for people and later readers; what was paid for is in the journal.
-            let _: Result<(), StoreError> = folder.log(&event, crate::engine::unix_ms());
-        }
-        progress.on(&event);
+) -> impl Fn(&Event) + Send + Sync {
+    move |event| {
+        times.lock().expect("BUG: the time lock is poisoned").on(event);
+        progress.on(event);
         if let Some(spans) = &spans {
-            spans.on(&event);
+            spans.on(event);
         }
         if json {
-            let line = serde_json::to_string(&event).expect("BUG: an event is plain data");
+            let line = serde_json::to_string(event).expect("BUG: an event is plain data");
             print(&line);
         }
-    })
+    }
 }
 
 /// The first Ctrl-C stops admission, the second ends the process at once.

@@ -1,22 +1,21 @@
 //! What a revision of the project comes to, found out where it is checked out: its results from the store by key,
 //! or run. Knows nothing of what is compared.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use camino::Utf8Path;
 use tokio::signal::unix::SignalKind;
 
-use super::apply::{emitter, on_interrupt};
+use super::apply::{listener, on_interrupt};
 use super::progress::Progress;
 use super::project::Project;
-use super::timing::SampleTimes;
 use super::{DONE, Failure, block_on, say, summary};
 use crate::compare::{Side, Worktree};
-use crate::exec::{self, Selection, recall_stages};
+use crate::exec::{Selection, recall_stages};
 use crate::graph::Graph;
-use crate::record::{RunRecord, StageRun};
+use crate::project::{Launch, Machine};
+use crate::record::StageRun;
 use crate::report::diff::SideInfo;
 use crate::stage::{Options, StageError};
 use crate::store::Store;
@@ -29,8 +28,6 @@ pub(super) struct Elsewhere<'a> {
     pub(super) store: Arc<Store>,
     /// Say nothing of what is run.
     pub(super) quiet: bool,
-    /// Whether this process holds what it makes in the store.
-    holds: Cell<bool>,
 }
 
 /// What a revision came to.
@@ -55,7 +52,7 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Elsewhere<'a> {
     pub(super) fn new(root: &'a Utf8Path, store: Arc<Store>, quiet: bool) -> Self {
-        Elsewhere { root, store, quiet, holds: Cell::new(false) }
+        Elsewhere { root, store, quiet }
     }
 
     /// A commit, checked out in a folder of its own. The inner error says why its manifest cannot be used.
@@ -128,29 +125,19 @@ impl<'a> Elsewhere<'a> {
         nodes: &BTreeSet<usize>,
         elsewhere: bool,
     ) -> Result<Vec<StageRun>, Failure> {
-        let record = Arc::new(Mutex::new(RunRecord::default()));
         let progress = Arc::new(Progress::new(self.quiet, false));
-        let log: Arc<Mutex<Option<crate::store::RunFolder>>> = Arc::default();
-        let times: Arc<Mutex<SampleTimes>> = Arc::default();
-        let emit = emitter(record.clone(), times, progress.clone(), log.clone(), None, false);
+        let hear = listener(Arc::default(), progress.clone(), None, false);
         let options = Options { elsewhere, ..Options::default() };
-        let context = Arc::new(project.context(self.store.clone(), options, emit));
-        if !self.holds.replace(true) {
-            self.store.hold_run(&context.run.id)?;
-        }
-        *log.lock().expect("BUG: the log lock is poisoned") =
-            Some(self.store.create_run(&context.run.id)?);
+        let (machine, store) = (Machine::default(), self.store.clone());
+        let launch = Launch::new(project, &machine, store, options, hear, None)?;
         let nodes = graph.with_needed(nodes.iter().copied());
         let selection = Selection { nodes: Some(nodes), ..Selection::default() };
         let finished = block_on(async {
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
-            let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));
-            let finished = exec::apply(graph, context.clone(), selection, record).await;
+            let interrupt = tokio::spawn(on_interrupt(signal, launch.context.stop.clone()));
+            let (finished, kept) = launch.run(graph, selection).await;
             progress.finish();
-            if let Some(folder) = &*log.lock().expect("BUG: the log lock is poisoned") {
-                folder.finish(&finished.record)?;
-            }
-            self.store.flush()?;
+            kept?;
             let ticker = super::store::ticker("shared", "results", self.quiet);
             self.store.settle(&ticker).await;
             interrupt.abort();

@@ -1,4 +1,4 @@
-//! The command line: the only module that prints, and that reads arguments and the environment.
+//! The command line: the only module that prints and reads arguments.
 //! Knows nothing but which library calls a command is made of.
 
 use std::io::IsTerminal;
@@ -13,6 +13,7 @@ use crate::stage::StageError;
 use crate::store::{RemoteError, StoreError};
 
 mod apply;
+mod bench;
 mod bisect;
 mod diff;
 mod elsewhere;
@@ -32,6 +33,7 @@ mod rerun;
 mod runs;
 mod sample;
 mod schema;
+mod serve;
 mod show;
 mod store;
 mod summary;
@@ -145,6 +147,15 @@ enum Command {
         forge gate pipelines/bench.toml\n  \
         forge gate pipelines/bench.toml --junit gates.xml")]
     Gate(gate::GateArgs),
+    /// Serve experiments over HTTP: pages for people, an interface for programs
+    #[command(
+        after_help = "Experiments are in `experiments.sqlite` beside the store; what came of them is in the store. TLS is \
+        left to a proxy.\n\nExamples:\n  forge serve\n  FORGE_TOKEN=… forge serve --listen 0.0.0.0:8080 --host bench.example"
+    )]
+    Serve(serve::Serve),
+    /// Run methods × optimizations (baseline, batched, cached) on one engine, and write what came of it
+    #[command(after_help = "Example:\n  forge bench --samples 25 --output benchmark_results.json")]
+    Bench(bench::BenchArgs),
     /// Look after the store: what is in it, is it whole, what can go, how to share it
     Store(store::StoreArgs),
     /// Write a small working project
@@ -298,6 +309,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Diff(args) => args.run(),
         Command::Bisect(args) => args.run(),
         Command::Gate(args) => args.run(),
+        Command::Serve(args) => args.run(),
+        Command::Bench(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),
         Command::Schema(args) => args.run(),

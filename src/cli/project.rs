@@ -1,30 +1,16 @@
-//! Finds the project of a manifest and opens it: root, manifest, graph, store, context.
+//! Finds the project of a manifest by the arguments of the command line, and opens it: manifest, graph, stores.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use tokio_util::sync::CancellationToken;
 
 use super::{Failure, ManifestArgs, USER};
-use crate::engine::{Budget, Memory};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest, Sink, Sources};
-use crate::plan::LastRun;
-use crate::record::Event;
-use crate::stage::{Context, Options, RunFacts, kinds};
+use crate::project::root_of;
+pub(super) use crate::project::{Project, env};
+use crate::stage::kinds;
 use crate::store::{Access, Remote, RemoteError, Store};
-
-/// A manifest in its project.
-pub(super) struct Project {
-    pub(super) root: Utf8PathBuf,
-    pub(super) manifest: Manifest,
-    pub(super) graph: Graph,
-}
-
-pub(super) fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
 
 impl Project {
     /// Parses the manifest and builds its graph.
@@ -43,10 +29,7 @@ impl Project {
         set: &[(String, String)],
     ) -> Result<Project, Diagnostics> {
         let read = |path: &Utf8Path| crate::stage::read_project_text(root, path);
-        let kinds = kinds();
-        let inputs = Inputs { path, read: &read, env: &env, set, kinds: &kinds };
-        let (manifest, graph) = Graph::load(&inputs, root, &env)?;
-        Ok(Project { root: root.to_owned(), manifest, graph })
+        Project::read(root.to_owned(), path, set, &read)
     }
 
     /// Opens the store: `--store` and `FORGE_STORE` before the manifest's before `.forge`.
@@ -80,69 +63,6 @@ impl Project {
         }
         store.attach(remote);
         Ok(())
-    }
-
-    /// What stages share.
-    pub(super) fn context(
-        &self,
-        store: Arc<Store>,
-        options: Options,
-        emit: Arc<dyn Fn(Event) + Send + Sync>,
-    ) -> Context {
-        let mut system = sysinfo::System::new();
-        system.refresh_memory();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Context {
-            root: self.root.clone(),
-            pipeline: self.manifest.name.clone(),
-            run: RunFacts {
-                id: ulid::Ulid::new().to_string(),
-                started_at: humantime::format_rfc3339_seconds(std::time::SystemTime::now())
-                    .to_string(),
-                manifest: self.manifest.path.to_string(),
-                manifest_digest: self.manifest.digest.to_string(),
-                description: self.manifest.description.clone(),
-                params: self.manifest.params.clone(),
-                git: git(&self.root),
-                cores: cores as u32,
-                memory: system.total_memory(),
-            },
-            views: {
-                let (last, store) = (OnceLock::new(), store.clone());
-                let pipeline = self.manifest.name.clone();
-                let read = move || LastRun::read(&store, &pipeline).views;
-                Arc::new(move |path| last.get_or_init(&read).get(path).copied())
-            },
-            store,
-            emit,
-            watch: None,
-            stop: CancellationToken::new(),
-            engines: Mutex::new(BTreeMap::new()),
-            env: Arc::new(env),
-            pins: {
-                let path = self.root.join(&self.manifest.path).with_extension("lock");
-                let pins = OnceLock::new();
-                let read = move || match std::fs::read_to_string(&path) {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                        Ok(BTreeMap::new())
-                    }
-                    Err(error) => {
-                        Err(format!("cannot read `{path}`: {}", crate::stage::plain(&error)))
-                    }
-                    Ok(text) => crate::exec::pins(&text)
-                        .map_err(|error| format!("cannot read the pins in `{path}`: {error}")),
-                };
-                Arc::new(move |source| {
-                    let pins = pins.get_or_init(&read).as_ref().map_err(Clone::clone)?;
-                    Ok(pins.get(source).cloned())
-                })
-            },
-            programs: Arc::new(tokio::sync::Semaphore::new(cores)),
-            // Half of the machine: something else is running on it, too.
-            memory: Arc::new(Memory::new(system.total_memory() / 2)),
-            budget: options.budget.map(|dollars| Arc::new(Budget::new(dollars))),
-            options,
-        }
     }
 }
 
@@ -218,40 +138,6 @@ pub(super) fn root_here() -> Result<Utf8PathBuf, Failure> {
     let here = here.ok_or_else(|| usage("the current folder is gone, or its name is not UTF-8"))?;
     // As if a manifest lay here.
     Ok(root_of(&here.join("manifest.toml")))
-}
-
-/// The project of a manifest: the nearest folder above it with `.git` or `.forge`; else the parent of a
-/// folder called `pipelines`; else the folder of the manifest.
-fn root_of(manifest: &Utf8Path) -> Utf8PathBuf {
-    let folder = manifest.parent().unwrap_or(Utf8Path::new("/"));
-    let marked =
-        |folder: &&Utf8Path| folder.join(".git").exists() || folder.join(".forge").exists();
-    if let Some(root) = folder.ancestors().find(marked) {
-        return root.to_owned();
-    }
-    match folder.parent() {
-        Some(parent) if folder.file_name() == Some("pipelines") => parent.to_owned(),
-        _ => folder.to_owned(),
-    }
-}
-
-/// Commit and whether the work tree differs; `None` outside git.
-fn git(root: &Utf8Path) -> Option<(String, bool)> {
-    if !root.join(".git").exists() {
-        return None;
-    }
-    let run = |args: &[&str]| {
-        let output = std::process::Command::new("git")
-            .args(["--no-optional-locks", "-C"])
-            .arg(root)
-            .args(args)
-            .output()
-            .ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let revision = run(&["rev-parse", "HEAD"])?;
-    let dirty = !run(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    Some((revision, dirty))
 }
 
 /// Stages by the names of the command line.

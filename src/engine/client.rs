@@ -1,5 +1,6 @@
 //! The one door to an engine: memo, single flight, permit, ask, remember. Knows nothing of methods.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const REV: u32 = 1;
 pub enum Mode {
     /// Ask for what the store does not have.
     Live,
+    /// The same, but samples are worked out again from their requests, so that each request is looked up, timed
+    /// and counted.
+    Through,
     /// Ask even for what it has, and let the new answers count.
     Afresh,
     /// Never ask: a miss is [`Failure::Missing`].
@@ -65,6 +69,8 @@ pub enum Told {
 pub struct Access {
     /// ULID of the run.
     pub run: String,
+    /// ULIDs of runs that this one goes on from. Where everything is asked afresh, what they were answered counts.
+    pub goes_on: Arc<BTreeSet<String>>,
     /// Whether the engine may be asked.
     pub mode: Mode,
     /// Bounds on asking.
@@ -168,6 +174,8 @@ pub struct Client {
     pub(super) engine: Arc<Resource>,
     store: Arc<Store>,
     pub(super) access: Access,
+    /// ULID of the run, shared by what it renews.
+    run: Arc<str>,
     /// Zero of all its times.
     pub(super) anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
@@ -182,7 +190,8 @@ impl Client {
         let memory = Mutex::new(LruCache::new(access.memory_max));
         let user = engine.user();
         let (anchor, shared) = (Instant::now(), Mutex::default());
-        Client { engine, store, access, anchor, memory, shared, _user: user }
+        let run = access.run.as_str().into();
+        Client { engine, store, access, run, anchor, memory, shared, _user: user }
     }
 
     /// The stage of the engine.
@@ -287,8 +296,17 @@ impl Client {
         self.memory.lock().expect("BUG: the memory lock is poisoned").cache_get(&key).cloned()
     }
 
+    /// Whether a remembered answer may be taken.
+    fn may_recall(&self, key: Key) -> bool {
+        let access = &self.access;
+        let goes_on = |record: Record| access.goes_on.contains(&record.witness.run);
+        access.mode != Mode::Afresh
+            || self.engine.is_renewed(key, &access.run)
+            || (!access.goes_on.is_empty() && self.store.get(key).is_some_and(goes_on))
+    }
+
     async fn recall(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
-        if self.access.mode == Mode::Afresh && !self.engine.is_renewed(key) {
+        if !self.may_recall(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
@@ -300,7 +318,7 @@ impl Client {
 
     /// The same, without the shared store.
     fn recall_here(&self, key: Key) -> Option<(Remembered, ServedFrom)> {
-        if self.access.mode == Mode::Afresh && !self.engine.is_renewed(key) {
+        if !self.may_recall(key) {
             return None;
         }
         if let Some(found) = self.in_memory(key) {
@@ -395,7 +413,7 @@ impl Client {
         let record = Record { recipe, outcome: kept, witness };
         let record = self.store.publish(key, record, self.access.mode == Mode::Afresh).await?;
         if self.access.mode == Mode::Afresh {
-            self.engine.renew(key);
+            self.engine.renew(key, &self.run);
         }
         // Of two that were made at once the first counts. Of one run there is one, which need not be read back.
         let own = (record.witness.run == self.access.run)

@@ -3,7 +3,7 @@
 //! An engine is a resource, not a value: its identity is known without loading it. It is loaded once per
 //! identity, at the first miss; a run of hits never loads it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -289,8 +289,8 @@ pub struct Resource {
     /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
     /// and then finds it answered.
     flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
-    /// Requests asked although they were remembered, in this run: their new answers count.
-    renewed: Mutex<HashSet<Key>>,
+    /// Requests asked although they were remembered, and the run that did: there the new answers count.
+    renewed: Mutex<HashMap<Key, Arc<str>>>,
     on_load: Mutex<Vec<OnLoad>>,
     progress: Mutex<Option<Progress>>,
 }
@@ -343,13 +343,16 @@ impl Resource {
             .clone()
     }
 
-    /// Whether this run has asked for a request anew already.
-    fn is_renewed(&self, key: Key) -> bool {
-        self.renewed.lock().expect("BUG: the renewal lock is poisoned").contains(&key)
+    /// Whether a run has asked for a request anew already. Of several runs that share an engine the last one is
+    /// known, and another may ask once more.
+    fn is_renewed(&self, key: Key, run: &str) -> bool {
+        let renewed = self.renewed.lock().expect("BUG: the renewal lock is poisoned");
+        renewed.get(&key).is_some_and(|by| **by == *run)
     }
 
-    fn renew(&self, key: Key) {
-        self.renewed.lock().expect("BUG: the renewal lock is poisoned").insert(key);
+    fn renew(&self, key: Key, run: &Arc<str>) {
+        let mut renewed = self.renewed.lock().expect("BUG: the renewal lock is poisoned");
+        renewed.insert(key, run.clone());
     }
 
     /// Gives a lock back.

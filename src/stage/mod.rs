@@ -305,6 +305,9 @@ impl Inputs {
     }
 }
 
+/// Engines by identity.
+pub type Engines = Arc<std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>>;
+
 /// Gives a variable of the environment.
 pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -343,8 +346,8 @@ pub struct Context {
     pub options: Options,
     /// What earlier runs put into the work tree: anything else there is somebody's work.
     pub views: Views,
-    /// Engines by identity: two stages of one identity share one.
-    pub engines: std::sync::Mutex<BTreeMap<Digest, Arc<Resource>>>,
+    /// Engines: two stages of one identity share one, and so may runs of one process.
+    pub engines: Engines,
     /// A variable of the environment: stages see only those that the manifest names.
     pub env: Env,
     /// Commits of data sets. Looked up only where a manifest names a branch.
@@ -385,6 +388,14 @@ pub struct RunFacts {
 pub struct Options {
     /// Stages whose results are worked out again, requests included.
     pub afresh: BTreeSet<String>,
+    /// ULID of the run, where whoever begins it has to know it before.
+    pub run: Option<String>,
+    /// ULIDs of interrupted runs that this one goes on from: what they were answered counts also in stages that ask
+    /// everything afresh.
+    pub goes_on: Arc<BTreeSet<String>>,
+    /// Workflows go through all their requests, also where the store has their samples or the whole result, so that
+    /// their times and hits are those of this run.
+    pub through: bool,
     /// Nothing may be worked out.
     pub frozen: bool,
     /// Nothing may be fetched: plans and explanations only look.

@@ -38,14 +38,24 @@ impl Hold {
         Hold { folder: root.join(HOLDS), file: Mutex::default(), runs: RwLock::default() }
     }
 
-    /// Begins: everything that this run makes is held, and every key it asks for.
+    /// Begins: everything that this run makes is held, and every key it asks for. A process may begin several runs,
+    /// one after another or beside each other: what it holds for one it holds to its end.
     pub(super) fn begin(&self, run: &str) -> Result<(), StoreError> {
-        fs::create_dir_all(&self.folder).map_err(at("create", &self.folder))?;
-        self.sweep();
-        let path = self.folder.join(format!("{}{HOLD_ENDING}", journal::process_name()));
-        let mut file = journal::create_locked(&path)?;
-        writeln!(file, "run {run}").map_err(at("write", &path))?;
-        *self.file.lock().expect("BUG: the hold lock is poisoned") = Some((path, file));
+        let mut held = self.file.lock().expect("BUG: the hold lock is poisoned");
+        let (path, mut file) = match held.take() {
+            Some(begun) => begun,
+            None => {
+                fs::create_dir_all(&self.folder).map_err(at("create", &self.folder))?;
+                self.sweep();
+                let path = self.folder.join(format!("{}{HOLD_ENDING}", journal::process_name()));
+                let file = journal::create_locked(&path)?;
+                (path, file)
+            }
+        };
+        let written = writeln!(file, "run {run}").map_err(at("write", &path));
+        *held = Some((path, file));
+        drop(held);
+        written?;
         self.runs.write().expect("BUG: the hold lock is poisoned").insert(run.to_owned());
         Ok(())
     }
@@ -179,5 +189,20 @@ mod tests {
         let text = format!("key = \"{a}\" # {b}\n{}f{a} deadbeef", "0".repeat(3));
         let found: Vec<_> = digests_in(text.as_bytes()).collect();
         assert_eq!(found, [*a.bytes(), *b.bytes()], "the last is part of a longer word");
+    }
+
+    #[test]
+    fn a_run_that_begins_takes_nothing_from_those_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap();
+        let (hold, key) = (Hold::new(root), Key::from_bytes([7; 32]));
+        hold.begin("first").unwrap();
+        hold.add(key);
+        hold.begin("second").unwrap();
+        let held = Held::read(root).unwrap();
+        assert_eq!(held.runs, ["first", "second"]);
+        assert_eq!(held.digests, [*key.bytes()]);
+        drop(hold);
+        assert!(Held::read(root).unwrap().runs.is_empty());
     }
 }

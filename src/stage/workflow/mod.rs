@@ -377,6 +377,7 @@ impl Workflow {
         };
         let access = Access {
             run: context.run.id.clone(),
+            goes_on: context.options.goes_on.clone(),
             mode,
             limits: self.limits.clone(),
             memory_max: self.cache_max_size as usize,

@@ -540,6 +540,8 @@ impl Workflow {
             Mode::Frozen
         } else if !self.cache || context.options.afresh.contains(&self.name) {
             Mode::Afresh
+        } else if context.options.through {
+            Mode::Through
         } else {
             Mode::Live
         }

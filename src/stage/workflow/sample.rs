@@ -214,7 +214,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         tags: flow.tags.clone(),
     };
     let ran = Ran::new(sample, observed);
-    if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Afresh) {
+    if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Through | Mode::Afresh) {
         remember(job, recipe, key, &ran).await?;
     }
     Ok(ran)

@@ -122,7 +122,7 @@ impl Dense {
             vectors.values.extend(vector);
         }
         drop(each);
-        if matches!(door.mode(), Mode::Live | Mode::Afresh) {
+        if matches!(door.mode(), Mode::Live | Mode::Through | Mode::Afresh) {
             self.keep(door, key, &vectors).await?;
         }
         Ok(vectors)
