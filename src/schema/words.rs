@@ -256,7 +256,8 @@ const WORDS: &[(&str, &str)] = &[
     ),
     ("report/samples", "the workflows that it shows"),
     ("report/title", "its title; without it the name of the pipeline"),
-    ("report/formats", "what is written; without it all of them"),
+    ("report/formats", "what is written; without it html, json and markdown"),
+    ("report/template", "a template of one's own, or several, each filled as a file of the report"),
     ("report/out", "the folder; without it `out/<pipeline>/<stage>`"),
     (
         "*/reducers",
