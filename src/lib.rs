@@ -27,7 +27,7 @@
 //! program (`stage/workflow/scoring`).
 //!
 //! Events go to [`record::RunRecord`], which is their fold, to the log of the run, and to the screen.
-//! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]. [`history`] finds runs by name and reads what they left: records, events, samples;
+//! At the end [`exec::Gates`] hold what there is against the thresholds of [`gate`]; a report asks them for its workflows before. [`history`] finds runs by name and reads what they left: records, events, samples;
 //! [`export`] writes those in the forms of other tools. [`otlp`] sends spans of a run while it goes on. [`schema`] describes manifests
 //! by asking those who read them.
 //!

@@ -17,6 +17,10 @@ use crate::record::{Event, RunRecord};
 use crate::stage::{Context, Engines, Options, RunFacts, Samples, Watch, kinds};
 use crate::store::{RunFolder, Store, StoreError};
 
+mod gates;
+
+pub use gates::prepare;
+
 /// A manifest in its project.
 pub struct Project {
     /// The project's root, with no link in it.
@@ -24,7 +28,7 @@ pub struct Project {
     /// What is declared.
     pub manifest: Manifest,
     /// Its stages.
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
 }
 
 /// A variable of the environment.
@@ -36,7 +40,7 @@ pub fn env(name: &str) -> Option<String> {
 pub struct Machine {
     /// Cores that may be used.
     pub cores: usize,
-    /// Bytes of memory.
+    /// Bytes of memory that may be used: of the container, where that has fewer than the machine.
     pub memory_bytes: u64,
     engines: Engines,
     memory: Arc<Memory>,
@@ -48,15 +52,23 @@ impl Default for Machine {
         let mut system = sysinfo::System::new();
         system.refresh_memory();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let limit = system.cgroup_limits().map(|limits| limits.total_memory);
+        let memory_bytes = usable(system.total_memory(), limit);
         Machine {
             cores,
-            memory_bytes: system.total_memory(),
+            memory_bytes,
             engines: Engines::default(),
             // Half of the machine: something else is running on it, too.
-            memory: Arc::new(Memory::new(system.total_memory() / 2)),
+            memory: Arc::new(Memory::new(memory_bytes / 2)),
             programs: Arc::new(Semaphore::new(cores)),
         }
     }
+}
+
+/// The memory of a machine under the limit of its container: who takes more is killed. A group without a limit says
+/// none, or a number that no machine has.
+fn usable(total: u64, limit: Option<u64>) -> u64 {
+    limit.map_or(total, |limit| limit.min(total))
 }
 
 impl Machine {
@@ -79,7 +91,7 @@ impl Project {
         let kinds = kinds();
         let inputs = Inputs { path, read, env: &env, set, kinds: &kinds };
         let (manifest, graph) = Graph::load(&inputs, &root, &env)?;
-        Ok(Project { root, manifest, graph })
+        Ok(Project { root, manifest, graph: Arc::new(graph) })
     }
 
     /// What stages share, of a run that has its machine to itself.
@@ -124,6 +136,7 @@ impl Project {
             store,
             emit,
             watch: None,
+            gates: OnceLock::new(),
             stop: CancellationToken::new(),
             engines: machine.engines.clone(),
             env: Arc::new(env),
@@ -257,4 +270,20 @@ fn git(root: &Utf8Path) -> Option<(String, bool)> {
     let revision = run(&["rev-parse", "HEAD"])?;
     let dirty = !run(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
     Some((revision, dirty))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_the_memory_that_it_is_given() {
+        let gb = 1 << 30;
+        assert_eq!(usable(64 * gb, None), 64 * gb);
+        assert_eq!(usable(64 * gb, Some(4 * gb)), 4 * gb);
+        // What the first version of control groups says where there is no limit.
+        assert_eq!(usable(64 * gb, Some(0x7fff_ffff_ffff_f000)), 64 * gb);
+        let machine = Machine::default();
+        assert!(machine.memory_bytes > 0 && machine.cores > 0);
+    }
 }

@@ -16,7 +16,7 @@ use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
 use crate::exec::{Finished, Lock, Selection};
 use crate::otlp::{self, Spans};
-use crate::project::{Launch, Machine};
+use crate::project::{Launch, Machine, prepare};
 use crate::record::{Event, RunRecord, RunStatus, Verdict};
 use crate::report::gates;
 use crate::stage::{Context, Options, Samples, Watch};
@@ -90,7 +90,7 @@ impl Apply {
                 tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
             let _ = log.try_init();
         }
-        let mut project = Project::open(&self.manifest)?;
+        let project = Project::open(&self.manifest)?;
         let selection = self.selection(&project)?;
         let options = self.options(&project)?;
         if self.dry_run {
@@ -103,7 +103,7 @@ impl Apply {
                 format!("`--junit` is for gates, and `{}` has none", self.manifest.manifest);
             return Err(usage(message));
         }
-        let committed = gate::committed(&project)?;
+        let committed = project.committed()?;
         let store = project.store(&self.manifest)?;
         let progress = Arc::new(Progress::new(self.quiet, self.verbose));
         let times: Arc<Mutex<SampleTimes>> = Arc::default();
@@ -122,7 +122,7 @@ impl Apply {
         let whole = selection.nodes.is_none()
             && self.manifest.limit.is_none()
             && !project.manifest.overridden;
-        let graph = Arc::new(std::mem::take(&mut project.graph));
+        let graph = project.graph.clone();
         let nodes = selection.nodes.clone();
         let emit = context.emit.clone();
         let told = emit.clone();
@@ -132,7 +132,9 @@ impl Apply {
             // Before anything is paid for: wrong credentials are an error, an outage a warning.
             project.share(&self.manifest, &store, true, tell).await?;
             // So are baselines.
-            let gates = gate::prepare(&project.manifest, &graph, &store, &committed).await?;
+            let gates = prepare(&project.manifest, &project.graph, &store, &committed).await?;
+            // Reports show what gates say of their samples.
+            let _ = context.gates.set(gates.clone());
             // Listening before anything starts: an early Ctrl-C counts as well.
             let signal = tokio::signal::unix::signal(SignalKind::interrupt());
             let interrupt = tokio::spawn(on_interrupt(signal, context.stop.clone()));

@@ -12,7 +12,7 @@ use crate::compare::{self, CompareError, Named, Settings, Side, Sides, compare a
 use crate::digest::Key;
 use crate::record::scores::PairBy;
 use crate::report::diff::{self as report, Diff as Differences, State};
-use crate::store::{Access, RemoteError, Store};
+use crate::store::{Access, Patience, RemoteError, Store};
 
 #[derive(Args)]
 pub(super) struct Diff {
@@ -190,7 +190,7 @@ impl Place {
             false => Access::ReadOnly,
         };
         let tell = |message: String| say(&format!("warning: {message}"));
-        let remote = project::open_remote(url, access, tell)?;
+        let remote = project::open_remote(url, access, Patience::Run, tell)?;
         block_on(async {
             match remote.probe().await {
                 Ok(()) => {}

@@ -85,11 +85,11 @@ impl<'a> Elsewhere<'a> {
         wanted: &Wanted<'_>,
         elsewhere: bool,
     ) -> Result<Result<Found, String>, Failure> {
-        let mut project = match Project::at(root, wanted.manifest, &[]) {
+        let project = match Project::at(root, wanted.manifest, &[]) {
             Ok(project) => project,
             Err(diagnostics) => return Ok(Err(first_line(&diagnostics.to_string()))),
         };
-        let graph = Arc::new(std::mem::take(&mut project.graph));
+        let graph = project.graph.clone();
         let nodes = workflows(&graph, wanted.only);
         if nodes.is_empty() {
             let name = wanted.only.unwrap_or("");

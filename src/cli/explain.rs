@@ -49,6 +49,7 @@ impl Explain {
         let explanations = block_on(async {
             let tell = |message: String| say(&format!("warning: {message}"));
             project.share(&self.manifest, &store, false, tell).await?;
+            super::gate::foresee(&project, &store, &context).await;
             let mut explanations = Vec::new();
             for node in nodes {
                 explanations.push(explain(&project.graph, &context, node, flow).await?);

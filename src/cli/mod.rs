@@ -17,6 +17,7 @@ mod bench;
 mod bisect;
 mod diff;
 mod elsewhere;
+mod experiments;
 mod explain;
 mod export;
 mod fmt;
@@ -153,6 +154,13 @@ enum Command {
         left to a proxy.\n\nExamples:\n  forge serve\n  FORGE_TOKEN=… forge serve --listen 0.0.0.0:8080 --host bench.example"
     )]
     Serve(serve::Serve),
+    /// List the experiments of `forge serve`, or show one: as TOML it is a manifest to commit to git
+    #[command(
+        after_help = "An ID is the id of an experiment, a beginning of it that no other has, or its name.\n\n\
+        Examples:\n  forge experiments\n  forge experiments show 3f2a --toml > pipelines/qa-cot.toml\n  \
+        forge apply pipelines/qa-cot.toml"
+    )]
+    Experiments(experiments::Experiments),
     /// Run methods × optimizations (baseline, batched, cached) on one engine, and write what came of it
     #[command(after_help = "Example:\n  forge bench --samples 25 --output benchmark_results.json")]
     Bench(bench::BenchArgs),
@@ -310,6 +318,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bisect(args) => args.run(),
         Command::Gate(args) => args.run(),
         Command::Serve(args) => args.run(),
+        Command::Experiments(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Store(args) => args.run(),
         Command::Init(args) => args.run(),

@@ -42,6 +42,7 @@ pub(super) fn show(
     let plan = block_on(async {
         let tell = |message: String| say(&format!("warning: {message}"));
         project.share(args, &store, false, tell).await?;
+        super::gate::foresee(project, &store, &context).await;
         Ok::<_, Failure>(assess_all(&project.graph, &context, nodes).await?)
     })??;
     if json {

@@ -10,7 +10,7 @@ use crate::manifest::{Diagnostic, Diagnostics, Inputs, Manifest, Sink, Sources};
 use crate::project::root_of;
 pub(super) use crate::project::{Project, env};
 use crate::stage::kinds;
-use crate::store::{Access, Remote, RemoteError, Store};
+use crate::store::{Access, Patience, Remote, RemoteError, Store};
 
 impl Project {
     /// Parses the manifest and builds its graph.
@@ -55,7 +55,7 @@ impl Project {
         let Some(url) = url else { return Ok(()) };
         let mode = args.remote.remote_mode.as_ref().or(self.manifest.remote_mode.as_ref());
         let access = if may_write { access(mode.map(String::as_str)) } else { Access::ReadOnly };
-        let remote = open_remote(url, access, tell)?;
+        let remote = open_remote(url, access, Patience::Run, tell)?;
         match remote.probe().await {
             Ok(()) => {}
             Err(error @ RemoteError::User(_)) => return Err(error.into()),
@@ -124,12 +124,13 @@ pub(super) fn access(mode: Option<&str>) -> Access {
 pub(super) fn open_remote(
     url: &str,
     access: Access,
+    patience: Patience,
     tell: impl Fn(String) + Send + Sync + 'static,
 ) -> Result<Remote, Failure> {
     let vars: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    Ok(Remote::open(url, access, &vars, tell)?)
+    Ok(Remote::open(url, access, patience, &vars, tell)?)
 }
 
 /// The project of the current folder.

@@ -54,11 +54,17 @@ pub(super) fn watch(args: &ManifestArgs) -> Result<(), Failure> {
                     continue;
                 };
                 while let Ok(Some(_)) = tokio::time::timeout(SILENCE, told.recv()).await {}
-                say(&format!("{path} changed\n"));
+                say(&format!("{} changed\n", from_here(&path)));
                 break;
             }
         }
     })?
+}
+
+/// A path as one would type it here.
+fn from_here(path: &Utf8Path) -> &Utf8Path {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path)
 }
 
 /// One run. Ctrl-C reaches it as well, and it ends as it always does.

@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::project::{env, root_here, usage};
+use super::project::{access, env, open_remote, root_here, usage};
 use super::terminal::visible_line;
-use super::{FAILED, Failure, INTERRUPTED, block_on, print, say};
+use super::{FAILED, Failure, INTERRUPTED, RemoteArgs, block_on, print, say};
 use crate::serve::{self, Access, Settings};
-use crate::store::Store;
+use crate::store::{Patience, RemoteError, Store};
 
 /// The variable that holds the token.
 const TOKEN: &str = "FORGE_TOKEN";
@@ -33,6 +33,8 @@ pub(super) struct Serve {
     /// Folder of the store [default: .forge in the project]
     #[arg(long, env = "FORGE_STORE", value_name = "DIR")]
     store: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// The engine that takes models which the project does not declare [default: the first that there is]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
@@ -79,6 +81,7 @@ impl Serve {
             token,
             hosts: self.host,
             engine: self.engine,
+            remote: self.remote.remote.clone(),
             at_once: self.at_once.into(),
             queue: self.queue.into(),
             rate: self.rate.into(),
@@ -86,12 +89,13 @@ impl Serve {
             log: Box::new(move |access| log(access, json, quiet)),
         };
         block_on(async {
+            share(&self.remote, &store).await?;
             let interrupt = signal(SignalKind::interrupt());
             let terminate = signal(SignalKind::terminate());
             let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
                 return Err(Failure::Message("cannot listen to signals".to_owned(), FAILED));
             };
-            let bound = serve::bind(store, settings).await;
+            let bound = serve::bind(store.clone(), settings).await;
             let bound = bound.map_err(|error| Failure::Message(error, FAILED))?;
             // Data for scripts that start a server: where it is.
             print(&format!("http://{}", bound.address));
@@ -135,6 +139,20 @@ impl Serve {
             }
         }
     }
+}
+
+/// Puts the shared store behind ours, as for `forge apply`.
+async fn share(args: &RemoteArgs, store: &Store) -> Result<(), Failure> {
+    let Some(url) = &args.remote else { return Ok(()) };
+    let tell = |message: String| say(&format!("warning: {message}"));
+    let remote = open_remote(url, access(args.remote_mode.as_deref()), Patience::Run, tell)?;
+    match remote.probe().await {
+        Ok(()) => {}
+        Err(error @ RemoteError::User(_)) => return Err(error.into()),
+        Err(error) => remote.pause(&error),
+    }
+    store.attach(remote);
+    Ok(())
 }
 
 /// A line for each request.

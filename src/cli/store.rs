@@ -13,7 +13,9 @@ use serde::Serialize;
 use super::project::{self, StoreSettings, usage};
 use super::{FAILED, Failure, RemoteArgs, locks, print, say};
 use crate::history::{self, HistoryError};
-use crate::store::{Access, Amount, GcOptions, GcReport, Remote, Store, Transferred, Verified};
+use crate::store::{
+    Access, Amount, GcOptions, GcReport, Patience, Remote, Store, Transferred, Verified,
+};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -412,7 +414,8 @@ fn open(args: &RemoteArgs, settings: &StoreSettings, only_read: bool) -> Result<
         access if !only_read => access,
         _ => Access::ReadOnly,
     };
-    project::open_remote(url, access, |message| say(&format!("warning: {message}")))
+    let tell = |message| say(&format!("warning: {message}"));
+    project::open_remote(url, access, Patience::Transfer, tell)
 }
 
 /// Tells now and then how many of `what` are done.

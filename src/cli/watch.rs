@@ -7,10 +7,11 @@ use clap::Args;
 use super::logs::LOOK_EVERY;
 use super::progress::Progress;
 use super::runs::StorePlace;
-use super::terminal::visible;
-use super::{DONE, FAILED, Failure, say, summary};
+use super::terminal::{visible, visible_line};
+use super::{DONE, FAILED, Failure, gate, say, summary};
 use crate::history::{self, Events};
 use crate::record::{Event, RunRecord, RunStatus};
+use crate::report::gates;
 
 #[derive(Args)]
 pub(super) struct Watch {
@@ -48,6 +49,10 @@ impl Watch {
             progress.finish();
         }
         summary::lines(&record).iter().for_each(|line| say(line));
+        if !record.gates.is_empty() {
+            gates::lines(&record.gates).iter().for_each(|line| say(&visible_line(line)));
+            say(&gates::total(&record.gates));
+        }
         if matches!(record.status, RunStatus::Running | RunStatus::Interrupted) {
             let message = format!(
                 "the process of run `{id}` is gone without a word; what was answered is kept, and `forge apply` goes on \
@@ -56,7 +61,7 @@ impl Watch {
             return Err(Failure::Message(message, FAILED));
         }
         match summary::exit_code(&record) {
-            DONE => Ok(()),
+            DONE => gate::exit(&record.gates),
             code => Err(Failure::Said(code)),
         }
     }

@@ -1,30 +1,30 @@
 //! Two sides compared: which stages changed, and what that did to their samples, which come from the store by
 //! key. Nothing is run. Knows nothing of how a difference is shown.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde::Deserialize;
-
-use crate::digest::{Digest, Key, Recipe};
-use crate::history::{self, HistoryError, Tables};
+use crate::digest::{Key, Recipe};
+use crate::history::{HistoryError, Tables};
 use crate::record::scores::{Measure, Metric, NoTag, PairBy, ScoreTable};
 use crate::record::{StageRun, TallySummary};
 use crate::report::diff::{
     self, CellDiff, CellSide, Change, DIFF_VERSION, Diff, Pairing, StageDiff, State,
 };
-use crate::sample::{Outcome, Sample, Score};
 use crate::stats::Reducer;
 use crate::store::Store;
 
 pub mod bisect;
 mod git;
 mod side;
+mod table;
 mod worktree;
 
 pub use side::{Named, Side, Sides};
 pub use worktree::Worktree;
+
+use table::{Places, Scores};
 
 /// Why there is nothing to compare.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +168,7 @@ fn cell(
             missing.push(format!("`{}`: {why}{}", side.info.name, remedy(side)));
         }
     }
-    let (Ok((cell_a, _)), Ok((cell_b, positions))) = (&read_a, &read_b) else {
+    let (Ok((cell_a, _)), Ok((cell_b, places))) = (&read_a, &read_b) else {
         return Ok(CellDiff::new(name, State::Missing, missing));
     };
     let pairing = Pairing {
@@ -177,7 +177,7 @@ fn cell(
         cluster: settings.cluster.clone(),
         limit: settings.limit,
     };
-    let full = |keys: &[Key]| positions.samples(store, keys);
+    let full = |keys: &[Key]| places.whole(store, keys);
     Ok(diff::cell(name, (name_a, cell_a), (name_b, cell_b), &pairing, &full)?)
 }
 
@@ -185,7 +185,7 @@ fn cell(
 fn same(store: &Store, name: &str, stage: &StageRun) -> CellDiff {
     let mut out = CellDiff::new(name, State::Same, Vec::new());
     if let Some(summary) = summary(store, stage) {
-        let sums = diff::Sums { summary, latency_live: None, usage: None, cost: None };
+        let sums = diff::Sums::of(summary);
         (out.a, out.b) = (Some(sums.clone()), Some(sums));
     }
     out
@@ -220,37 +220,13 @@ fn have_same_rows(
     of_a.is_some() && of_a == of_b
 }
 
-/// Where in a table the samples stand.
-struct Positions {
-    table: Digest,
-    keys: Vec<Key>,
-}
-
-impl Positions {
-    /// Some samples with their transcripts.
-    fn samples(&self, store: &Store, wanted: &[Key]) -> Vec<Sample> {
-        if wanted.is_empty() {
-            return Vec::new();
-        }
-        let wanted: HashSet<Key> = wanted.iter().copied().collect();
-        let Some(bytes) = store.blob(self.table) else { return Vec::new() };
-        let lines = bytes.split(|c| *c == b'\n').filter(|line| !line.is_empty());
-        let found = lines.zip(&self.keys).filter(|(_, key)| wanted.contains(key));
-        found.filter_map(|(line, _)| serde_json::from_slice(line).ok()).collect()
-    }
-}
-
-/// The samples of a workflow without their transcripts, which are most of the bytes and nothing that is compared.
-fn read(store: &Store, stage: &StageRun) -> Result<(CellSide, Positions), HistoryError> {
+/// The samples of a workflow without their transcripts.
+fn read(store: &Store, stage: &StageRun) -> Result<(CellSide, Places), HistoryError> {
     let tables = Tables::of(store, stage)?;
-    let scored: Vec<Scored> = history::rows(store, tables.samples)?;
-    let samples: Vec<Sample> = scored.into_iter().map(Sample::from).collect();
-    let keys = samples.iter().map(|sample| sample.key).collect();
-    // Without them there are no costs and times; everything else can still be said.
-    let observed = tables.observed.and_then(|table| history::rows(store, table).ok());
-    let observed = observed.zip(tables.info(store).ok());
-    let side = CellSide::new(samples, summary(store, stage), observed);
-    Ok((side, Positions { table: tables.samples, keys }))
+    let (samples, places) = Scores::read(store, tables.samples)?.into_parts();
+    // Without what was observed there are no costs and times; everything else can still be said.
+    let took = table::took(store, &tables);
+    Ok((CellSide::new(samples, summary(store, stage), took), places))
 }
 
 /// The metrics of a workflow over all of its samples, draws averaged.
@@ -263,8 +239,7 @@ pub fn measures(
     cluster: Option<&str>,
 ) -> Result<Vec<Measure>, CompareError> {
     let tables = Tables::of(store, stage)?;
-    let scored: Vec<Scored> = history::rows(store, tables.samples)?;
-    let samples: Vec<Sample> = scored.into_iter().map(Sample::from).collect();
+    let samples = Scores::read(store, tables.samples)?.samples;
     let summary = summary(store, stage);
     let stopping = summary.as_ref().and_then(|summary| summary.stopping.as_ref());
     let watched = stopping.is_some_and(|stopping| stopping.watched);
@@ -279,42 +254,6 @@ fn summary(store: &Store, stage: &StageRun) -> Option<TallySummary> {
         let counts = record.blob("samples") == stage.result;
         serde_json::from_value(record.inline("summary").filter(|_| counts)?.clone()).ok()
     })
-}
-
-/// A sample as it is scored.
-#[derive(Deserialize)]
-struct Scored {
-    flow: String,
-    flow_digest: Digest,
-    epoch: u32,
-    key: Key,
-    outcome: Outcome,
-    answer: Option<String>,
-    targets: Vec<String>,
-    scores: Vec<Score>,
-    tags: BTreeMap<String, String>,
-}
-
-impl From<Scored> for Sample {
-    fn from(scored: Scored) -> Sample {
-        let Scored { flow, flow_digest, epoch, key, outcome, answer, targets, scores, tags } =
-            scored;
-        let (detail, readings, steps) = (None, Vec::new(), Vec::new());
-        Sample {
-            flow,
-            flow_digest,
-            epoch,
-            key,
-            outcome,
-            detail,
-            answer,
-            targets,
-            scores,
-            readings,
-            steps,
-            tags,
-        }
-    }
 }
 
 /// Applies a function to each of many, as many at once as there are cores, and keeps the order. What they hold

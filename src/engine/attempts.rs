@@ -19,6 +19,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Longest wait that a server may ask for; one that asks for more has failed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
+/// Letters by which errors are told apart.
+const WORDING: usize = 80;
+
 /// What an engine said for good.
 pub(super) struct Answered {
     pub(super) outcome: Result<Completion, (String, String)>,
@@ -73,10 +76,12 @@ impl<'a> Asking<'a> {
             // Counting takes time, and most engines have nothing to hold.
             let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
             let most = u64::from(self.request.sampling.max_tokens);
-            let reserved = door.reserve(ready.as_ref(), self.request).await?;
-            let at = gate.take(prompt + most);
-            if at > tokio::time::Instant::now() {
-                door.unless_stopped(tokio::time::sleep_until(at)).await?;
+            let mut reserved = door.reserve(ready.as_ref(), self.request).await?;
+            let mut at = Some(gate.take(prompt + most));
+            // While it waited, the server may have asked others for a pause.
+            while let Some(until) = at.filter(|at| *at > tokio::time::Instant::now()) {
+                door.unless_stopped(tokio::time::sleep_until(until)).await?;
+                at = gate.paused();
             }
             if let Err(error) = door.unless_stopped(ready.recover()).await? {
                 gate.failed("broken", &error.to_string());
@@ -87,6 +92,9 @@ impl<'a> Asking<'a> {
             self.attempts += 1;
             self.began.get_or_insert_with(Instant::now);
             let start = Instant::now();
+            if let Some(reserved) = &mut reserved {
+                reserved.sent();
+            }
             let ended = self.attempt(ready.as_ref()).await;
             let trouble = match ended {
                 Ok(Reply { completion, stamps, notices }) => {
@@ -103,6 +111,9 @@ impl<'a> Asking<'a> {
                     return Ok(Answered { outcome: Ok(completion), timing });
                 }
                 Err(EngineError::Rejected { code, detail }) => {
+                    if let Some(reserved) = reserved {
+                        reserved.settle(Some(0.0));
+                    }
                     permit.end(Signal::Fine);
                     gate.succeeded();
                     let timing = Timing { close_ms: ms(start), ..Timing::default() };
@@ -112,7 +123,7 @@ impl<'a> Asking<'a> {
                     if let Some(reserved) = reserved {
                         reserved.settle(Some(0.0));
                     }
-                    gate.failed("broken", &detail);
+                    gate.failed(&wording(&detail), &detail);
                     return Err(Gone::Engine(detail));
                 }
                 Err(EngineError::Passing(trouble)) => trouble,
@@ -207,6 +218,11 @@ impl<'a> Asking<'a> {
         }
         Ok(wait)
     }
+}
+
+/// What is the same in two errors that differ in numbers alone: one bad request says nothing about another.
+fn wording(detail: &str) -> String {
+    detail.chars().filter(|c| c.is_alphabetic()).take(WORDING).collect()
 }
 
 impl Client {

@@ -63,6 +63,11 @@ pub(super) struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// The request goes out: whoever lets go of it before anybody knows what it did cost pays the ceiling.
+    pub(super) fn sent(&mut self) {
+        self.cost = self.ceiling;
+    }
+
     /// What it did cost; where nobody knows, the ceiling.
     pub(super) fn settle(mut self, cost: Option<f64>) {
         self.cost = cost.unwrap_or(self.ceiling);
@@ -97,5 +102,16 @@ mod tests {
         second.settle(None);
         assert!((budget.spent() - 0.7).abs() < 1e-12, "an unknown cost is the ceiling");
         assert!(budget.reserve(0.6).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_and_let_go_of_may_have_cost_all_of_it() {
+        let budget = Budget::new(1.0);
+        drop(budget.reserve(0.4).await.unwrap());
+        assert_eq!(budget.spent(), 0.0);
+        let mut sent = budget.reserve(0.4).await.unwrap();
+        sent.sent();
+        drop(sent);
+        assert_eq!(budget.spent(), 0.4);
     }
 }

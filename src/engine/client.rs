@@ -226,6 +226,11 @@ impl Client {
         })
     }
 
+    /// Whether messages get the model's chat format on their way.
+    pub fn formats_chat(&self) -> bool {
+        self.engine.backend.formats_chat()
+    }
+
     /// Entries in the memory cache, and its bound.
     pub fn memory(&self) -> (u64, u64) {
         let memory = self.memory.lock().expect("BUG: the memory lock is poisoned");

@@ -177,7 +177,9 @@ impl Gate {
     fn take_at(&self, tokens: u64, now: Instant) -> Instant {
         let mut state = self.state();
         let State { requests, tokens: bucket, not_before, .. } = &mut *state;
-        let mut at = not_before.filter(|at| *at > now).unwrap_or(now);
+        // Budgets go on at the end of a pause, and not with all that was saved up in it.
+        let now = not_before.filter(|at| *at > now).unwrap_or(now);
+        let mut at = now;
         if let Some(bucket) = requests {
             at = at.max(bucket.take(1, now));
         }
@@ -185,6 +187,11 @@ impl Gate {
             at = at.max(bucket.take(tokens, now));
         }
         at
+    }
+
+    /// Until when nobody is to be sent, if the server has asked for that.
+    pub(super) fn paused(&self) -> Option<Instant> {
+        self.state().not_before
     }
 
     /// Puts back what was taken and not used.

@@ -1,7 +1,7 @@
 //! Whether two models may be in memory at once. One that nobody uses any more makes room for another; one in
 //! use is waited for. Knows nothing of what is in the memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -12,7 +12,7 @@ use super::Engine;
 #[derive(Default)]
 pub struct Memory {
     /// In bytes; 0 is no bound.
-    limit: u64,
+    limit: AtomicU64,
     slots: Mutex<Vec<Arc<Slot>>>,
     freed: Notify,
 }
@@ -64,7 +64,16 @@ impl Slot {
 impl Memory {
     /// A bound in bytes.
     pub fn new(limit: u64) -> Self {
-        Memory { limit, ..Memory::default() }
+        Memory { limit: limit.into(), ..Memory::default() }
+    }
+
+    /// Makes room for models that have to be loaded together, because none of them can wait for the others: where
+    /// they take more than the bound, that is raised to them. Gives the bound that was too low.
+    pub fn allow(&self, together: u64) -> Option<u64> {
+        let before = self.limit.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |limit| {
+            (limit != 0 && together > limit).then_some(together)
+        });
+        before.ok()
     }
 
     pub(super) fn user(self: &Arc<Self>, slot: &Arc<Slot>) -> User {
@@ -95,7 +104,8 @@ impl Memory {
         let used = |slots: &[Arc<Slot>]| slots.iter().map(|slot| slot.bytes()).sum::<u64>();
         let fits = |slots: &[Arc<Slot>]| {
             let used = used(slots);
-            self.limit == 0 || used == 0 || used + bytes <= self.limit
+            let limit = self.limit.load(Ordering::SeqCst);
+            limit == 0 || used == 0 || used + bytes <= limit
         };
         // Nobody asks these any more.
         while !fits(&slots) {
@@ -134,6 +144,15 @@ mod tests {
         ) -> BoxFuture<'a, Result<Reply, EngineError>> {
             async { Err(EngineError::Broken(String::new())) }.boxed()
         }
+    }
+
+    #[test]
+    fn what_has_to_be_there_together_fits() {
+        let memory = Memory::new(10);
+        assert_eq!(memory.allow(9), None);
+        assert_eq!(memory.allow(12), Some(10));
+        assert_eq!(memory.allow(12), None);
+        assert_eq!(Memory::new(0).allow(12), None);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing};
+#[cfg(doc)]
+use crate::sample::ResponseFormat;
 use crate::sample::{Completion, Request};
 
 mod attempts;
@@ -188,10 +190,13 @@ pub trait Engine: Send + Sync {
 
     /// The most that the prompt of a request can be: no tokenizer makes more tokens than bytes.
     fn prompt_ceiling(&self, request: &Request) -> u64 {
-        let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
-        let form = request.sampling.response_format.as_ref();
-        let form = form.map_or(0, |form| serde_json::to_vec(form).map_or(0, |form| form.len()));
-        (bytes + form + 16 * request.messages.len()) as u64
+        let said = request.messages.iter().map(|message| {
+            // With the frame of a turn.
+            16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
+        });
+        let form = request.sampling.response_format.as_ref().map_or(0, json_len);
+        let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
+        (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
     }
 
     /// Waits until it can be asked, however long that takes: a server that died is started again here.
@@ -203,6 +208,10 @@ pub trait Engine: Send + Sync {
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+fn json_len(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |json| json.len())
 }
 
 /// How many requests an engine gets at once, and why not more.
@@ -257,6 +266,13 @@ pub trait Backend: Send + Sync {
     fn continues(&self) -> Result<(), String> {
         Err("it begins a turn of its own".to_owned())
     }
+    /// Whether it gives the log-probabilities of what might follow a prompt ([`ResponseFormat::Likelihood`]); an
+    /// error says why not.
+    fn likelihoods(&self) -> Result<(), String> {
+        Err("it gives no log-probabilities of prompts".to_owned())
+    }
+    /// Somebody will ask for those: whether a server has them is to be found out while it is loaded.
+    fn expect_likelihoods(&self) {}
     /// Whether messages get the model's chat format on their way.
     fn formats_chat(&self) -> bool {
         true

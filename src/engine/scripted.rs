@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::{Admission, Backend, Engine, EngineError, Progress, Reply, Stamps};
 use crate::digest::Recipe;
-use crate::sample::{Completion, Finish, Message, Request, Role, Usage};
+use crate::sample::{
+    Completion, Finish, Message, Request, ResponseFormat, Role, TokenLogprob, Usage,
+};
 
 /// Version of how rules are matched.
 const REV: u32 = 1;
@@ -56,6 +58,9 @@ impl Rule {
 fn stop() -> Finish {
     Finish::Stop
 }
+
+/// How sure it is of each character of its reply. Any other character there has what is left.
+const SURE: f64 = 0.9;
 
 /// The engine.
 #[derive(Debug, Clone)]
@@ -104,6 +109,10 @@ impl Backend for Scripted {
         Ok(())
     }
 
+    fn likelihoods(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn load(&self, _: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>> {
         let engine: Box<dyn Engine> = Box::new(self.clone());
         async move { Ok(engine) }.boxed()
@@ -136,6 +145,11 @@ impl Engine for Scripted {
             }
             let draw = request.replica.epoch as usize % rule.draws.len().max(1);
             let reply = rule.draws.get(draw).unwrap_or(&rule.reply);
+            if let Some(ResponseFormat::Likelihood(words)) = &request.sampling.response_format {
+                let completion = likelihood(reply, words);
+                stamps.finish();
+                return Ok(Reply { completion, stamps, notices: Vec::new() });
+            }
             let (text, cut) = cut_at_stop(reply, &request.sampling.stop);
             let finish = if cut { Finish::Stop } else { rule.finish };
             // A script has no tokens, so it counts none.
@@ -145,6 +159,20 @@ impl Engine for Scripted {
         }
         .boxed()
     }
+}
+
+/// What words would be worth as a reply: their tokens are their characters, and the script is [`SURE`] of its own.
+/// White space before them is free.
+fn likelihood(reply: &str, words: &str) -> Completion {
+    let (words, mut own) = (words.trim_start(), reply.chars());
+    let token = |said: char| TokenLogprob {
+        token: said.to_string(),
+        logprob: if own.next() == Some(said) { SURE.ln() } else { (1.0 - SURE).ln() },
+        top: Vec::new(),
+    };
+    let logprobs = words.chars().map(token).collect();
+    let completion = Completion::new("", Finish::Stop, Usage::default());
+    Completion { logprobs: Some(logprobs), ..completion }
 }
 
 /// A text up to the earliest stop string, and whether there was one.

@@ -1,12 +1,14 @@
 //! `[gate.*]`: thresholds on what a workflow came to, and what they say of its samples. Knows nothing of where
-//! samples and baselines are kept. A gate is in no key: to move a threshold runs nothing again.
+//! samples and baselines are kept. A gate is in the key of no workflow: to move a threshold asks nothing again.
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::manifest::{Span, Spanned};
 use crate::record::scores::{Metric, NoTag, PairBy, ScoreTable, compare, no_tag};
-use crate::record::{Bound, Finding, Price, ProfileBuilder, Side, Speed, Tally, Unit, Verdict};
-use crate::report::{Cell, Cost, Row};
+use crate::record::{Bound, Finding, ProfileBuilder, Side, Speed, Tally, Unit, Verdict};
+use crate::report::{Cell, Row, Took, dollars};
 use crate::sample::Outcome;
 use crate::stats::{Reducer, Summary};
 
@@ -139,6 +141,31 @@ impl What {
 }
 
 impl Gate {
+    /// All that decides its verdicts beside samples and baseline.
+    pub fn describe(&self) -> Value {
+        let check = |check: &Check| {
+            let kind = match check.what {
+                What::Metric(_) => "metric",
+                What::Outcome(_) => "outcome",
+                What::Time(..) => "time",
+                What::Cost => "cost",
+                What::Drop(_) => "drop",
+            };
+            let name = format!("{kind} {} {}", check.what.name(), check.side.sign());
+            (name, json!(check.threshold))
+        };
+        json!({
+            "baseline": self.baseline.as_ref().map(|baseline| &baseline.value),
+            "by": self.by,
+            "checks": self.checks.iter().map(check).collect::<serde_json::Map<_, _>>(),
+            "bound": self.bound,
+            "reducer": self.reducer.to_string(),
+            "cluster": self.cluster,
+            "pair_by": self.pair_by,
+            "unmeasured_passes": self.unmeasured_passes,
+        })
+    }
+
     /// Holds the samples of a workflow, group by group, against every threshold. `baseline` is needed where the
     /// gate names one.
     ///
@@ -234,14 +261,16 @@ impl Gate {
         let Some(result) = comparison.result else {
             return Ok(Err("no row has a score on both sides".to_owned()));
         };
+        let mut note =
+            format!("{} rows: {} better, {} worse", result.rows, result.better_b, result.better_a);
+        if let left @ 1.. = comparison.common - result.rows {
+            note.push_str(&format!("; {left} without a score on both sides are left out"));
+        }
         Ok(Ok(Estimated {
             value: result.difference,
             ci: result.ci,
             estimator: Some(result.estimator),
-            note: Some(format!(
-                "{} rows: {} better, {} worse",
-                result.rows, result.better_b, result.better_a
-            )),
+            note: Some(note),
         }))
     }
 
@@ -338,10 +367,14 @@ impl Part<'_> {
     }
 
     fn cost(&self) -> Measured {
-        let price: Option<Price> = self.cell.cost.as_ref().map(|cost| cost.price);
-        let price = price.ok_or_else(|| "the engine has no price".to_owned())?;
-        let cost = Cost::of(price, self.rows.iter().copied());
-        let sum = cost.spent.zip(cost.saved).map(|(spent, saved)| spent + saved);
+        let prices = self.cell.scorer_costs.iter();
+        let prices = prices.map(|(scorer, cost)| (scorer.clone(), cost.price)).collect();
+        let mut took = Took::new(self.cell.cost.as_ref().map(|cost| cost.price), &prices);
+        self.rows.iter().for_each(|row| took.add(&row.observed));
+        if took.cost.is_none() && took.scorer_costs.is_empty() {
+            return Err("the engine has no price".to_owned());
+        }
+        let sum = dollars(took.cost.as_ref(), &took.scorer_costs);
         let value = sum.ok_or_else(|| "nobody counted the tokens of some requests".to_owned())?;
         Ok(Estimated { value, ..Estimated::default() })
     }

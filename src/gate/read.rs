@@ -55,8 +55,13 @@ pub fn read(name: &str, fields: Fields<'_>, known: &Known<'_>) -> Gate {
     };
     let unmeasured = fields.choice("unmeasured", &["fail", "pass"]);
     let reducer = read_reducer(&fields, known);
+    // A change that answers less must not pass for one that loses nothing.
+    let all = match Metric::AccuracyAll.fits(reducer) {
+        true => Metric::AccuracyAll,
+        false => Metric::Accuracy,
+    };
     let drop = max_drop.map(|drop| Check {
-        what: What::Drop(metric.clone().unwrap_or(Metric::Accuracy)),
+        what: What::Drop(metric.clone().unwrap_or(all)),
         side: Side::Above,
         // Minus zero would be shown as such.
         threshold: 0.0 - drop,

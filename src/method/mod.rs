@@ -9,6 +9,7 @@ use crate::tool::Tool;
 pub mod answer;
 mod cot;
 pub mod extract;
+mod likelihood;
 mod naive;
 pub mod react;
 
@@ -71,6 +72,11 @@ pub trait Method: Send + Sync {
         false
     }
 
+    /// Whether the model writes anything.
+    fn writes(&self) -> bool {
+        true
+    }
+
     /// How it writes the assistant's side of a worked example.
     fn show(&self, shot: &Shot) -> String;
 
@@ -79,7 +85,8 @@ pub trait Method: Send + Sync {
 }
 
 /// Every built-in method. To add one: a file, its `mod` line, its line here.
-pub const METHODS: &[&dyn Method] = &[&naive::Naive, &cot::Cot, &react::React];
+pub const METHODS: &[&dyn Method] =
+    &[&naive::Naive, &cot::Cot, &react::React, &likelihood::Likelihood];
 
 /// The method of a name.
 pub fn find(name: &str) -> Option<&'static dyn Method> {

@@ -206,7 +206,8 @@ mod tests {
         let tools: [Box<dyn Tool>; 2] = [Box::new(Calculator), Box::new(lookup)];
         let trained: serde_json::Value =
             serde_json::from_str(include_str!("../../fixtures/prompts.json")).unwrap();
-        for method in super::super::METHODS {
+        // Of likelihoods the model says nothing, so there is nothing to instruct.
+        for method in super::super::METHODS.iter().filter(|method| method.name() != "likelihood") {
             assert_eq!(trained[method.name()], method.instructions(&tools), "{}", method.name());
         }
     }

@@ -1,8 +1,8 @@
 //! Spans, and what they look like in OTLP's JSON. Knows nothing of how they are sent.
 //!
 //! The encoding: identifiers are hexadecimal, 64-bit numbers are text, enums are numbers (opentelemetry-proto,
-//! "JSON Protobuf Encoding"). Names of attributes are those of the semantic conventions 1.37 for generative AI; our own
-//! begin with `forge.`.
+//! "JSON Protobuf Encoding"). Names of spans and attributes are those of the semantic conventions for generative AI as
+//! of release 1.41.0, the last one before they moved to a repository of their own; ours begin with `forge.`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ns;
 use crate::digest::Key;
 use crate::record::{Observed, RequestObserved, ServedFrom};
-use crate::sample::{Completion, Finish, Message, Outcome, Role, Sample, Usage};
+use crate::sample::{Completion, Finish, Message, Outcome, Role, Sample};
 use crate::store::Store;
 
 const INTERNAL: u8 = 1;
@@ -63,6 +63,10 @@ impl Attributes {
             Some(value) => self.with(key, json!({ "intValue": value.to_string() })),
             None => self,
         }
+    }
+
+    fn yes(self, key: &str, value: bool) -> Self {
+        if value { self.with(key, json!({ "boolValue": true })) } else { self }
     }
 
     /// A number, text or list of texts of a recipe.
@@ -152,12 +156,19 @@ impl Span {
 pub(super) struct Engine {
     provider: Option<String>,
     model: Option<String>,
+    /// Whether it answers in this process.
+    is_here: bool,
 }
 
 impl Engine {
     pub(super) fn of(about: &BTreeMap<String, Value>) -> Engine {
         let fact = |name: &str| about.get(name).and_then(Value::as_str).map(str::to_owned);
-        Engine { provider: fact("provider").or_else(|| fact("backend")), model: fact("model") }
+        let backend = fact("backend");
+        Engine {
+            is_here: matches!(backend.as_deref(), Some("mistralrs" | "scripted")),
+            provider: fact("provider").or(backend),
+            model: fact("model"),
+        }
     }
 }
 
@@ -276,7 +287,7 @@ impl Ended {
             let value = value.map(Value::from);
             let attributes = attributes
                 .real("gen_ai.evaluation.score.value", value.as_ref())
-                .maybe("forge.unscored", why.as_deref());
+                .maybe("error.type", why.as_deref());
             span.events.push(json!({
                 "timeUnixNano": self.ended_ns.to_string(),
                 "name": "gen_ai.evaluation.result",
@@ -325,7 +336,7 @@ fn request_span(
     };
     let name = [Some(operation), engine.model.as_deref()].into_iter().flatten();
     let mut span = Span::new(Id::new(), Some(sample), name.collect::<Vec<_>>().join(" "));
-    span.kind = CLIENT;
+    span.kind = if engine.is_here { INTERNAL } else { CLIENT };
     span.times(start, end);
     if let (Some(record), Some(live_ms)) = (&record, request.live_ms) {
         let asked = record.witness.started_unix_ms * 1_000_000;
@@ -334,7 +345,7 @@ fn request_span(
             span.times(asked, asked + ns(live_ms));
         }
     }
-    let Usage { input_tokens, output_tokens, input_tokens_cache_read, .. } = request.usage;
+    let usage = request.usage;
     let completion = record.as_ref().and_then(|record| record.inline("completion"));
     let completion =
         completion.and_then(|value| serde_json::from_value::<Completion>(value.clone()).ok());
@@ -345,9 +356,18 @@ fn request_span(
         Finish::ToolCalls => "tool_calls",
     });
     let reasons = finish.map(|finish| json!([finish]));
+    let output = match setting("response_format") {
+        None | Some(Value::Null) => None,
+        _ if operation == "embeddings" => None,
+        Some(Value::Object(format)) if !format.contains_key("json_schema") => Some("text"),
+        Some(_) => Some("json"),
+    };
+    let timing = request.timing.as_ref();
+    let first = timing.and_then(|timing| timing.ttft_ms).map(|ms| Value::from(ms / 1000.0));
     let mut attributes = Attributes::new()
         .text("gen_ai.operation.name", operation)
-        .maybe("gen_ai.provider.name", engine.provider.as_deref())
+        // It has to be there.
+        .text("gen_ai.provider.name", engine.provider.as_deref().unwrap_or("unknown"))
         .maybe("gen_ai.request.model", engine.model.as_deref())
         .real("gen_ai.request.temperature", setting("temperature"))
         .real("gen_ai.request.top_p", setting("top_p"))
@@ -357,7 +377,10 @@ fn request_span(
         .real("gen_ai.request.frequency_penalty", setting("frequency_penalty"))
         .real("gen_ai.request.presence_penalty", setting("presence_penalty"))
         .setting("gen_ai.request.stop_sequences", setting("stop"))
+        .maybe("gen_ai.output.type", output)
+        .yes("gen_ai.request.stream", timing.is_some_and(|timing| timing.events > 0))
         .setting("gen_ai.response.finish_reasons", reasons.as_ref())
+        .real("gen_ai.response.time_to_first_chunk", first.as_ref())
         .text("forge.request.key", &request.key.to_string())
         .integer("forge.request.attempts", Some(request.attempts.into()));
     if request.has_failed() {
@@ -366,15 +389,19 @@ fn request_span(
         attributes = attributes.text("error.type", last.unwrap_or("_OTHER"));
     } else {
         attributes = attributes
-            .integer("gen_ai.usage.input_tokens", input_tokens)
-            .integer("gen_ai.usage.output_tokens", output_tokens)
-            .integer("gen_ai.usage.cache_read.input_tokens", input_tokens_cache_read);
+            .integer("gen_ai.usage.input_tokens", usage.input_tokens)
+            .integer("gen_ai.usage.output_tokens", usage.output_tokens)
+            .integer("gen_ai.usage.cache_read.input_tokens", usage.input_tokens_cache_read)
+            .integer("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens);
     }
     if let Some(turns) = turns {
         let mut output = turns.output.clone();
-        if let Some(finish) = finish {
-            output["finish_reason"] = finish.into();
-        }
+        // In messages it has to be there, and one of them is spelled otherwise.
+        output["finish_reason"] = match finish {
+            Some("tool_calls") => "tool_call".into(),
+            Some(finish) => finish.into(),
+            None => "unknown".into(),
+        };
         attributes = attributes
             .text("gen_ai.input.messages", &turns.input.to_string())
             .text("gen_ai.output.messages", &json!([output]).to_string());

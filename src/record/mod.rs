@@ -9,6 +9,7 @@ use crate::digest::Key;
 use crate::sample::Usage;
 
 pub mod agreement;
+mod event;
 mod price;
 mod profile;
 mod run;
@@ -18,9 +19,10 @@ pub mod stop;
 mod tally;
 mod verdict;
 
+pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
 pub use price::Price;
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
-pub use run::{Cause, Event, RequestCounts, RunAbout, RunRecord, RunStatus, StageRun, StageState};
+pub use run::{RunRecord, StageRun};
 pub use speed::{InFlight, Speed, Steady, Timing};
 pub use stop::{StopRule, Stopper, Stopping};
 pub use tally::{ExtractorSummary, Tally, TallySummary};

@@ -2,16 +2,19 @@
 //! of them compared. The one place for it: reports, gates and differences of runs ask here.
 //! Knows nothing of how results are shown.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::sample::{Outcome, Sample};
 use crate::stats::{
-    self, Betting, Difference, Draw, Estimate, Estimator, Interval, Pair, Reducer, Test, Wager,
-    beta_binomial,
+    self, Betting, Draw, Estimate, Estimator, Interval, Reduced, Reducer, beta_binomial,
 };
+
+mod pairs;
+
+pub use pairs::{Both, Comparison, adjust, both, compare, keep_common};
 
 /// By what rows of two tables belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -119,10 +122,28 @@ pub fn right(sample: &Sample) -> Option<f64> {
     Metric::Accuracy.draw(sample).value
 }
 
+/// The same, and what has no answer is wrong.
+pub fn right_of_all(sample: &Sample) -> Option<f64> {
+    Metric::AccuracyAll.draw(sample).value
+}
+
 struct RowOf<'a> {
     id: RowId,
     cluster: usize,
     draws: Vec<&'a Sample>,
+}
+
+impl RowOf<'_> {
+    /// One value of all draws.
+    fn reduced(&self, metric: &Metric, reducer: Reducer) -> Reduced {
+        match self.draws.as_slice() {
+            [draw] => reducer.reduce(&[metric.draw(draw)]),
+            draws => {
+                let draws: Vec<_> = draws.iter().map(|sample| metric.draw(sample)).collect();
+                reducer.reduce(&draws)
+            }
+        }
+    }
 }
 
 /// The samples of one workflow.
@@ -158,27 +179,6 @@ pub struct Measure {
     /// Rows where as many draws gave another answer; of majorities alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ties: Option<u64>,
-}
-
-/// Two tables compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// The first side.
-    pub a: String,
-    /// The second side: differences are b − a.
-    pub b: String,
-    /// What is measured.
-    pub metric: String,
-    /// How the draws of a row became one value.
-    pub reducer: String,
-    /// Rows that both have.
-    pub common: u64,
-    /// Why they are not compared; else absent.
-    pub refused: Option<String>,
-    /// The result, over rows with a value on both sides.
-    pub result: Option<Difference>,
-    /// Its p-value among all comparisons of the same metric (Holm).
-    pub p_holm: Option<f64>,
 }
 
 impl<'a> ScoreTable<'a> {
@@ -261,11 +261,10 @@ impl<'a> ScoreTable<'a> {
         let mut rows: Vec<stats::Row> = Vec::new();
         let mut ties = 0;
         for row in &self.rows {
-            let draws: Vec<Draw<'_>> = row.draws.iter().map(|sample| metric.draw(sample)).collect();
             let values: Vec<f64> = if reducer == Reducer::Mean {
-                draws.iter().filter_map(|draw| draw.value).collect()
+                row.draws.iter().filter_map(|sample| metric.draw(sample).value).collect()
             } else {
-                let reduced = reducer.reduce(&draws);
+                let reduced = row.reduced(metric, reducer);
                 ties += u64::from(reduced.tie);
                 reduced.value.into_iter().collect()
             };
@@ -285,42 +284,6 @@ impl<'a> ScoreTable<'a> {
             ties: (reducer == Reducer::Majority).then_some(ties),
         }
     }
-}
-
-/// A row that two tables have, with the samples of each side.
-pub struct Both<'t, 'a> {
-    /// The draws of the first side.
-    pub a: &'t [&'a Sample],
-    /// The draws of the second side.
-    pub b: &'t [&'a Sample],
-    /// The share of draws that are right, those without an answer being wrong; `None` where nobody can say.
-    pub right_a: Option<f64>,
-    /// The same of the second side.
-    pub right_b: Option<f64>,
-}
-
-/// Leaves in two tables the rows that both have, and says how many those are.
-pub fn keep_common(a: &mut ScoreTable<'_>, b: &mut ScoreTable<'_>) -> u64 {
-    let ids = |table: &ScoreTable<'_>| table.rows.iter().map(|row| row.id).collect::<HashSet<_>>();
-    let (of_a, of_b) = (ids(a), ids(b));
-    a.rows.retain(|row| of_b.contains(&row.id));
-    b.rows.retain(|row| of_a.contains(&row.id));
-    a.rows()
-}
-
-/// The rows that two tables have in common, in the order of the first.
-pub fn both<'t, 'a>(a: &'t ScoreTable<'a>, b: &'t ScoreTable<'a>) -> Vec<Both<'t, 'a>> {
-    let places: HashMap<RowId, &RowOf<'a>> = b.rows.iter().map(|row| (row.id, row)).collect();
-    let right = |row: &RowOf<'_>| {
-        let draws = row.draws.iter().map(|sample| Metric::AccuracyAll.draw(sample));
-        Reducer::Mean.reduce(&draws.collect::<Vec<_>>()).value
-    };
-    let pair = |row: &'t RowOf<'a>| {
-        let other = *places.get(&row.id)?;
-        let (right_a, right_b) = (right(row), right(other));
-        Some(Both { a: &row.draws, b: &other.draws, right_a, right_b })
-    };
-    a.rows.iter().filter_map(pair).collect()
 }
 
 /// Whether a sample is a further draw of the row of the one before it.
@@ -360,91 +323,6 @@ pub(super) fn time_uniform(values: &[f64]) -> (Option<Interval>, Estimator) {
     (game.interval(), Estimator::Betting)
 }
 
-/// Compares two tables by what their rows have in common, for each metric and reducer that both know. They have
-/// to hold the same rows, but where `same_flows` says that they were made of the same flows and one of them
-/// stopped early.
-pub fn compare(
-    (name_a, a): (&str, &ScoreTable<'_>),
-    (name_b, b): (&str, &ScoreTable<'_>),
-    wanted: &[(Metric, Reducer)],
-    same_flows: bool,
-) -> Vec<Comparison> {
-    let places: HashMap<RowId, &RowOf<'_>> = b.rows.iter().map(|row| (row.id, row)).collect();
-    let common: Vec<(&RowOf<'_>, &RowOf<'_>)> =
-        a.rows.iter().filter_map(|row| Some((row, *places.get(&row.id)?))).collect();
-    let same = common.len() == a.rows.len() && common.len() == b.rows.len();
-    let shorter = same_flows && common.len() == a.rows.len().min(b.rows.len());
-    let refused = (!same && !shorter).then(|| {
-        format!(
-            "different data: {} rows in `{name_a}`, {} in `{name_b}`, {} in common",
-            a.rows.len(),
-            b.rows.len(),
-            common.len()
-        )
-    });
-    let one = |(metric, reducer): &(Metric, Reducer)| {
-        let value = |row: &RowOf<'_>| {
-            let draws: Vec<Draw<'_>> = row.draws.iter().map(|sample| metric.draw(sample)).collect();
-            reducer.reduce(&draws).value
-        };
-        let pair = |(x, y): &(&RowOf<'_>, &RowOf<'_>)| {
-            Some(Pair { cluster: x.cluster, a: value(x)?, b: value(y)? })
-        };
-        let result = match refused {
-            Some(_) => None,
-            None => {
-                let pairs: Vec<Pair> = common.iter().filter_map(pair).collect();
-                stats::difference(&pairs).map(|result| match a.watched || b.watched {
-                    true => watched_difference(result, &pairs),
-                    false => result,
-                })
-            }
-        };
-        Comparison {
-            a: name_a.to_owned(),
-            b: name_b.to_owned(),
-            metric: metric.name().to_owned(),
-            reducer: reducer.to_string(),
-            common: common.len() as u64,
-            refused: refused.clone(),
-            result,
-            p_holm: None,
-        }
-    };
-    wanted.iter().map(one).collect()
-}
-
-/// A difference with an interval and a p-value that hold whenever one looks.
-fn watched_difference(result: Difference, pairs: &[Pair]) -> Difference {
-    let result = Difference { statistic: None, detectable: None, ..result };
-    let bounded = |pair: &Pair| (0.0..=1.0).contains(&pair.a) && (0.0..=1.0).contains(&pair.b);
-    let (estimator, test) = (Estimator::Betting, Test::Betting);
-    if !pairs.iter().all(bounded) {
-        return Difference { ci: None, p: None, estimator, test, ..result };
-    }
-    let (mut game, mut wagers) = (Betting::default(), [Wager::against(0.5)]);
-    pairs.iter().for_each(|pair| game.add((pair.b - pair.a + 1.0) / 2.0, &mut wagers));
-    let wide = |ci: Interval| Interval { lower: 2.0 * ci.lower - 1.0, upper: 2.0 * ci.upper - 1.0 };
-    let (ci, p) = (game.interval().map(wide), Some(wagers[0].p()));
-    Difference { ci, p, estimator, test, ..result }
-}
-
-/// Sets the p-values of comparisons among those of the same metric and reducer.
-pub fn adjust(comparisons: &mut [Comparison]) {
-    let kinds: BTreeSet<(String, String)> =
-        comparisons.iter().map(|c| (c.metric.clone(), c.reducer.clone())).collect();
-    for (metric, reducer) in kinds {
-        let family = |c: &Comparison| c.metric == metric && c.reducer == reducer;
-        let places: Vec<usize> =
-            (0..comparisons.len()).filter(|i| family(&comparisons[*i])).collect();
-        let p: Vec<Option<f64>> =
-            places.iter().map(|i| comparisons[*i].result.and_then(|result| result.p)).collect();
-        for (i, p) in places.into_iter().zip(stats::holm(&p)) {
-            comparisons[i].p_holm = p;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -452,6 +330,7 @@ mod tests {
     use super::*;
     use crate::digest::Recipe;
     use crate::sample::Score;
+    use crate::stats::Test;
 
     /// A draw: an answer, or "" for none; right where it is "7".
     fn sample(flow: &str, epoch: u32, answer: &str) -> Sample {

@@ -7,11 +7,15 @@
 //! | ttfa | first event with a part of the answer, not of reasoning − start | TTFO, TTFOT |
 //! | e2e | last token event − start; without streaming the end of the reply − start | |
 //! | close | end of the reply − start | |
-//! | tpot | (last − first token event) / (N − 1) for N ≥ 2 output tokens | "ITL" of AIPerf, GuideLLM and Hugging Face |
+//! | tpot | (last − first token event) / (N − 1) for N ≥ 2 output tokens that were seen | "ITL" of AIPerf, GuideLLM and Hugging Face |
 //! | norm | e2e / N | "TPOT" of GuideLLM |
 //! | icl | gaps between events, all requests together | "ITL" of vLLM and SGLang |
 //! | itl | the same, of requests whose every event was one token | |
 //! | throughput | requests and tokens over the makespan, and over the steady window, in which at least 90 % of the peak are in flight | |
+//!
+//! Where a server hides what its model thinks, the tokens of that come before the first event: then N of tpot is what is
+//! left of the output tokens, as (last − first) is the time of these alone. Else it is all of them. In norm and in
+//! throughput hidden tokens count, since their time does.
 //!
 //! `start` is when the attempt that counts was sent: permit held, body built. Every socket read is stamped
 //! before it is parsed. Requests that were served from a memory of forge are in none of these.
@@ -21,7 +25,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, RequestObserved};
-use crate::sample::TokenSource;
+use crate::sample::{TokenSource, Usage};
 use crate::stats::{Collector, Summary};
 
 /// Share of the peak from which a window counts as steady.
@@ -55,10 +59,19 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Time per output token after the first.
-    pub fn tpot_ms(&self, output_tokens: Option<u64>) -> Option<f64> {
-        let n = output_tokens.filter(|n| *n >= 2)?;
+    /// Time per output token after the first that was seen.
+    pub fn tpot_ms(&self, usage: &Usage) -> Option<f64> {
+        let n = self.tokens_seen(usage).filter(|n| *n >= 2)?;
         Some((self.e2e_ms - self.ttft_ms?) / (n - 1) as f64)
+    }
+
+    /// Output tokens that the events brought: those of reasoning are no part of them where a stream began with its
+    /// answer.
+    fn tokens_seen(&self, usage: &Usage) -> Option<u64> {
+        let is_hidden = self.ttft_ms.is_some() && self.ttft_ms == self.ttfa_ms;
+        let hidden = usage.reasoning_tokens.filter(|_| is_hidden).unwrap_or(0);
+        // Some servers count the two apart, and do not say so: then nobody knows.
+        usage.output_tokens?.checked_sub(hidden)
     }
 }
 
@@ -189,13 +202,14 @@ impl SpeedBuilder {
         some(&mut self.connect, timing.connect_ms);
         some(&mut self.ttft, timing.ttft_ms);
         some(&mut self.ttfa, timing.ttfa_ms);
-        some(&mut self.tpot, timing.tpot_ms(tokens));
+        some(&mut self.tpot, timing.tpot_ms(&request.usage));
         some(&mut self.norm, tokens.filter(|n| *n > 0).map(|n| timing.e2e_ms / n as f64));
         self.e2e.add(timing.e2e_ms);
         self.close.add(timing.close_ms);
         // Of events that were counted as tokens nobody knows how many they are.
         let counted = request.usage.token_source.is_some_and(|by| by != TokenSource::Chunks);
-        let each_is_a_token = counted && tokens == Some(u64::from(timing.events));
+        let seen = timing.tokens_seen(&request.usage);
+        let each_is_a_token = counted && seen == Some(u64::from(timing.events));
         for gap in &timing.gaps_ms {
             self.icl.add(f64::from(*gap));
             if each_is_a_token {
@@ -362,10 +376,57 @@ mod tests {
     fn the_time_of_a_token_needs_two() {
         let timing =
             Timing { ttft_ms: Some(100.0), e2e_ms: 190.0, close_ms: 191.0, ..Timing::default() };
-        assert_eq!(timing.tpot_ms(Some(10)), Some(10.0));
-        assert_eq!(timing.tpot_ms(Some(1)), None);
-        assert_eq!(timing.tpot_ms(None), None);
+        let of = |timing: &Timing, output_tokens: Option<u64>| {
+            timing.tpot_ms(&Usage { output_tokens, ..Usage::default() })
+        };
+        assert_eq!(of(&timing, Some(10)), Some(10.0));
+        assert_eq!(of(&timing, Some(1)), None);
+        assert_eq!(of(&timing, None), None);
         let whole = Timing { ttft_ms: None, ..timing };
-        assert_eq!(whole.tpot_ms(Some(10)), None, "nobody saw the first token");
+        assert_eq!(of(&whole, Some(10)), None, "nobody saw the first token");
+    }
+
+    #[test]
+    fn the_time_of_a_token_leaves_out_reasoning_that_nobody_saw() {
+        let usage = |output: u64, reasoning: u64| Usage {
+            output_tokens: Some(output),
+            reasoning_tokens: Some(reasoning),
+            token_source: Some(TokenSource::Usage),
+            ..Usage::default()
+        };
+        // 500 tokens in the first 5 s, of which nothing came; then 50, one in each 10 ms.
+        let hidden = Timing {
+            ttft_ms: Some(5000.0),
+            ttfa_ms: Some(5000.0),
+            e2e_ms: 5490.0,
+            close_ms: 5491.0,
+            events: 50,
+            gaps_ms: vec![10.0; 49],
+            ..Timing::default()
+        };
+        assert_eq!(hidden.tpot_ms(&usage(550, 500)), Some(10.0));
+        assert_eq!(hidden.tpot_ms(&usage(50, 0)), Some(10.0));
+        assert_eq!(hidden.tpot_ms(&usage(501, 500)), None, "one token has nothing after it");
+        assert_eq!(hidden.tpot_ms(&usage(50, 500)), None, "not of these, so of how many?");
+        // What was thought aloud is time and tokens alike.
+        let aloud = Timing { ttft_ms: Some(0.0), ..hidden.clone() };
+        assert_eq!(aloud.tpot_ms(&usage(550, 500)), Some(10.0));
+
+        let mut speed = SpeedBuilder::default();
+        speed.add(&RequestObserved {
+            key: crate::digest::Recipe::new("sample", 1).key(),
+            served_from: crate::record::ServedFrom::Live,
+            phases_ms: crate::record::PhasesMs::default(),
+            live_ms: Some(5491.0),
+            usage: usage(550, 500),
+            attempts: 1,
+            retries: Vec::new(),
+            timing: Some(hidden),
+        });
+        let speed = speed.finish();
+        assert_eq!(speed.tpot.map(|times| times.mean_ms), Some(10.0));
+        assert_eq!(speed.itl.map(|times| times.count), Some(49), "each of the 50 came alone");
+        assert_eq!(speed.norm.map(|times| times.mean_ms), Some(5490.0 / 550.0));
+        assert_eq!(speed.output_tokens, Some(550), "they were made, and are billed");
     }
 }

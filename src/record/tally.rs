@@ -8,7 +8,7 @@ use super::Stopping;
 use super::scores::right;
 use crate::digest::Digest;
 use crate::sample::{Outcome, Reading, Sample, Score};
-use crate::scorer::normal;
+use crate::scorer::{bleu, chrf, normal};
 use crate::stats::{Clusters, Estimator, Interval};
 
 /// Adds up samples without keeping them.
@@ -26,6 +26,9 @@ pub struct Tally {
     draws: Vec<f64>,
 }
 
+/// Names of what is worked out over all answers together, from 0 to 1: BLEU and chrF as papers state them.
+pub const CORPUS: [&str; 2] = ["corpus_bleu", "corpus_chrf"];
+
 /// Sum of values and number of samples with one, by scorer, in the order of first use.
 #[derive(Debug, Clone, Default)]
 struct Scores {
@@ -34,10 +37,22 @@ struct Scores {
     judged: u64,
     correct: u64,
     unscored: BTreeMap<String, BTreeMap<String, u64>>,
+    /// All answers as one corpus, where sentences are compared.
+    bleu: Option<bleu::Corpus>,
+    chrf: Option<chrf::Corpus>,
 }
 
 impl Scores {
-    fn add(&mut self, scores: &[Score]) {
+    fn add(&mut self, scores: &[Score], answer: Option<&str>, targets: &[String]) {
+        let has = |name: &str| scores.iter().any(|s| s.scorer == name && s.value.is_some());
+        if let Some(answer) = answer {
+            if has("bleu") {
+                self.bleu.get_or_insert_default().add(answer, targets);
+            }
+            if has("chrf") {
+                self.chrf.get_or_insert_default().add(answer, targets);
+            }
+        }
         if let Some(right) = scores.first().and_then(Score::is_right) {
             self.judged += 1;
             self.correct += u64::from(right);
@@ -60,7 +75,15 @@ impl Scores {
 
     fn means(&self) -> BTreeMap<String, Option<f64>> {
         let mean = |(name, sum, n): &(String, f64, u64)| (name.clone(), share(*sum, *n));
-        self.by_scorer.iter().map(mean).collect()
+        let mut means: BTreeMap<_, _> = self.by_scorer.iter().map(mean).collect();
+        let corpora = [
+            (CORPUS[0], self.bleu.as_ref().map(bleu::Corpus::value)),
+            (CORPUS[1], self.chrf.as_ref().map(chrf::Corpus::value)),
+        ];
+        for (name, value) in corpora {
+            means.extend(value.map(|value| (name.to_owned(), Some(value))));
+        }
+        means
     }
 }
 
@@ -83,7 +106,8 @@ pub struct TallySummary {
     /// How they ended; outcomes that did not occur are absent.
     pub outcomes: BTreeMap<String, u64>,
     /// `accuracy` (the first scorer, at 1.0) and the mean of every scorer, over answered samples only;
-    /// `accuracy_all` counts samples without an answer as wrong. Null of no samples.
+    /// `accuracy_all` counts samples without an answer as wrong. Beside the scorers `bleu` and `chrf` those of all
+    /// answers as a corpus ([`CORPUS`]). Null of no samples.
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Samples that the first scorer holds fully right.
     pub correct: u64,
@@ -171,7 +195,7 @@ impl Tally {
         self.row = Some((flow, epoch));
         self.draws.extend(right(sample));
         *self.outcomes.entry(sample.outcome).or_default() += 1;
-        self.scores.add(&sample.scores);
+        self.scores.add(&sample.scores, sample.answer.as_deref(), &sample.targets);
         let Some(first) = sample.readings.first() else { return };
         let right =
             |reading: &Reading| reading.scores.first().and_then(Score::is_right).unwrap_or(false);
@@ -185,7 +209,7 @@ impl Tally {
             let sum = &mut self.readings[i];
             sum.replies += 1;
             sum.read += u64::from(reading.answer.is_some());
-            sum.scores.add(&reading.scores);
+            sum.scores.add(&reading.scores, reading.answer.as_deref(), &sample.targets);
             if i > 0 && form(reading) != first_form {
                 sum.differs += 1;
                 sum.verdict_differs += u64::from(right(reading) != right(first));

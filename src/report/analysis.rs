@@ -1,14 +1,16 @@
 //! What a report says of chance: intervals of each workflow, comparisons of each two, and their tables. Knows
 //! nothing of how either is worked out (`record::scores`).
 
-use super::markdown::{ABSENT, Table, count, count_or_absent, percent};
+use super::spelling::{
+    ABSENT, COMPARED, Table, bounds, compared, count, count_or_absent, how, named, percent,
+};
 use super::{Cell, Report};
 use crate::digest::Recipe;
 use crate::record::agreement::Agreement;
 use crate::record::scores::{
     Comparison, Measure, Metric, NoTag, PairBy, ScoreTable, adjust, compare,
 };
-use crate::stats::{Interval, Reducer};
+use crate::stats::Reducer;
 
 /// Under the table of comparisons.
 pub(super) const NOTE: &str = "Differences are b − a, in points, over the rows that both have and that have a score \
@@ -188,28 +190,6 @@ fn pairs(cells: &[Cell], tables: &[ScoreTable<'_>], analysis: &Analysis) -> Vec<
     out
 }
 
-pub(super) fn bounds(ci: Option<Interval>) -> String {
-    let text = |ci: Interval| format!("[{:.1}, {:.1}]", ci.lower * 100.0, ci.upper * 100.0);
-    ci.map_or_else(|| ABSENT.to_owned(), text)
-}
-
-pub(super) fn points(value: f64) -> String {
-    // Minus zero is no difference either.
-    format!("{:+.1}", value * 100.0 + 0.0)
-}
-
-pub(super) fn probability(p: Option<f64>) -> String {
-    match p {
-        None => ABSENT.to_owned(),
-        Some(p) if p < 0.0001 => "< 0.0001".to_owned(),
-        Some(p) => format!("{p:.4}"),
-    }
-}
-
-pub(super) fn named(metric: &str, reducer: &str) -> String {
-    if reducer == "mean" { metric.to_owned() } else { format!("{metric}, {reducer}") }
-}
-
 /// What workflows that might have stopped early say of it.
 pub(super) fn stopped(report: &Report) -> Vec<String> {
     let line = |cell: &Cell| {
@@ -252,50 +232,25 @@ pub(super) fn measures(report: &Report) -> Table {
 
 /// Each two workflows; `None` of one alone.
 pub(super) fn comparisons(report: &Report) -> Option<Table> {
-    let head = [
-        "a → b",
-        "metric",
-        "a",
-        "b",
-        "b − a",
-        "95 % CI",
-        "p",
-        "Holm",
-        "only a better",
-        "only b better",
-        "rows",
-        "detectable",
-        "test; interval",
-    ];
+    let mut head = vec!["a → b", "metric"];
+    head.extend(COMPARED);
+    head.extend(["only a better", "only b better", "rows", "detectable", "test; interval"]);
+    let absent = || ABSENT.to_owned();
     let row = |c: &Comparison| {
         let mut row = vec![format!("{} → {}", c.a, c.b), named(&c.metric, &c.reducer)];
-        let Some(result) = &c.result else {
-            row.extend((2..head.len() - 3).map(|_| ABSENT.to_owned()));
-            let why =
-                c.refused.clone().unwrap_or_else(|| "no row has a score on both sides".into());
-            row.extend([count(c.common), ABSENT.to_owned(), why]);
-            return row;
-        };
-        row.extend([
-            percent(Some(result.a)),
-            percent(Some(result.b)),
-            points(result.difference),
-            bounds(result.ci),
-            probability(result.p),
-            probability(c.p_holm),
-            count(result.better_a),
-            count(result.better_b),
-            match result.rows == c.common {
-                true => count(result.rows),
-                false => format!("{} of {} common", count(result.rows), count(c.common)),
-            },
-            result.detectable.map_or_else(|| ABSENT.to_owned(), |d| format!("{:.1}", d * 100.0)),
-            format!("{}; {}", result.test.words(), result.estimator.words()),
-        ]);
+        row.extend(compared(c).unwrap_or_else(|| vec![absent(); COMPARED.len() + 2]));
+        let result = c.result.as_ref();
+        row.push(match result.filter(|result| result.rows != c.common) {
+            None => count(c.common),
+            Some(result) => format!("{} of {} common", count(result.rows), count(c.common)),
+        });
+        let detectable = result.and_then(|result| result.detectable);
+        row.push(detectable.map_or_else(absent, |d| format!("{:.1}", d * 100.0)));
+        row.push(how(c));
         row
     };
     let rows: Vec<_> = report.comparisons.iter().map(row).collect();
-    (!rows.is_empty()).then(|| Table { head: head.map(str::to_owned).to_vec(), rows })
+    (!rows.is_empty()).then(|| Table { head: head.into_iter().map(str::to_owned).collect(), rows })
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use minijinja::{Value, context};
 
 use super::charts::{self, Bar, Bars, Calibration, Confidence, Heat, Point, Scatter, Show};
-use super::markdown::{ABSENT, Table, answered, count, duration, groups, metric, percent};
+use super::markdown::{answered, groups, metric};
 use super::matrix::Names;
-use super::{Cell, Report, analysis};
+use super::spelling::{ABSENT, Table, bounds, count, duration, percent};
+use super::{Cell, Report};
 use crate::stats::Interval;
 
 /// Most workflows that are drawn beside each other; more of them are tables alone.
@@ -96,7 +97,7 @@ fn accuracy(cell: &Cell) -> Option<f64> {
 /// Dollars for a thousand samples, as if none had been remembered.
 fn dollars(cell: &Cell) -> Option<f64> {
     let samples = cell.summary.samples;
-    let cost = cell.cost.as_ref()?.in_all()?;
+    let cost = super::dollars(cell.cost.as_ref(), &cell.scorer_costs)?;
     (samples > 0).then(|| cost * 1000.0 / samples as f64)
 }
 
@@ -293,7 +294,7 @@ fn trade_offs(cells: &[Cell], names: &Names) -> Option<Section> {
             cell.name.clone(),
             (i + 1).to_string(),
             percent(accuracy(cell)),
-            analysis::bounds(cell.summary.accuracy_ci),
+            bounds(cell.summary.accuracy_ci),
             show(dollars(cell), show_dollars),
             is_best(0, i).to_owned(),
             show(latency(cell), show_ms),
@@ -403,7 +404,7 @@ fn agreement(cells: &[Cell], names: &Names) -> Option<Section> {
                 count(bin.rows),
                 percent(Some(bin.agreement)),
                 percent(Some(bin.right)),
-                analysis::bounds(bin.ci),
+                bounds(bin.ci),
                 absent(),
                 absent(),
             ]

@@ -1,8 +1,7 @@
 //! What gates said, as lines for a terminal, as Markdown and as JUnit XML. Knows nothing of how verdicts are found.
 
-use super::analysis::named;
 use super::junit::{self, Counts, State};
-use super::markdown::{ABSENT, duration, escape};
+use super::spelling::{ABSENT, Table, duration, escape, named};
 use crate::record::{Bound, Finding, Unit, Verdict};
 
 /// Most rows of a Markdown table: GitHub takes a summary of 1 MiB.
@@ -48,22 +47,37 @@ pub fn lines(verdicts: &[Verdict]) -> Vec<String> {
 pub fn markdown(pipeline: &str, verdicts: &[Verdict]) -> String {
     let state = if passed(verdicts) { "passed" } else { "failed" };
     let mut lines = vec![format!("### Gates of {}: {state}", inert(pipeline)), String::new()];
-    let mut head = HEAD.map(str::to_owned).to_vec();
-    head.push("note".to_owned());
+    let Table { head, rows } = rows(verdicts);
     lines.push(format!("| {} |", head.join(" | ")));
     lines.push(format!("|{}", " --- |".repeat(head.len())));
-    let mut sorted: Vec<&Verdict> = verdicts.iter().collect();
-    sorted.sort_by_key(|verdict| verdict.passed);
-    for verdict in sorted.iter().take(ROWS_MAX) {
-        let cells = row(verdict).into_iter().chain([verdict.note.clone().unwrap_or_default()]);
-        let cells: Vec<_> = cells.map(|cell| inert(&cell)).collect();
+    for row in rows.iter().take(ROWS_MAX) {
+        let cells: Vec<_> = row.iter().map(|cell| inert(cell)).collect();
         lines.push(format!("| {} |", cells.join(" | ")));
     }
-    if let Some(more) = sorted.len().checked_sub(ROWS_MAX).filter(|more| *more > 0) {
+    if let Some(more) = rows.len().checked_sub(ROWS_MAX).filter(|more| *more > 0) {
         lines.extend([String::new(), format!("and {more} more")]);
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What a report shows; nothing where no gate looks at its samples.
+pub(super) fn table(verdicts: &[Verdict]) -> Option<Table> {
+    let mut table = rows(verdicts);
+    table.head[0] = "verdict".to_owned();
+    (!verdicts.is_empty()).then_some(table)
+}
+
+/// A row for each verdict: what failed first.
+fn rows(verdicts: &[Verdict]) -> Table {
+    let mut head = HEAD.map(str::to_owned).to_vec();
+    head.push("note".to_owned());
+    let mut sorted: Vec<&Verdict> = verdicts.iter().collect();
+    sorted.sort_by_key(|verdict| verdict.passed);
+    let cells = |verdict: &&Verdict| {
+        row(verdict).into_iter().chain([verdict.note.clone().unwrap_or_default()]).collect()
+    };
+    Table { head, rows: sorted.iter().map(cells).collect() }
 }
 
 /// Text that makes neither a link, an image, a mention nor any other markup.

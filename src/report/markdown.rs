@@ -1,24 +1,13 @@
-//! A report as Markdown, and the tables and spellings that it shares with the HTML report. Knows
-//! nothing of HTML or files.
+//! A report as Markdown, and the tables that it shares with the HTML report. Knows nothing of HTML or files.
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-use serde_json::Value;
-
-use super::{Cell, Report, RunInfo, analysis, comparison, quality, speed};
+use super::spelling::{
+    ABSENT, Table, count, count_or_absent, duration, escape, moment, percent, plain, revision,
+};
+use super::{Cell, Report, RunInfo, analysis, comparison, gates, quality, speed};
 use crate::record::TallySummary;
 use crate::sample::{Outcome, Score};
-
-/// What stands where there is no value: an unknown number is never shown as zero.
-pub(super) const ABSENT: &str = "–";
-
-/// Rows of text under a heading; the first column names the row.
-#[derive(Serialize)]
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
-}
 
 /// How the samples of each workflow ended: a column for every way that occurred in any of them.
 pub(super) struct Outcomes {
@@ -43,6 +32,11 @@ pub fn markdown(report: &Report) -> String {
         blocks.push("## Warnings".to_owned());
         let lines: Vec<_> = warnings.iter().map(|line| format!("- {}", escape(line))).collect();
         blocks.push(lines.join("\n"));
+    }
+    if let Some(table) = gates::table(&report.gates) {
+        blocks.push("## Gates".to_owned());
+        blocks.push(gates::total(&report.gates));
+        blocks.push(texts(&table));
     }
     blocks.push("## Metrics".to_owned());
     blocks.push(numbers(&metrics(report)));
@@ -307,94 +301,6 @@ pub(super) fn hit_rate(cell: &Cell) -> String {
     }
 }
 
-/// The commit, shortened for people.
-pub(super) fn revision(run: &RunInfo) -> String {
-    let Some(revision) = &run.git_revision else {
-        return "not in git".to_owned();
-    };
-    let short: String = revision.chars().take(12).collect();
-    let dirty = if run.git_dirty == Some(true) { " (dirty)" } else { "" };
-    format!("git {short}{dirty}")
-}
-
-/// `2026-01-31T12:00:00.123Z` as `2026-01-31 12:00:00 UTC`; any other text as it stands.
-pub(super) fn moment(text: &str) -> String {
-    match (text.get(..10), text.get(10..11), text.get(11..19), text.ends_with('Z')) {
-        (Some(day), Some("T"), Some(time), true) => format!("{day} {time} UTC"),
-        _ => text.to_owned(),
-    }
-}
-
-/// A share, with one decimal.
-pub(super) fn percent(share: Option<f64>) -> String {
-    match share.filter(|share| share.is_finite()) {
-        Some(share) => format!("{:.1} %", share * 100.0),
-        None => ABSENT.to_owned(),
-    }
-}
-
-/// A time, in the unit that leaves three digits or so.
-pub(super) fn duration(ms: Option<f64>) -> String {
-    let Some(ms) = ms.filter(|ms| ms.is_finite()) else {
-        return ABSENT.to_owned();
-    };
-    // The bounds lie where the rounded number would need one more digit.
-    if ms == 0.0 {
-        "0 ms".to_owned()
-    } else if ms < 0.9995 {
-        format!("{:.0} µs", ms * 1000.0)
-    } else if ms < 9.995 {
-        format!("{ms:.2} ms")
-    } else if ms < 99.95 {
-        format!("{ms:.1} ms")
-    } else if ms < 999.5 {
-        format!("{ms:.0} ms")
-    } else if ms < 59_995.0 {
-        format!("{:.2} s", ms / 1000.0)
-    } else {
-        let seconds = (ms / 1000.0).round() as u64;
-        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-            (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
-            (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
-        }
-    }
-}
-
-/// So many a second.
-pub(super) fn rate(value: Option<f64>) -> String {
-    match value.filter(|value| value.is_finite()) {
-        None => ABSENT.to_owned(),
-        Some(value) if value < 10.0 => format!("{value:.2}"),
-        Some(value) if value < 1000.0 => format!("{value:.1}"),
-        Some(value) => count(value.round() as u64),
-    }
-}
-
-/// A count, with its digits in groups.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A count that may be unknown.
-pub(super) fn count_or_absent(n: Option<u64>) -> String {
-    n.map_or_else(|| ABSENT.to_owned(), count)
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
 fn numbers(table: &Table) -> String {
     grid(table, "---:")
 }
@@ -415,20 +321,6 @@ fn grid(table: &Table, align: &str) -> String {
     let mut lines = vec![line(&table.head), format!("| {} |", rule.join(" | "))];
     lines.extend(table.rows.iter().map(|row| line(row)));
     lines.join("\n")
-}
-
-/// One line of text that neither ends a table cell nor starts markup.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\r' => {}
-            '\n' => out.push(' '),
-            '\\' | '|' | '`' | '*' | '<' => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -551,6 +443,7 @@ pub(super) mod tests {
             },
             cells,
             comparisons: Vec::new(),
+            gates: Vec::new(),
         }
     }
 
@@ -603,25 +496,5 @@ pub(super) mod tests {
         let text = markdown(&report(vec![cell(name, vec![])]));
         assert!(text.contains(r"| a\|b\`c\` d\<i> | 0 |"), "{text}");
         assert!(text.contains(r"tiny\|model"), "{text}");
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let check = |ms: f64, want: &str| assert_eq!(duration(Some(ms)), want);
-        check(0.0, "0 ms");
-        check(0.25, "250 µs");
-        check(1.5, "1.50 ms");
-        check(99.96, "100 ms");
-        check(999.7, "1.00 s");
-        check(61_000.0, "1 min 01 s");
-        check(7_260_000.0, "2 h 01 min");
-        assert_eq!(duration(None), ABSENT);
-        assert_eq!(duration(Some(f64::NAN)), ABSENT);
-        assert_eq!(percent(Some(0.625)), "62.5 %");
-        assert_eq!(percent(None), ABSENT);
-        assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(count(999), "999");
-        assert_eq!(rate(Some(1234.4)), "1,234");
-        assert_eq!(moment("yesterday"), "yesterday");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::record::agreement::Agreement;
 use crate::record::scores::{Comparison, Measure};
-use crate::record::{Observed, Price, Profile, RequestObserved, ServedFrom, Tally, TallySummary};
+use crate::record::{Observed, Price, Profile, Tally, TallySummary, Verdict};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
@@ -24,11 +24,16 @@ mod matrix;
 pub mod page;
 mod quality;
 mod speed;
+mod spelling;
+mod took;
 
 pub use agent::AgentTrace;
 pub use analysis::{Analysis, BadAnalysis, analyse};
-pub use html::{html, question};
+pub use html::{Index, html, latency_chart, question};
 pub use markdown::markdown;
+pub use speed::speed_shown;
+pub use spelling::{P99_NOTE, p99_mark};
+pub use took::{Cost, Took, dollars};
 
 /// Version of `report.json`.
 pub const REPORT_VERSION: u32 = 1;
@@ -52,6 +57,9 @@ pub struct Report {
     /// Each two of them over the same rows, by metric.
     #[serde(default)]
     pub comparisons: Vec<Comparison>,
+    /// What gates say of these workflows, in the order of the manifest.
+    #[serde(default)]
+    pub gates: Vec<Verdict>,
 }
 
 /// What was run.
@@ -140,44 +148,11 @@ pub struct Cell {
     /// Names of all tags of its samples.
     #[serde(skip)]
     pub tags: BTreeSet<String>,
+    /// What a page filters its samples by.
+    #[serde(skip)]
+    pub index: Index,
     /// Every sample.
     pub samples: Vec<Row>,
-}
-
-/// What the requests of a workflow cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cost {
-    /// Dollars for a million tokens.
-    pub price: Price,
-    /// Dollars for live requests; null where tokens are unknown.
-    pub spent: Option<f64>,
-    /// Dollars that the requests answered from the store would have cost.
-    pub saved: Option<f64>,
-}
-
-impl Cost {
-    /// Of no requests.
-    fn none(price: Price) -> Cost {
-        Cost { price, spent: Some(0.0), saved: Some(0.0) }
-    }
-
-    /// Adds up the requests of some rows.
-    pub fn of<'a>(price: Price, rows: impl Iterator<Item = &'a Row>) -> Cost {
-        let mut cost = Cost::none(price);
-        rows.flat_map(|row| &row.observed.requests).for_each(|request| cost.add(request));
-        cost
-    }
-
-    fn add(&mut self, request: &RequestObserved) {
-        let live = request.served_from == ServedFrom::Live;
-        let sum = if live { &mut self.spent } else { &mut self.saved };
-        *sum = sum.zip(self.price.of(&request.usage)).map(|(sum, more)| sum + more);
-    }
-
-    /// Dollars for all requests, as if none had been remembered.
-    pub fn in_all(&self) -> Option<f64> {
-        Some(self.spent? + self.saved?)
-    }
 }
 
 /// Metrics of the samples with one value of one tag.
@@ -225,6 +200,9 @@ impl Row {
         for score in &mut self.sample.scores {
             (score.matched, score.detail, score.requests) = (None, None, Vec::new());
         }
+        // A list that was parsed has room for three more.
+        self.sample.scores.shrink_to_fit();
+        self.sample.targets.shrink_to_fit();
         self.observed.requests = Vec::new();
         self.agent_trace = None;
         self
@@ -275,32 +253,21 @@ pub struct CellBuilder {
     info: CellInfo,
     tally: Tally,
     groups: BTreeMap<(String, String), Tally>,
-    usage: Usage,
-    live: Vec<f64>,
-    cached: Vec<f64>,
-    live_tokens: Option<u64>,
-    live_ms: f64,
-    cost: Option<Cost>,
-    scorer_costs: BTreeMap<String, Cost>,
+    took: Took,
     /// Names of tags.
     tags: BTreeSet<String>,
+    index: Index,
 }
 
 impl CellBuilder {
     /// Of a workflow.
     pub fn new(info: CellInfo) -> Self {
-        let scorers = info.scorer_prices.iter();
         CellBuilder {
             tally: Tally::default(),
             groups: BTreeMap::new(),
-            usage: Usage::ZERO,
-            live: Vec::new(),
-            cached: Vec::new(),
-            live_tokens: Some(0),
-            live_ms: 0.0,
-            cost: info.price.map(Cost::none),
-            scorer_costs: scorers.map(|(name, price)| (name.clone(), Cost::none(*price))).collect(),
+            took: Took::new(info.price, &info.scorer_prices),
             tags: BTreeSet::new(),
+            index: Index::default(),
             info,
         }
     }
@@ -314,30 +281,13 @@ impl CellBuilder {
                 self.tags.insert(tag.clone());
             }
         }
-        self.usage = self.usage.plus(observed.usage());
-        if observed.is_live() {
-            self.live.push(observed.latency_ms());
-            for request in &observed.requests {
-                self.live_ms += request.live_ms.unwrap_or(0.0);
-                let tokens = request.usage.output_tokens;
-                self.live_tokens = self.live_tokens.zip(tokens).map(|(a, b)| a + b);
-            }
-        } else {
-            self.cached.push(observed.latency_ms());
-        }
-        if let Some(cost) = &mut self.cost {
-            observed.requests.iter().for_each(|request| cost.add(request));
-        }
-        for made in &observed.scoring {
-            if let Some(cost) = self.scorer_costs.get_mut(&made.scorer) {
-                cost.add(&made.request);
-            }
-        }
+        self.took.add(observed);
+        self.index.add(sample, observed);
     }
 
     /// The workflow. `samples` are its rows, or what will still be looked at of them.
     pub fn finish(self, name: &str, key: String, result: String, samples: Vec<Row>) -> Cell {
-        let CellBuilder { info, tally, groups, live, cached, live_tokens, live_ms, .. } = self;
+        let CellBuilder { info, tally, groups, took, tags, index } = self;
         let mut values: BTreeMap<String, usize> = BTreeMap::new();
         for (tag, _) in groups.keys() {
             *values.entry(tag.clone()).or_default() += 1;
@@ -345,8 +295,10 @@ impl CellBuilder {
         let wall_ms = info.profile.total_wall_time_ms;
         let summary = tally.summary();
         Cell {
-            scorer_costs: self.scorer_costs,
-            warnings: summary.warnings(),
+            warnings: {
+                let mixed = speed::warning(&info.profile.speed);
+                summary.warnings().into_iter().chain(mixed).collect()
+            },
             name: name.to_owned(),
             key,
             result,
@@ -366,19 +318,19 @@ impl CellBuilder {
                 .map(|((tag, value), tally)| TagSummary { tag, value, summary: tally.summary() })
                 .collect(),
             profile: info.profile,
-            histogram: histogram(&live, HISTOGRAM_BARS),
-            tokens_per_s: live_tokens
-                .filter(|_| live_ms > 0.0)
-                .map(|tokens| tokens as f64 / (live_ms / 1000.0)),
+            histogram: histogram(&took.live, HISTOGRAM_BARS),
+            tokens_per_s: took.tokens_per_s(),
             // A wall time that was partly spent on hits is no throughput.
             samples_per_s: wall_ms
-                .filter(|ms| *ms > 0.0 && cached.is_empty() && !live.is_empty())
-                .map(|ms| live.len() as f64 / (ms / 1000.0)),
-            latency_live: Summary::of(live),
-            latency_cached: Summary::of(cached),
-            usage: self.usage,
-            cost: self.cost,
-            tags: self.tags,
+                .filter(|ms| *ms > 0.0 && took.cached.is_empty() && !took.live.is_empty())
+                .map(|ms| took.live.len() as f64 / (ms / 1000.0)),
+            latency_live: Summary::of(took.live),
+            latency_cached: Summary::of(took.cached),
+            usage: took.usage,
+            cost: took.cost,
+            scorer_costs: took.scorer_costs,
+            tags,
+            index,
             samples,
         }
     }
@@ -450,6 +402,18 @@ mod tests {
         json(&mut report, rows.into_iter().map(Ok), write).unwrap();
         assert_eq!(text, whole);
         assert_eq!(report, before);
+    }
+
+    #[test]
+    fn tokens_that_were_not_all_counted_alike_are_no_quiet_sum() {
+        let (mut a, b) = (row("a", Some("42"), None), row("b", Some("42"), None));
+        let of = |a: &Row| {
+            let cell = cell("one", vec![a.clone(), b.clone()]);
+            cell.warnings.iter().filter(|warning| warning.contains("tokens counted")).count()
+        };
+        assert_eq!(of(&a), 0);
+        a.observed.requests[0].usage.token_source = Some(crate::sample::TokenSource::Chunks);
+        assert_eq!(of(&a), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior};
 use regex::Regex;
 
 use super::Report;
-use super::markdown::{duration, percent};
+use super::spelling::{duration, percent};
 
 /// Steps that a template may take, and more for each sample: a loop without end is an error, not a hang.
 const FUEL: u64 = 10_000_000;

@@ -1,7 +1,7 @@
 //! How far the numbers of a report can be read as they stand: warnings, and where extractors disagree. Knows
 //! nothing of Markdown and HTML.
 
-use super::markdown::{Table, count, percent};
+use super::spelling::{Table, count, percent};
 use super::{Cell, Report};
 
 /// What the page says below the table of extractors.

@@ -89,7 +89,7 @@ mod tests {
         "Nothing to see here",
     ];
 
-    /// The values are those of `tests/scripts/bm25.py`, which writes the formula down once more.
+    /// The values are those of `tests/reference/bm25.py`, which writes the formula down once more.
     #[test]
     fn scores_are_those_of_the_formula() {
         let index = Bm25::new(TEXTS.into_iter());

@@ -39,7 +39,10 @@ const WORDS: &[(&str, &str)] = &[
         "gate/max_drop",
         "the most that the metric may be below that of the baseline, at 95 %: 0.01 is a point",
     ),
-    ("gate/metric", "the metric of `max_drop`; without it accuracy"),
+    (
+        "gate/metric",
+        "the metric of `max_drop`; without it accuracy_all, in which what has no answer is wrong",
+    ),
     (
         "gate/bound",
         "what of a metric has to keep the threshold: its value, or an end of its 95 % interval",
@@ -175,6 +178,13 @@ const WORDS: &[(&str, &str)] = &[
     ("workflow/lookup", "a file of keys and values for the tool `lookup`"),
     ("workflow/tool", "tools of your own, by name"),
     ("workflow/tool/description", "what the model is told of it"),
+    (
+        "workflow/tool/embeddings",
+        "an engine that ranks passages by meaning, beside BM25: what is found is fused by its places",
+    ),
+    ("workflow/tool/candidates", "passages of each of the two rankings"),
+    ("workflow/tool/query_prefix", "what stands before a query that is embedded"),
+    ("workflow/tool/passage_prefix", "what stands before a passage that is embedded"),
     ("workflow/tool/allow", "pages at or below these addresses may be read"),
     ("workflow/tool/private_addresses", "also those of private networks"),
     ("workflow/tool/deterministic", "the same call gives the same result, so it is made once"),
@@ -211,7 +221,18 @@ const WORDS: &[(&str, &str)] = &[
     ("workflow/scorers/verdicts", "the words of the judge and their values from 0 to 1"),
     ("workflow/scorers/shows", "what the judge sees"),
     ("workflow/scorers/form", "how the judge answers"),
-    ("workflow/scorers/by", "what a choice is read from"),
+    (
+        "workflow/scorers/by",
+        "what a choice is made by: the letter in a reply, or the log-likelihood of each of the template's `options`, where the engine gives that of prompts",
+    ),
+    (
+        "workflow/scorers/normalize",
+        "by what of an option its log-likelihood is divided: `characters` is acc_norm of lm-evaluation-harness, `none` its acc",
+    ),
+    (
+        "workflow/scorers/delimiter",
+        "what stands before an option; without it a space, and nothing where a turn of a chat begins",
+    ),
     ("workflow/scorers/language", "the language of the code that is run"),
     ("workflow/scorers/file", "the name of the file for the code"),
     ("workflow/scorers/fences", "words after ``` that mark the code"),
@@ -269,6 +290,10 @@ const WORDS: &[(&str, &str)] = &[
     ("*/pair_by", "by what rows of two workflows belong together: what is asked, or their name"),
     ("template/id", "an expression that names a row: row.id"),
     ("template/targets", "an expression for what is right: row.answer"),
+    (
+        "template/options",
+        "an expression for a list of what there is to choose from, for choices by log-likelihood: row.choices",
+    ),
     ("template/tags", "columns that become tags, to group by"),
     ("template/step", "the steps of a conversation; later ones see `steps.<id>.output`"),
     ("template/step/id", "the name of the step"),

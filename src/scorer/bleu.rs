@@ -1,5 +1,5 @@
-//! BLEU of one answer against all its references together. Knows nothing of other answers: the mean over
-//! samples is a mean of sentences and not the BLEU of a corpus.
+//! BLEU of one answer against all its references together, and of many answers as a corpus: the mean over samples is a
+//! mean of sentences and not that. Knows nothing of samples.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -28,39 +28,84 @@ fn compare(texts: &Texts<'_>) -> Compared {
 }
 
 fn bleu(answer: &[String], references: &[Vec<String>]) -> f64 {
-    let (mut correct, mut total) = ([0_usize; ORDER], [0_usize; ORDER]);
-    for n in 1..=ORDER {
-        let mut wanted: HashMap<&[String], usize> = HashMap::new();
-        for reference in references {
-            for (gram, count) in counts(reference, n) {
-                let most = wanted.entry(gram).or_default();
-                *most = count.max(*most);
+    Counts::of(answer, references).bleu(true)
+}
+
+/// N-grams of one answer or of many, by their length, and how long answers and references are.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Counts {
+    correct: [usize; ORDER],
+    total: [usize; ORDER],
+    said: usize,
+    wanted: usize,
+}
+
+impl Counts {
+    fn of(answer: &[String], references: &[Vec<String>]) -> Counts {
+        let said = answer.len();
+        let closest = references.iter().map(Vec::len).min_by_key(|len| (len.abs_diff(said), *len));
+        let mut all = Counts { said, wanted: closest.unwrap_or(0), ..Counts::default() };
+        for n in 1..=ORDER {
+            let mut wanted: HashMap<&[String], usize> = HashMap::new();
+            for reference in references {
+                for (gram, count) in counts(reference, n) {
+                    let most = wanted.entry(gram).or_default();
+                    *most = count.max(*most);
+                }
+            }
+            for (gram, count) in counts(answer, n) {
+                all.total[n - 1] += count;
+                all.correct[n - 1] += count.min(wanted.get(gram).copied().unwrap_or(0));
             }
         }
-        for (gram, count) in counts(answer, n) {
-            total[n - 1] += count;
-            correct[n - 1] += count.min(wanted.get(gram).copied().unwrap_or(0));
+        all
+    }
+
+    /// Over the lengths that occur, or over all of them: then one that is too short for some is worth nothing.
+    fn bleu(&self, effective: bool) -> f64 {
+        let Counts { correct, total, said, wanted } = *self;
+        let none = correct.iter().all(|count| *count == 0);
+        if none || (!effective && total.contains(&0)) {
+            return 0.0;
         }
+        let (mut halvings, mut logs, mut order) = (1.0, 0.0, 0);
+        for (correct, total) in correct.into_iter().zip(total).take_while(|(_, total)| *total > 0) {
+            order += 1;
+            let precision = if correct == 0 {
+                halvings *= 2.0;
+                1.0 / (halvings * total as f64)
+            } else {
+                correct as f64 / total as f64
+            };
+            logs += precision.ln();
+        }
+        let (said, wanted) = (said as f64, wanted as f64);
+        let brevity = if said < wanted { (1.0 - wanted / said).exp() } else { 1.0 };
+        brevity * (logs / f64::from(order)).exp()
     }
-    if correct.iter().all(|count| *count == 0) {
-        return 0.0;
+}
+
+/// BLEU of a corpus, as sacrebleu's `corpus_bleu`: n-grams of all answers are counted together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Corpus(Counts);
+
+impl Corpus {
+    /// Adds an answer with its references.
+    pub fn add(&mut self, answer: &str, targets: &[String]) {
+        let references: Vec<_> = targets.iter().map(|target| tokens(target)).collect();
+        let Counts { correct, total, said, wanted } = Counts::of(&tokens(answer), &references);
+        for n in 0..ORDER {
+            self.0.correct[n] += correct[n];
+            self.0.total[n] += total[n];
+        }
+        self.0.said += said;
+        self.0.wanted += wanted;
     }
-    let said = answer.len();
-    let closest = references.iter().map(Vec::len).min_by_key(|len| (len.abs_diff(said), *len));
-    let (mut halvings, mut logs, mut order) = (1.0, 0.0, 0);
-    for (correct, total) in correct.into_iter().zip(total).take_while(|(_, total)| *total > 0) {
-        order += 1;
-        let precision = if correct == 0 {
-            halvings *= 2.0;
-            1.0 / (halvings * total as f64)
-        } else {
-            correct as f64 / total as f64
-        };
-        logs += precision.ln();
+
+    /// From 0 to 1.
+    pub fn value(&self) -> f64 {
+        self.0.bleu(false)
     }
-    let wanted = closest.unwrap_or(0) as f64;
-    let brevity = if (said as f64) < wanted { (1.0 - wanted / said as f64).exp() } else { 1.0 };
-    brevity * (logs / f64::from(order)).exp()
 }
 
 fn counts(tokens: &[String], n: usize) -> HashMap<&[String], usize> {

@@ -8,9 +8,9 @@ use std::cell::OnceCell;
 
 use crate::sample::Score;
 
-mod bleu;
+pub mod bleu;
 mod choice;
-mod chrf;
+pub mod chrf;
 mod exact_match;
 mod f1;
 mod includes;
@@ -162,10 +162,23 @@ mod tests {
             targets: Vec<String>,
             values: std::collections::BTreeMap<String, f64>,
         }
-        let cases: Vec<Case> =
+        #[derive(serde::Deserialize)]
+        struct Reference {
+            corpus: std::collections::BTreeMap<String, f64>,
+            rows: Vec<Case>,
+        }
+        let Reference { corpus, rows } =
             serde_json::from_str(include_str!("../../tests/reference/overlap.json")).unwrap();
-        assert!(cases.len() >= 40);
-        for case in cases {
+        assert!(rows.len() >= 40);
+        let (mut as_bleu, mut as_chrf) = (bleu::Corpus::default(), chrf::Corpus::default());
+        for case in &rows {
+            as_bleu.add(&case.answer, &case.targets);
+            as_chrf.add(&case.answer, &case.targets);
+        }
+        for (name, got) in [("bleu", as_bleu.value()), ("chrf", as_chrf.value())] {
+            assert!((got - corpus[name]).abs() < 1e-9, "{name}: {got}, not {}", corpus[name]);
+        }
+        for case in rows {
             assert_eq!(case.values.len(), 5);
             for (scorer, want) in &case.values {
                 let got = find(scorer).unwrap().score(&case.answer, &case.targets).value.unwrap();

@@ -3,7 +3,6 @@
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -14,11 +13,15 @@ use super::calls::{Query, Stats, no_experiment};
 use super::compare::Statistics;
 use super::db::{Experiment, Filter};
 use super::error::{ApiError, Explained};
+use super::events::{self, Subject};
 use super::experiment::{Issue, NewExperiment};
 use super::known::backend_of;
 use super::results::{self, Metrics, Run};
+use super::rows::Want;
 use super::runs::pipeline_name;
-use super::{App, events, openapi};
+use super::{App, openapi};
+
+mod project;
 
 /// Samples of a page where the client is silent, and most of them.
 const RUNS_MAX: u64 = 1000;
@@ -44,6 +47,7 @@ pub fn routes() -> Router<App> {
         .route("/results/{id}/profile", get(profile))
         .route("/results/{id}/export", get(export))
         .route("/openapi.json", get(document))
+        .merge(project::routes())
 }
 
 /// What load balancers ask.
@@ -96,13 +100,18 @@ async fn create(
     State(app): State<App>,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Answer<(StatusCode, Json<Experiment>)> {
+    Ok((StatusCode::CREATED, Json(app.create(&body_of(body)?)?)))
+}
+
+/// The body of a request, or why it is none.
+fn body_of(body: Result<Json<Value>, JsonRejection>) -> Answer<Value> {
     let Json(body) = body.map_err(|rejection| match rejection.status() {
         status @ (StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE) => {
             ApiError::new(status, rejection.body_text())
         }
         _ => ApiError::invalid(vec![Issue::new("body", rejection.body_text())]),
     })?;
-    Ok((StatusCode::CREATED, Json(app.create(&body)?)))
+    Ok(body)
 }
 
 /// Experiments, newest first.
@@ -197,9 +206,8 @@ async fn listen(
 ) -> Answer<Response> {
     let (uuid, experiment) = app.experiment(&id)?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let stream = events::stream(app.clone(), uuid, experiment, last);
-    let alive = KeepAlive::new().interval(events::KEEP_ALIVE);
-    Ok(Sse::new(stream).keep_alive(alive).into_response())
+    let total = Some(experiment.config.num_samples.into());
+    Ok(events::stream(app, Subject::Entry(uuid, total), last))
 }
 
 /// The manifest that an experiment is underneath.
@@ -241,7 +249,7 @@ async fn result(
     block_in_place(|| {
         let metrics = app.results.metrics(&id, &found)?;
         let runs = match include {
-            true => Some(app.results.runs(&id, &found, 0, u64::MAX)?.1),
+            true => Some(app.results.runs(&id, &found, &Want::default(), 0, u64::MAX)?.1),
             false => None,
         };
         Ok(Json(json!({ "experiment_id": id, "metrics": metrics, "runs": runs })))
@@ -260,6 +268,8 @@ async fn metrics(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<
 
 /// Samples, page by page.
 #[utoipa::path(get, path = "/api/v1/results/{id}/runs", params(("id" = String, Path),
+    ("outcome" = Option<String>, Query), ("correct" = Option<String>, Query, description = "true, false or none"),
+    ("q" = Option<String>, Query, description = "A text in its name, transcript, answer or targets"),
     ("skip" = Option<u64>, Query), ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000)), responses(
     (status = 200, description = "`{experiment_id, total, runs, skip, limit}`; each of `runs` is a Run", body = Run),
     (status = 404, description = "There are none yet", body = Object),
@@ -272,18 +282,21 @@ async fn runs(
     let mut query = Query::new(query.as_deref());
     let skip = query.count("skip", 0..=u64::MAX, 0);
     let limit = query.count("limit", 1..=RUNS_MAX, RUNS_MAX);
+    let want = query.want();
     query.finish()?;
     let (uuid, _) = app.experiment(&id)?;
     let found = app.found(uuid)?;
-    let (total, runs) = block_in_place(|| app.results.runs(&id, &found, skip, limit))?;
+    let (total, runs) = block_in_place(|| app.results.runs(&id, &found, &want, skip, limit))?;
     Ok(Json(json!({
         "experiment_id": id, "total": total, "runs": runs, "skip": skip, "limit": limit,
     })))
 }
 
-/// Where the time went, and what the cache saved.
+/// Where the time went, what the cache saved, and how fast live requests were answered. `speed` has the summaries
+/// `{count, total_ms, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms}` `ttft`, `tpot`, `itl`, `icl`, `e2e` and others, rates,
+/// and `timeline`: requests in flight, in steps of equal length. What was not measured is null.
 #[utoipa::path(get, path = "/api/v1/results/{id}/profile", params(("id" = String, Path)), responses(
-    (status = 200, description = "`{experiment_id, profiling_summary, cache_stats, batch_stats, total_wall_time_ms}`", body = Object),
+    (status = 200, description = "`{experiment_id, profiling_summary, cache_stats, batch_stats, total_wall_time_ms, speed}`", body = Object),
     (status = 404, description = "There is no such experiment", body = Object)))]
 async fn profile(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Value>> {
     let (uuid, experiment) = app.experiment(&id)?;
@@ -299,7 +312,7 @@ async fn export(State(app): State<App>, Path(id): Path<String>) -> Answer<Respon
     let file = match app.found(uuid) {
         Ok(found) => block_in_place(|| -> Answer<Value> {
             let metrics = app.results.metrics(&id, &found)?;
-            let (_, runs) = app.results.runs(&id, &found, 0, u64::MAX)?;
+            let (_, runs) = app.results.runs(&id, &found, &Want::default(), 0, u64::MAX)?;
             Ok(results::export(&experiment, Some(&metrics), &runs))
         })?,
         Err(error) if error.status == StatusCode::NOT_FOUND => {
@@ -372,7 +385,19 @@ async fn document() -> Json<Value> {
         profile,
         export,
         compare,
-        compare_statistical
+        compare_statistical,
+        project::manifests,
+        project::manifest,
+        project::jobs,
+        project::create,
+        project::job,
+        project::cancel,
+        project::listen_job,
+        project::runs,
+        project::run,
+        project::listen_run,
+        project::samples,
+        project::report
     )
 )]
 pub(super) struct Document;

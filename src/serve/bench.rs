@@ -142,7 +142,7 @@ async fn one(
     let launch = Launch::new(&project, machine, store.clone(), options, |_| {}, None);
     let launch = launch.map_err(|error| error.to_string())?;
     let run = launch.context.run.id.clone();
-    let graph = Arc::new(project.graph);
+    let graph = project.graph;
     let wanted = graph.nodes().iter().position(|node| node.name == WORKFLOW);
     let nodes = wanted.map(|node| graph.with_needed([node]));
     let (finished, kept) = launch.run(graph, Selection { nodes, ..Selection::default() }).await;

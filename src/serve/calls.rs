@@ -15,12 +15,14 @@ use super::error::ApiError;
 use super::experiment::{Issue, NewExperiment, ReasoningMethod};
 use super::manifest::manifest;
 use super::results::Found;
+use super::rows::Want;
 use super::runs::{pipeline_name, project_of};
+use crate::sample::Outcome;
 
 /// Experiments or samples of a page where the client is silent.
-const LIMIT: u64 = 20;
+pub(super) const LIMIT: u64 = 20;
 /// Most experiments of a page.
-const LIMIT_MAX: u64 = 100;
+pub(super) const LIMIT_MAX: u64 = 100;
 /// Most experiments that are compared.
 const COMPARED_MAX: usize = 20;
 
@@ -90,6 +92,24 @@ impl Query {
     }
 }
 
+impl Query {
+    /// Which samples are wanted: `outcome`, `correct`, `q`.
+    pub fn want(&mut self) -> Want {
+        let outcome = self.choice("outcome", &Outcome::ALL.map(Outcome::name));
+        let correct = self.choice("correct", &["true", "false", "none"]);
+        Want {
+            outcome: outcome
+                .and_then(|name| Outcome::ALL.into_iter().find(|one| one.name() == name)),
+            correct: correct.map(|word| match word.as_str() {
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            }),
+            text: self.text("q"),
+        }
+    }
+}
+
 pub(super) fn no_experiment(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no experiment `{id}`"))
 }
@@ -112,7 +132,7 @@ impl Server {
         let new = NewExperiment::read(body).map_err(ApiError::invalid)?;
         let id = Uuid::new_v4();
         block_in_place(|| {
-            let known = self.known();
+            let known = self.scan();
             let name = pipeline_name(id);
             let text = manifest(&name, &new, &known).map_err(ApiError::invalid)?;
             // What only the manifest can say, such as a method that an engine cannot serve.
@@ -132,16 +152,24 @@ impl Server {
     /// Ends an experiment that waits or works.
     pub async fn cancel(&self, id: &str) -> Answer<Experiment> {
         let (uuid, experiment) = self.experiment(id)?;
-        let mut changes = self.runs.changes();
-        if !self.runs.cancel(uuid) {
+        if !self.end(uuid).await {
             let message =
                 format!("the experiment is not active; it is {}", experiment.status.name());
             return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
         }
-        // Most have ended at once; who has a request at the engine waits for it, and its client does not.
-        let ended = async { while self.runs.is_active(uuid) && changes.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), ended).await;
         Ok(self.experiment(id)?.1)
+    }
+
+    /// Ends an experiment or a job that waits or works; `false` of one that does neither.
+    pub(super) async fn end(&self, id: Uuid) -> bool {
+        let mut changes = self.runs.changes();
+        if !self.runs.cancel(id) {
+            return false;
+        }
+        // Most have ended at once; who has a request at the engine waits for it, and its client does not.
+        let ended = async { while self.runs.is_active(id) && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), ended).await;
+        true
     }
 
     /// Hides an experiment.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::record::scores::right;
+use crate::record::scores::right_of_all;
 use crate::sample::Sample;
 use crate::stats::{self, Pair, difference};
 
@@ -52,7 +52,7 @@ pub struct Statistics {
     pub experiment_a_id: String,
     /// UUID.
     pub experiment_b_id: String,
-    /// Rows with a verdict on both sides.
+    /// Rows of both sides; what has no answer is wrong.
     pub num_common_examples: u64,
     /// Share of right answers; null of no rows.
     pub accuracy_a: Option<f64>,
@@ -88,7 +88,7 @@ pub struct Statistics {
 pub fn statistics(a: (&str, &[Sample]), b: (&str, &[Sample])) -> Statistics {
     let ((id_a, rows_a), (id_b, rows_b)) = (a, b);
     let same = rows_a.iter().zip(rows_b).filter(|(a, b)| a.flow_digest == b.flow_digest);
-    let both = same.filter_map(|(a, b)| Some(((a, right(a)?), (b, right(b)?))));
+    let both = same.filter_map(|(a, b)| Some(((a, right_of_all(a)?), (b, right_of_all(b)?))));
     let both: Vec<_> = both.collect();
     let pairs: Vec<Pair> = both
         .iter()

@@ -40,6 +40,10 @@ const MIGRATIONS: &[&str] = &["
         attempt INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX run_experiment ON run (experiment_id, attempt);
+", "
+    -- Of a job: the manifest of the project that it runs. Its `config` holds parameters, and its `manifest` nothing.
+    ALTER TABLE experiment ADD COLUMN path TEXT;
+    CREATE INDEX experiment_job ON experiment (status) WHERE path IS NOT NULL;
 "];
 
 /// Where an experiment is in its life.
@@ -86,6 +90,11 @@ impl Status {
     /// The status of a name.
     pub fn of(name: &str) -> Option<Status> {
         Status::ALL.into_iter().find(|status| status.name() == name)
+    }
+
+    /// Whether nothing more will happen, unless somebody runs it again.
+    pub fn is_over(self) -> bool {
+        !self.is_active() && self != Status::Pending
     }
 
     /// Whether it waits for its turn or is at work.
@@ -138,7 +147,7 @@ pub struct Filter {
 /// The database.
 pub struct Db(Mutex<Connection>);
 
-type Result<T> = rusqlite::Result<T>;
+pub(super) type Result<T> = rusqlite::Result<T>;
 
 /// Now: RFC 3339, UTC, in milliseconds.
 pub fn now() -> String {
@@ -166,7 +175,7 @@ impl Db {
         Ok(Db(Mutex::new(connection)))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
         self.0.lock().expect("BUG: the database lock is poisoned")
     }
 
@@ -189,19 +198,22 @@ impl Db {
 
     /// An experiment, unless it was deleted.
     pub fn get(&self, id: Uuid) -> Result<Option<Experiment>> {
-        let sql = format!("SELECT {COLUMNS} FROM experiment WHERE id = ? AND deleted_at IS NULL");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM experiment WHERE id = ? AND deleted_at IS NULL AND path IS NULL"
+        );
         self.lock().prepare_cached(&sql)?.query_row([id.to_string()], experiment).optional()
     }
 
     /// Its manifest.
     pub fn manifest(&self, id: Uuid) -> Result<Option<String>> {
-        let sql = "SELECT manifest FROM experiment WHERE id = ? AND deleted_at IS NULL";
+        let sql =
+            "SELECT manifest FROM experiment WHERE id = ? AND deleted_at IS NULL AND path IS NULL";
         self.lock().prepare_cached(sql)?.query_row([id.to_string()], |row| row.get(0)).optional()
     }
 
     /// Experiments, newest first, and how many there are without `skip` and `limit`.
     pub fn list(&self, filter: &Filter) -> Result<(u64, Vec<Experiment>)> {
-        let mut conditions = vec!["deleted_at IS NULL"];
+        let mut conditions = vec!["deleted_at IS NULL", "path IS NULL"];
         let mut values: Vec<Sql> = Vec::new();
         if let Some(status) = filter.status {
             conditions.push("status = ?");
@@ -238,8 +250,7 @@ impl Db {
 
     /// How many experiments there are, by status.
     pub fn counts(&self) -> Result<Vec<(Status, u64)>> {
-        let sql =
-            "SELECT status, count(*) FROM experiment WHERE deleted_at IS NULL GROUP BY status";
+        let sql = "SELECT status, count(*) FROM experiment WHERE deleted_at IS NULL AND path IS NULL GROUP BY status";
         let connection = self.lock();
         let mut statement = connection.prepare_cached(sql)?;
         let rows = statement.query_map([], |row| Ok((status(row, 0)?, row.get::<_, i64>(1)?)))?;
@@ -304,7 +315,7 @@ impl Db {
     /// Hides an experiment that is not active; `false` where it is.
     pub fn delete(&self, id: Uuid) -> Result<bool> {
         let changed = self.lock().execute(
-            "UPDATE experiment SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL \
+            "UPDATE experiment SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL AND path IS NULL \
              AND status NOT IN ('queued', 'running')",
             params![now(), id.to_string()],
         )?;
@@ -339,11 +350,14 @@ fn migrate(connection: &mut Connection) -> Result<std::result::Result<(), i64>> 
     Ok(Ok(()))
 }
 
-fn bad(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn bad(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }
 
-fn status(row: &Row<'_>, column: usize) -> Result<Status> {
+pub(super) fn status(row: &Row<'_>, column: usize) -> Result<Status> {
     let name: String = row.get(column)?;
     Status::of(&name)
         .ok_or_else(|| bad(column, std::io::Error::other(format!("`{name}` is no status"))))

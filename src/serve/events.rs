@@ -1,91 +1,108 @@
-//! Server-sent events of an experiment: how far it is, each sample as it ends, and its end. Read from the log of its
-//! run, so that a client who comes back with `Last-Event-ID` goes on where it was. Knows nothing of who listens.
+//! Server-sent events of an experiment, a job or a run: how far it is, each sample as it ends, and its end. Samples are
+//! read from the log of the run, so that a client who comes back with `Last-Event-ID` goes on where it was. Knows
+//! nothing of who listens.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
-use axum::response::sse;
-use futures_util::Stream;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use super::App;
-use super::db::{Experiment, Status};
-use super::manifest::WORKFLOW;
+use super::feed::{LOOK_EVERY, frame};
 use super::runs::Progress;
-use crate::record::Event;
 
-/// Events that are read from a log at once.
-const LINES_MAX: usize = 256;
-/// How often a log is looked at, and how far a run is at most told.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a client hears that the server lives.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Whose events.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// An experiment or a job, which may wait for its turn, and samples that it is to have.
+    Entry(Uuid, Option<u64>),
+    /// A run of the store, whoever made it.
+    Run(String),
+}
+
+/// How a subject is.
+#[derive(Debug, Clone, PartialEq)]
+struct State {
+    status: &'static str,
+    error: Option<String>,
+    run: Option<String>,
+    /// Whether nothing more will happen.
+    is_over: bool,
+}
 
 /// A client that listens.
 struct Listener {
     app: App,
-    id: Uuid,
+    subject: Subject,
     changes: watch::Receiver<u64>,
     /// Whether a state has changed since the database was asked.
     stale: bool,
-    experiment: Experiment,
+    state: Option<State>,
     /// The run whose log is read, and how many bytes of it were.
     run: Option<String>,
-    offset: u64,
-    told: Option<(Instant, Status, Option<Progress>)>,
-    waiting: VecDeque<sse::Event>,
+    place: u64,
+    told: Option<(Instant, &'static str, Option<Progress>)>,
+    said: Instant,
+    /// When it was found to be over: what was written until then is told before its end.
+    over_since: Option<Instant>,
     ended: bool,
 }
 
-/// The events of an experiment, from its last run's beginning or from `last`, an id that was sent before.
-pub fn stream(
-    app: App,
-    id: Uuid,
-    experiment: Experiment,
-    last: Option<&str>,
-) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static {
+/// The events of a subject, from its last run's beginning or from `last`, an id that was sent before.
+pub fn stream(app: App, subject: Subject, last: Option<&str>) -> Response {
     let known = last.and_then(|last| {
-        let (run, offset) = last.split_once(':')?;
-        Some((run.to_owned(), offset.parse::<u64>().ok()?))
+        let (run, place) = last.split_once(':')?;
+        Some((run.to_owned(), place.parse::<u64>().ok()?))
     });
-    let (run, offset) = known.map_or((None, 0), |(run, offset)| (Some(run), offset));
-    let changes = app.runs.changes();
-    let waiting = VecDeque::new();
+    let (run, place) = known.map_or((None, 0), |(run, place)| (Some(run), place));
     let listener = Listener {
+        changes: app.runs.changes(),
         app,
-        id,
-        changes,
+        subject,
         stale: true,
-        experiment,
+        state: None,
         run,
-        offset,
+        place,
         told: None,
-        waiting,
+        said: Instant::now(),
+        over_since: None,
         ended: false,
     };
-    unfold(listener, |mut listener| async move {
-        let event = listener.next().await?;
-        Some((Ok(event), listener))
-    })
+    let frames = unfold(listener, |mut listener| async move {
+        let frames = listener.next().await?;
+        Some((Ok::<_, Infallible>(frames), listener))
+    });
+    let kind = HeaderValue::from_static("text/event-stream");
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(frames)).into_response()
 }
 
 impl Listener {
-    async fn next(&mut self) -> Option<sse::Event> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(event) = self.waiting.pop_front() {
-                return Some(event);
-            }
             if self.ended || self.app.runs.ending().is_cancelled() {
                 return None;
             }
-            self.look();
-            if !self.waiting.is_empty() {
-                continue;
+            // Of an entry of the queue a look is some microseconds; of a run of the store its log may be read first.
+            let is_entry = matches!(self.subject, Subject::Entry(..));
+            let frames = if is_entry { self.look() } else { block_in_place(|| self.look()) };
+            if !frames.is_empty() {
+                self.said = Instant::now();
+                return Some(frames);
+            }
+            if self.said.elapsed() >= KEEP_ALIVE {
+                self.said = Instant::now();
+                return Some(Bytes::from_static(b":\n\n"));
             }
             // A state that changes is told at once, samples a moment later.
             let ending = self.app.runs.ending().clone();
@@ -97,125 +114,118 @@ impl Listener {
         }
     }
 
-    /// Reads what is new.
-    fn look(&mut self) {
+    /// What is new.
+    fn look(&mut self) -> Bytes {
         // Asked before reading: what is written before the end is read.
-        let active = self.app.runs.is_active(self.id);
-        if self.stale && !self.ask() {
-            return;
-        }
-        let read = tokio::task::block_in_place(|| self.read_log());
-        let progress = self.app.runs.progress(self.id);
-        let status = self.experiment.status;
-        let is_news = match &self.told {
-            None => true,
-            Some((at, old_status, old)) => {
-                *old_status != status || (*old != progress && at.elapsed() >= LOOK_EVERY)
-            }
-        };
-        if is_news {
-            self.tell_progress(status, progress);
-        }
-        if read == 0 && !active && !status.is_active() && status != Status::Pending {
-            let data = json!({ "status": status, "error_message": self.experiment.error_message });
-            self.push("done", &data);
+        let Some(state) = self.ask() else { return Bytes::new() };
+        let samples = self.samples();
+        let mut out = self.progress(&state);
+        if state.is_over && samples.is_none() {
+            let data = json!({ "status": state.status, "error_message": state.error });
+            out.push_str(&frame(None, "done", &data));
             self.ended = true;
         }
-    }
-
-    /// Asks the database how the experiment is; `false` where there is no more to say now.
-    fn ask(&mut self) -> bool {
-        let found = tokio::task::block_in_place(|| {
-            let db = &self.app.db;
-            Ok::<_, rusqlite::Error>((db.get(self.id)?, db.runs(self.id)?.into_iter().next()))
-        });
-        match found {
-            Ok((Some(experiment), run)) => {
-                self.stale = false;
-                self.experiment = experiment;
-                if run.is_some() && run != self.run {
-                    (self.run, self.offset) = (run, 0);
-                }
-                true
-            }
-            // Deleted.
-            Ok((None, _)) => {
-                self.ended = true;
-                false
-            }
-            Err(_) => false,
+        match samples {
+            // Mostly there are samples alone: those are shared by all listeners, and not copied.
+            Some(frames) if out.is_empty() => frames,
+            Some(frames) => [frames.as_ref(), out.as_bytes()].concat().into(),
+            None => out.into(),
         }
     }
 
-    fn tell_progress(&mut self, status: Status, progress: Option<Progress>) {
+    /// Samples that ended since; `None` where there are no more for now.
+    fn samples(&mut self) -> Option<Bytes> {
+        let run = self.run.as_ref()?;
+        loop {
+            let (frames, next) = self.app.feed.after(run, self.place, self.over_since);
+            if next == self.place {
+                return None;
+            }
+            self.place = next;
+            if !frames.is_empty() {
+                return Some(frames);
+            }
+        }
+    }
+
+    /// How the subject is; `None` where there is no more to say now.
+    fn ask(&mut self) -> Option<State> {
+        let state = match &self.subject {
+            Subject::Entry(id, _) => {
+                let active = self.app.runs.is_active(*id);
+                if let (false, Some(state)) = (self.stale, &self.state) {
+                    return Some(state.clone());
+                }
+                match self.app.db.life(*id) {
+                    Ok(Some(life)) => Some(State {
+                        status: life.status.name(),
+                        error: life.error,
+                        run: life.run,
+                        is_over: !active && life.status.is_over(),
+                    }),
+                    // Deleted.
+                    Ok(None) => None,
+                    Err(_) => return None,
+                }
+            }
+            Subject::Run(run) => match self.app.records.of(run) {
+                Ok(Some(found)) => Some(State {
+                    status: found.record.status.name(),
+                    error: None,
+                    run: Some(run.clone()),
+                    is_over: !found.is_running(),
+                }),
+                Ok(None) => None,
+                Err(_) => return None,
+            },
+        };
+        self.stale = false;
+        self.ended = state.is_none();
+        self.over_since = match &state {
+            Some(state) if state.is_over => self.over_since.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        if let Some(state) = &state
+            && state.run.is_some()
+            && state.run != self.run
+        {
+            (self.run, self.place) = (state.run.clone(), 0);
+        }
+        self.state.clone_from(&state);
+        state
+    }
+
+    /// How far it is, where that is news.
+    fn progress(&mut self, state: &State) -> String {
+        let (progress, total) = match &self.subject {
+            Subject::Entry(id, total) => (self.app.runs.progress(*id), *total),
+            Subject::Run(run) => {
+                let found = self.app.records.of(run).ok().flatten();
+                (found.map(|found| Progress::of(&found.record)), None)
+            }
+        };
+        let is_news = match &self.told {
+            None => true,
+            Some((at, status, old)) => {
+                *status != state.status || (*old != progress && at.elapsed() >= LOOK_EVERY)
+            }
+        };
+        if !is_news {
+            return String::new();
+        }
         let data = match &progress {
             Some(progress) => json!({
-                "status": status,
+                "status": state.status,
                 "run_id": progress.run,
                 "finished": progress.finished,
-                "total": progress.selected.unwrap_or(self.experiment.config.num_samples.into()),
+                "total": progress.selected.or(total),
                 "requests_live": progress.live,
                 "requests_remembered": progress.hits,
                 "elapsed_ms": crate::engine::unix_ms().saturating_sub(progress.started_unix_ms),
             }),
-            None => json!({ "status": status, "total": self.experiment.config.num_samples }),
+            None => json!({ "status": state.status, "total": total }),
         };
-        self.push("progress", &data);
-        self.told = Some((Instant::now(), status, progress));
-    }
-
-    /// Puts the next events of the log into the line, and says how many lines those were.
-    fn read_log(&mut self) -> usize {
-        let Some(run) = self.run.clone() else { return 0 };
-        let Ok(mut file) = std::fs::File::open(self.app.store.run_files(&run).log()) else {
-            return 0;
-        };
-        if file.seek(SeekFrom::Start(self.offset)).is_err() {
-            return 0;
-        }
-        let mut reader = BufReader::new(file);
-        let mut line = Vec::new();
-        for count in 0..LINES_MAX {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).unwrap_or(0);
-            // A torn line is whole once its writer has gone on.
-            if read == 0 || line.last() != Some(&b'\n') {
-                return count;
-            }
-            self.offset += read as u64;
-            let Ok(Event::SampleFinished {
-                stage,
-                index,
-                flow,
-                outcome,
-                correct,
-                served_from,
-                latency_ms,
-                ..
-            }) = serde_json::from_slice::<Event>(&line)
-            else {
-                continue;
-            };
-            if stage == WORKFLOW {
-                let data = json!({
-                    "index": index,
-                    "example_id": flow,
-                    "outcome": outcome,
-                    "is_correct": correct,
-                    "served_from": served_from,
-                    "latency_ms": latency_ms,
-                });
-                self.push("sample", &data);
-            }
-        }
-        LINES_MAX
-    }
-
-    fn push(&mut self, name: &str, data: &serde_json::Value) {
-        let mut event = sse::Event::default().event(name).data(data.to_string());
-        if let Some(run) = &self.run {
-            event = event.id(format!("{run}:{}", self.offset));
-        }
-        self.waiting.push_back(event);
+        self.told = Some((Instant::now(), state.status, progress));
+        frame(None, "progress", &data)
     }
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::manifest::StageDecl;
 use crate::project::Project;
@@ -46,19 +48,81 @@ pub struct Known {
     pub corpus: Option<Value>,
     /// The engine of a retrieval by embeddings.
     pub embedder: Option<Fields>,
-    /// Manifests that could not be read, and why.
-    pub unread: Vec<(Utf8PathBuf, String)>,
+    /// Manifests of the project by path: those of its root and `pipelines`, and what else git tracks.
+    pub manifests: Vec<ManifestInfo>,
+}
+
+/// A manifest of the project.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct ManifestInfo {
+    /// Its path in the project.
+    pub path: String,
+    /// Name of its pipeline.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its stages with their kinds, in order.
+    pub stages: Vec<StageInfo>,
+    /// Its parameters, as the environment leaves them.
+    #[schema(value_type = Object)]
+    pub params: BTreeMap<String, Value>,
+    /// How many gates it has.
+    pub gates: usize,
+    /// What is wrong with it.
+    pub error: Option<String>,
+}
+
+/// A stage of it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct StageInfo {
+    /// Its name; a cell of a matrix has its values.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+}
+
+impl ManifestInfo {
+    fn of(path: &Utf8Path, read: &Result<Project, String>) -> ManifestInfo {
+        let path = path.to_string();
+        match read {
+            Err(error) => {
+                ManifestInfo { path, error: Some(error.clone()), ..ManifestInfo::default() }
+            }
+            Ok(Project { manifest, graph, .. }) => {
+                let stage = |stage: &StageDecl| StageInfo {
+                    name: stage.name.clone(),
+                    kind: stage.kind.clone(),
+                };
+                ManifestInfo {
+                    path,
+                    name: Some(manifest.name.clone()),
+                    description: manifest.description.clone(),
+                    stages: manifest.stages.iter().map(stage).collect(),
+                    params: manifest.params.clone(),
+                    gates: graph.gates().len(),
+                    error: None,
+                }
+            }
+        }
+    }
 }
 
 impl Known {
     /// Reads the manifests of a project: those in `pipelines` and in its root.
     pub fn scan(root: &Utf8Path, default_engine: Option<String>) -> Known {
         let mut known = Known { default_engine, ..Known::default() };
-        for path in manifests(root) {
+        let own = manifests(root);
+        let tracked = tracked(root).into_iter().filter(|path| !own.contains(path));
+        let all = own.iter().cloned().map(|path| (path, true));
+        for (path, is_own) in all.chain(tracked.map(|path| (path, false))) {
             let read = |path: &Utf8Path| crate::stage::read_project_text(root, path);
-            match Project::read(root.to_owned(), &path, &[], &read) {
-                Ok(project) => known.add(&project),
-                Err(errors) => known.unread.push((path, errors.render(false))),
+            let read = Project::read(root.to_owned(), &path, &[], &read);
+            let read = read.map_err(|errors| errors.render(false));
+            known.manifests.push(ManifestInfo::of(&path, &read));
+            if let Ok(project) = read
+                && is_own
+            {
+                known.add(&project);
             }
         }
         known.add_fixtures(root);
@@ -213,6 +277,23 @@ fn free_name<T: PartialEq>(
     }
 }
 
+/// Whether a file declares stages.
+fn is_manifest(root: &Utf8Path, path: &Utf8Path) -> bool {
+    let text = std::fs::read_to_string(root.join(path)).unwrap_or_default();
+    text.lines().any(|line| line.trim_start().starts_with("[stage."))
+}
+
+/// Manifests that git tracks, wherever they are; none outside git.
+fn tracked(root: &Utf8Path) -> Vec<Utf8PathBuf> {
+    let mut git = std::process::Command::new("git");
+    let git =
+        git.args(["--no-optional-locks", "-C"]).arg(root).args(["ls-files", "-z", "--", "*.toml"]);
+    let Ok(output) = git.stderr(std::process::Stdio::null()).output() else { return Vec::new() };
+    let text = String::from_utf8(output.stdout).unwrap_or_default();
+    let paths = text.split('\0').filter(|path| !path.is_empty()).map(Utf8PathBuf::from);
+    paths.filter(|path| is_manifest(root, path)).collect()
+}
+
 fn manifests(root: &Utf8Path) -> Vec<Utf8PathBuf> {
     let mut found = Vec::new();
     for folder in ["pipelines", ""] {
@@ -220,13 +301,8 @@ fn manifests(root: &Utf8Path) -> Vec<Utf8PathBuf> {
         let names = entries.flatten().map(|entry| entry.file_name().to_owned());
         let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
         names.sort();
-        let is_manifest = |path: &Utf8PathBuf| {
-            let text = std::fs::read_to_string(root.join(path)).unwrap_or_default();
-            text.lines().any(|line| line.trim_start().starts_with("[stage."))
-        };
-        found.extend(
-            names.into_iter().map(|name| Utf8Path::new(folder).join(name)).filter(is_manifest),
-        );
+        let paths = names.into_iter().map(|name| Utf8Path::new(folder).join(name));
+        found.extend(paths.filter(|path| is_manifest(root, path)));
     }
     found
 }

@@ -31,24 +31,33 @@ pub mod db;
 mod error;
 mod events;
 pub mod experiment;
+mod feed;
 mod guard;
+pub mod jobs;
 pub mod known;
 mod limits;
 pub mod manifest;
 mod openapi;
 mod pages;
+mod project;
+mod records;
 pub mod results;
+pub mod rows;
 pub mod runs;
 
 pub use guard::Access;
 
 use auth::Auth;
 use db::Db;
+use feed::Feed;
 use known::Known;
 use limits::Rates;
+use records::Records;
 use results::Results;
 use runs::Runs;
 
+/// The file of experiments, in the folder of the store.
+pub const DATABASE: &str = "experiments.sqlite";
 /// Largest body of a request.
 const BODY_MAX: usize = 256 * 1024;
 /// How long the head of a request may take, and an idle connection may last.
@@ -57,6 +66,7 @@ const HEAD_TIME: Duration = Duration::from_secs(15);
 const CONNECTIONS_MAX: usize = 1024;
 /// How long the project's manifests are taken as read.
 const KNOWN_FOR: Duration = Duration::from_secs(2);
+const KNOWN: &str = "BUG: the project lock is poisoned";
 /// Tries to log in, a second and address.
 const LOGINS: f64 = 1.0;
 
@@ -72,6 +82,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The engine whose model may be another one.
     pub engine: Option<String>,
+    /// URL of the shared store that was put behind the store.
+    pub remote: Option<String>,
     /// Experiments at work at once.
     pub at_once: usize,
     /// Experiments that may wait.
@@ -90,13 +102,17 @@ pub struct Server {
     store: Arc<Store>,
     db: Arc<Db>,
     runs: Arc<Runs>,
-    results: Results,
+    results: Arc<Results>,
+    records: Records,
+    feed: Feed,
     auth: Auth,
     rates: Rates,
     logins: Rates,
     in_flight: Arc<Semaphore>,
     engine: Option<String>,
     known: Mutex<Option<(Instant, Arc<Known>)>>,
+    /// Whoever reads the project has this.
+    scanning: Mutex<()>,
     pages: pages::Pages,
     log: Box<dyn Fn(&Access) + Send + Sync>,
 }
@@ -115,31 +131,50 @@ pub struct Bound {
 }
 
 impl Server {
-    /// What the project offers now.
+    /// What the project offers, as it was a moment ago: who comes while it is read again gets what was there before.
     fn known(&self) -> Arc<Known> {
-        let mut known = self.known.lock().expect("BUG: the project lock is poisoned");
-        match &*known {
-            Some((read, known)) if read.elapsed() < KNOWN_FOR => known.clone(),
-            _ => {
-                let new = Arc::new(Known::scan(&self.root, self.engine.clone()));
-                *known = Some((Instant::now(), new.clone()));
-                new
+        let last = self.known.lock().expect(KNOWN).clone();
+        match last {
+            Some((read, known)) if read.elapsed() < KNOWN_FOR => known,
+            Some((_, known)) => match self.scanning.try_lock() {
+                Ok(scanning) => {
+                    let new = self.scan();
+                    drop(scanning);
+                    new
+                }
+                Err(_) => known,
+            },
+            None => {
+                let _scanning = self.scanning.lock().expect(KNOWN);
+                let first = self.known.lock().expect(KNOWN).clone();
+                first.map_or_else(|| self.scan(), |(_, known)| known)
             }
         }
+    }
+
+    /// What the project offers now, read for this.
+    fn scan(&self) -> Arc<Known> {
+        let new = Arc::new(Known::scan(&self.root, self.engine.clone()));
+        *self.known.lock().expect(KNOWN) = Some((Instant::now(), new.clone()));
+        new
     }
 }
 
 /// Opens the database, listens, and goes on with what was left.
 pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String> {
-    let Settings { root, listen, token, hosts, engine, at_once, queue, rate, in_flight, log } =
-        settings;
-    let db = Arc::new(Db::open(&store.root().join("experiments.sqlite"))?);
-    let runs = Runs::new(root.clone(), store.clone(), db.clone(), at_once, queue);
+    let Settings { root, listen, token, hosts, engine, remote, at_once, queue, .. } = settings;
+    let Settings { rate, in_flight, log, .. } = settings;
+    let db = Arc::new(Db::open(&store.root().join(DATABASE))?);
+    let results = Arc::new(Results::new(store.clone()));
+    let runs =
+        Runs::new(root.clone(), store.clone(), remote, db.clone(), results.clone(), at_once, queue);
     let app = Arc::new(Server {
         root,
         db,
         runs: Arc::new(runs),
-        results: Results::new(store.clone()),
+        results,
+        records: Records::new(store.clone()),
+        feed: Feed::new(store.clone()),
         store,
         auth: Auth::new(token.as_deref(), hosts),
         rates: Rates::new(rate),
@@ -147,6 +182,7 @@ pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String
         in_flight: Arc::new(Semaphore::new(in_flight)),
         engine,
         known: Mutex::default(),
+        scanning: Mutex::default(),
         pages: pages::Pages::new(),
         log,
     });

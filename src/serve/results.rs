@@ -1,11 +1,9 @@
 //! What came of experiments, in the field names of the HTTP contract: made of run records and tables of samples in
 //! the store. Knows nothing of HTTP.
 //!
-//! A table is read once: where each of its rows begins, and what all of them add up to, is kept by its digest, so that
-//! a page of a hundred thousand samples costs as much as one of a hundred.
+//! A table is read once: what all of its rows add up to is kept by its digest, and [`rows`](super::rows) knows where
+//! they are, so that a page of a hundred thousand samples costs as much as one of a hundred.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex};
 
 use cached::Cached;
@@ -15,10 +13,13 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::db::Experiment;
+use super::feed::SampleLine;
 use super::manifest::WORKFLOW;
+use super::rows::{Mark, Rows, Want};
 use crate::digest::Digest;
-use crate::history::{self, HistoryError, Table, Tables};
-use crate::record::{Observed, Phase, Profile, RunStatus, ServedFrom, StageRun, Tally};
+use crate::history::{self, HistoryError, Tables};
+use crate::record::scores::right;
+use crate::record::{Observed, Phase, Profile, RunRecord, RunStatus, ServedFrom, StageRun, Tally};
 use crate::report::{AgentTrace, CellInfo, question};
 use crate::sample::{Role, Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
@@ -97,7 +98,9 @@ pub struct Metrics {
 pub struct Run {
     /// Its key.
     pub id: String,
-    /// UUID.
+    /// Position in the result.
+    pub index: u64,
+    /// UUID; of a run that no experiment made, its ULID.
     pub experiment_id: String,
     /// The row.
     pub example_id: String,
@@ -171,9 +174,6 @@ pub struct Found {
     pub tables: Tables,
 }
 
-/// Where each row of a table begins, and where the last one ends.
-type Places = Arc<Vec<u64>>;
-
 /// What all samples of a table add up to.
 #[derive(Debug, Clone)]
 pub struct Sums {
@@ -189,20 +189,28 @@ pub struct Sums {
     pub histogram: Vec<Bar>,
     /// Tokens.
     pub usage: Usage,
+    /// Of each sample, in order.
+    pub marks: Vec<Mark>,
 }
 
 /// Reads results, and remembers what it has read.
 pub struct Results {
     store: Arc<Store>,
-    places: Mutex<LruCache<Digest, Places>>,
+    rows: Rows,
     sums: Mutex<LruCache<(Digest, Digest), Arc<Sums>>>,
+    /// Whoever adds up has this.
+    adding: Mutex<()>,
 }
 
 impl Results {
     /// Of a store.
     pub fn new(store: Arc<Store>) -> Results {
-        let (places, sums) = (LruCache::new(TABLES_MAX), LruCache::new(TABLES_MAX));
-        Results { store, places: Mutex::new(places), sums: Mutex::new(sums) }
+        Results {
+            rows: Rows::new(store.clone()),
+            store,
+            sums: Mutex::new(LruCache::new(TABLES_MAX)),
+            adding: Mutex::default(),
+        }
     }
 
     /// The newest of some runs of an experiment that has a result.
@@ -213,20 +221,29 @@ impl Results {
             if record.status == RunStatus::Running {
                 continue;
             }
-            let Some(stage) = record.stages.iter().find(|stage| stage.name == WORKFLOW) else {
-                continue;
-            };
-            let Ok(tables) = Tables::of(&self.store, stage) else { continue };
-            let started_unix_ms = record.started_unix_ms;
-            return Ok(Found {
-                run: id.clone(),
-                started_unix_ms,
-                ended_unix_ms: started_unix_ms + record.wall_ms.unwrap_or(0.0) as u64,
-                stage: stage.clone(),
-                tables,
-            });
+            if let Ok(found) = self.of_stage(record, WORKFLOW) {
+                return Ok(found);
+            }
         }
         Err(NoResults::None("the experiment has no results yet".to_owned()))
+    }
+
+    /// What a workflow of a run has left; of a run at work, of a workflow that is done.
+    pub fn of_stage(&self, record: &RunRecord, name: &str) -> Result<Found, NoResults> {
+        let stage = record.workflows().find(|stage| stage.name == name);
+        let stage = stage.ok_or_else(|| {
+            NoResults::None(format!("run `{}` has no workflow `{name}`", record.run_id))
+        })?;
+        let tables = Tables::of(&self.store, stage)
+            .map_err(|_| NoResults::None(format!("`{name}` has no results in this run")))?;
+        let started_unix_ms = record.started_unix_ms;
+        Ok(Found {
+            run: record.run_id.clone(),
+            started_unix_ms,
+            ended_unix_ms: started_unix_ms + record.wall_ms.unwrap_or(0.0) as u64,
+            stage: stage.clone(),
+            tables,
+        })
     }
 
     fn observed(&self, found: &Found) -> Result<Digest, NoResults> {
@@ -242,19 +259,25 @@ impl Results {
     /// What all samples add up to.
     pub fn sums(&self, found: &Found) -> Result<Arc<Sums>, NoResults> {
         let key = (found.tables.samples, self.observed(found)?);
-        if let Some(sums) =
-            self.sums.lock().expect("BUG: the sums lock is poisoned").cache_get(&key)
-        {
-            return Ok(sums.clone());
+        let known =
+            || self.sums.lock().expect("BUG: the sums lock is poisoned").cache_get(&key).cloned();
+        if let Some(sums) = known() {
+            return Ok(sums);
         }
-        let samples = Table::read(&self.store, key.0)?;
-        let observed = Table::read(&self.store, key.1)?;
+        // A run has ended, and all who watched it want this now: it is worked out once.
+        let _adding = self.adding.lock().expect("BUG: the sums lock is poisoned");
+        if let Some(sums) = known() {
+            return Ok(sums);
+        }
+        let samples = history::each_row::<Sample>(&self.store, key.0)?;
+        let observed = history::each_row::<Observed>(&self.store, key.1)?;
         let (mut tally, mut usage) = (Tally::default(), Usage::ZERO);
         let (mut live, mut cached) = (Vec::new(), Vec::new());
-        let mut count = 0;
-        for (sample, seen) in samples.lines().zip(observed.lines()) {
-            let (sample, seen): (Sample, Observed) = (Table::row(sample)?, Table::row(seen)?);
-            count += 1;
+        let mut marks = Vec::new();
+        for (sample, seen) in samples.zip(observed) {
+            let (sample, seen) = (sample?, seen?);
+            let correct = right(&sample).map(|right| right >= 1.0);
+            marks.push(Mark { outcome: sample.outcome, correct });
             tally.add(&sample);
             usage = usage.plus(seen.usage());
             if seen.is_live() {
@@ -265,15 +288,26 @@ impl Results {
         }
         let shown = if live.is_empty() { &cached } else { &live };
         let sums = Arc::new(Sums {
-            samples: count,
+            samples: marks.len() as u64,
             summary: tally.summary(),
             histogram: histogram(shown, BARS),
             live: Summary::of(live),
             cached: Summary::of(cached),
             usage,
+            marks,
         });
         self.sums.lock().expect("BUG: the sums lock is poisoned").cache_set(key, sums.clone());
         Ok(sums)
+    }
+
+    /// Adds up the workflows of a run that has ended, before somebody asks.
+    pub fn prepare(&self, record: &RunRecord) {
+        for stage in record.workflows() {
+            if let Ok(found) = self.of_stage(record, &stage.name) {
+                // Who asks is told what is wrong.
+                let _ = self.sums(&found);
+            }
+        }
     }
 
     /// The metrics of an experiment.
@@ -311,20 +345,54 @@ impl Results {
         })
     }
 
-    /// Samples from `skip` on, and how many there are in all.
+    /// Samples that are wanted, from `skip` on, and how many there are in all.
     pub fn runs(
         &self,
         id: &str,
         found: &Found,
+        want: &Want,
         skip: u64,
         limit: u64,
     ) -> Result<(u64, Vec<Run>), NoResults> {
-        let samples = self.rows::<Sample>(found.tables.samples, skip, limit)?;
-        let observed = self.rows::<Observed>(self.observed(found)?, skip, limit)?;
         let created_at = moment(found.started_unix_ms);
-        let both = samples.1.into_iter().zip(observed.1);
-        let rows = both.map(|(sample, seen)| run_of(id, &created_at, sample, &seen));
-        Ok((samples.0, rows.collect()))
+        let (table, observed) = (found.tables.samples, self.observed(found)?);
+        let ranges: Vec<(u64, u64)>;
+        let total;
+        if want.is_all() {
+            total = self.rows.count(table)?;
+            ranges = vec![(skip, limit)];
+        } else {
+            let rows = self.rows.wanted(table, want, &self.sums(found)?.marks)?;
+            total = rows.len() as u64;
+            let rows = rows.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+            let rows = rows.take(usize::try_from(limit).unwrap_or(usize::MAX));
+            ranges = rows.map(|row| (u64::from(*row), 1)).collect();
+        }
+        let mut runs = Vec::new();
+        for (first, count) in ranges {
+            let samples = self.rows.range::<Sample>(table, first, count)?;
+            let seen = self.rows.range::<Observed>(observed, first, count)?;
+            let both = samples.into_iter().zip(seen).zip(first..);
+            runs.extend(
+                both.map(|((sample, seen), index)| run_of(id, index, &created_at, sample, &seen)),
+            );
+        }
+        Ok((total, runs))
+    }
+
+    /// Samples of a run at work that are wanted and have ended, and how many there are so far.
+    pub fn so_far(
+        &self,
+        run: &str,
+        stage: &str,
+        want: &Want,
+        skip: u64,
+        limit: u64,
+    ) -> Result<(u64, Vec<SampleLine>), NoResults> {
+        self.rows.so_far(run, stage, want, skip, limit).map_err(|error| {
+            let what = format!("the log of run `{run}`");
+            HistoryError::Damaged { what, why: error.to_string() }.into()
+        })
     }
 
     /// A sample with all that is known of it.
@@ -333,8 +401,8 @@ impl Results {
         found: &Found,
         index: u64,
     ) -> Result<Option<(Sample, Observed)>, NoResults> {
-        let sample = self.rows::<Sample>(found.tables.samples, index, 1)?.1.pop();
-        let seen = self.rows::<Observed>(self.observed(found)?, index, 1)?.1.pop();
+        let sample = self.rows.range::<Sample>(found.tables.samples, index, 1)?.pop();
+        let seen = self.rows.range::<Observed>(self.observed(found)?, index, 1)?.pop();
         Ok(sample.zip(seen))
     }
 
@@ -343,48 +411,15 @@ impl Results {
         Ok(history::rows(&self.store, found.tables.samples)?)
     }
 
-    fn places(&self, table: Digest) -> Result<Places, NoResults> {
-        let known = |cache: &Mutex<LruCache<Digest, Places>>| {
-            cache.lock().expect("BUG: the place lock is poisoned").cache_get(&table).cloned()
-        };
-        if let Some(places) = known(&self.places) {
-            return Ok(places);
-        }
-        let gone = || HistoryError::Gone { what: "a table of samples".to_owned() };
-        let bytes = self.store.blob(table).ok_or_else(gone)?;
-        let ends = memchr::memchr_iter(b'\n', &bytes).map(|at| at as u64 + 1);
-        let mut places: Vec<u64> = std::iter::once(0).chain(ends).collect();
-        if places.last() != Some(&(bytes.len() as u64)) {
-            places.push(bytes.len() as u64);
-        }
-        let places = Arc::new(places);
-        let mut cache = self.places.lock().expect("BUG: the place lock is poisoned");
-        cache.cache_set(table, places.clone());
-        Ok(places)
+    /// The report that a run has written as HTML: its digest. Of several, the first.
+    pub fn report(&self, record: &RunRecord) -> Option<Digest> {
+        let mut reports = record.stages.iter().filter(|stage| stage.kind == "report");
+        reports.find_map(|stage| self.store.get(stage.key?)?.blob("html"))
     }
 
-    /// Some rows of a table, and how many it has.
-    fn rows<T: serde::de::DeserializeOwned>(
-        &self,
-        table: Digest,
-        skip: u64,
-        limit: u64,
-    ) -> Result<(u64, Vec<T>), NoResults> {
-        let places = self.places(table)?;
-        let total = places.len() as u64 - 1;
-        let (from, to) = (skip.min(total), skip.saturating_add(limit).min(total));
-        let (start, end) = (places[from as usize], places[to as usize]);
-        let mut bytes = vec![0; (end - start) as usize];
-        let read = File::open(self.store.blob_path(table)).and_then(|mut file| {
-            file.seek(SeekFrom::Start(start))?;
-            file.read_exact(&mut bytes)
-        });
-        read.map_err(|error| HistoryError::Damaged {
-            what: "a table of samples".to_owned(),
-            why: error.to_string(),
-        })?;
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        Ok((total, lines.map(Table::row).collect::<Result<_, _>>()?))
+    /// The bytes of a blob.
+    pub fn blob(&self, digest: Digest) -> Option<Vec<u8>> {
+        self.store.blob(digest)
     }
 }
 
@@ -395,7 +430,7 @@ pub fn moment(unix_ms: u64) -> String {
 }
 
 /// A sample in the names of the contract.
-pub fn run_of(id: &str, created_at: &str, sample: Sample, seen: &Observed) -> Run {
+pub fn run_of(id: &str, index: u64, created_at: &str, sample: Sample, seen: &Observed) -> Run {
     let score = |name: &str| sample.scores.iter().find(|score| score.scorer == name);
     let right = |name: &str| score(name).and_then(crate::sample::Score::is_right);
     let alias = ["exact_match", "includes"].into_iter().filter(|name| right(name) == Some(true));
@@ -407,6 +442,7 @@ pub fn run_of(id: &str, created_at: &str, sample: Sample, seen: &Observed) -> Ru
     let first = sample.scores.first();
     Run {
         id: sample.key.to_string(),
+        index,
         experiment_id: id.to_owned(),
         example_id: sample.flow.clone(),
         input_text: question(&sample).unwrap_or_default().to_owned(),
@@ -433,7 +469,7 @@ pub fn run_of(id: &str, created_at: &str, sample: Sample, seen: &Observed) -> Ru
     }
 }
 
-/// The optimization profile in the form of the contract.
+/// The optimization profile in the form of the contract, with the speed of live requests.
 pub fn profile(id: &str, profile: Option<&Profile>) -> Value {
     let Some(profile) = profile else {
         return json!({
@@ -442,6 +478,7 @@ pub fn profile(id: &str, profile: Option<&Profile>) -> Value {
             "cache_stats": {},
             "batch_stats": {},
             "total_wall_time_ms": null,
+            "speed": null,
             "message": "No optimization data. Run with profiling enabled.",
         });
     };
@@ -455,7 +492,9 @@ pub fn profile(id: &str, profile: Option<&Profile>) -> Value {
                     "total_ms": times.total_ms,
                     "mean_ms": times.mean_ms,
                     "p50_ms": times.p50_ms,
+                    "p90_ms": times.p90_ms,
                     "p95_ms": times.p95_ms,
+                    "p99_ms": times.p99_ms,
                 }),
             );
         }
@@ -466,6 +505,7 @@ pub fn profile(id: &str, profile: Option<&Profile>) -> Value {
         "cache_stats": profile.cache_stats.as_ref().map_or_else(|| json!({}), |stats| json!(stats)),
         "batch_stats": profile.batch_stats,
         "total_wall_time_ms": profile.total_wall_time_ms,
+        "speed": profile.speed,
     })
 }
 

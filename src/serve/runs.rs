@@ -1,4 +1,4 @@
-//! Experiments at work: a queue with a limit, several runs at once that share store and engines, cancel, and what a
+//! Experiments and manifests at work: a queue with a limit, several runs at once that share store and engines, cancel, and what a
 //! server before this one left. Knows nothing of HTTP.
 //!
 //! An experiment that is queued or running when the server ends stays so in the database, and the next server goes on
@@ -8,17 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::db::{Db, Status};
+use super::jobs::Work;
 use super::manifest::WORKFLOW;
+use super::results::Results;
 use crate::exec::Selection;
-use crate::project::{Launch, Machine, Project};
-use crate::record::{RunRecord, RunStatus};
-use crate::stage::Options;
+use crate::manifest::Manifest;
+use crate::project::{Launch, Machine, Project, prepare};
+use crate::record::{Event, RunRecord, RunStatus};
+use crate::stage::{Options, Samples};
 use crate::store::Store;
 
 /// Why an experiment was not started.
@@ -65,13 +69,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a record.
+    /// Of a record: all its workflows together.
     pub fn of(record: &RunRecord) -> Progress {
-        let stage = record.stages.iter().find(|stage| stage.name == WORKFLOW);
+        let selected = record.workflows().filter_map(|stage| stage.selected);
         Progress {
             run: record.run_id.clone(),
-            finished: stage.map_or(0, |stage| stage.finished),
-            selected: stage.and_then(|stage| stage.selected),
+            finished: record.workflows().map(|stage| stage.finished).sum(),
+            selected: selected.reduce(|sum, n| sum + n),
             live: record.requests.live,
             hits: record.requests.hits(),
             started_unix_ms: record.started_unix_ms,
@@ -83,7 +87,10 @@ impl Progress {
 pub struct Runs {
     root: Utf8PathBuf,
     store: Arc<Store>,
+    /// URL of the shared store behind it.
+    remote: Option<String>,
     db: Arc<Db>,
+    results: Arc<Results>,
     machine: Machine,
     active: Mutex<BTreeMap<Uuid, Active>>,
     active_max: usize,
@@ -99,14 +106,18 @@ impl Runs {
     pub fn new(
         root: Utf8PathBuf,
         store: Arc<Store>,
+        remote: Option<String>,
         db: Arc<Db>,
+        results: Arc<Results>,
         at_once: usize,
         queue: usize,
     ) -> Runs {
         Runs {
             root,
             store,
+            remote,
             db,
+            results,
             machine: Machine::default(),
             active: Mutex::default(),
             active_max: at_once + queue,
@@ -155,8 +166,17 @@ impl Runs {
         let cancel = CancellationToken::new();
         self.active().insert(id, Active { cancel: cancel.clone(), record: None });
         self.changed();
-        let (runs, places) = (self.clone(), self.places.clone());
+        let runs = self.clone();
+        let mut place = Box::pin(self.places.clone().acquire_owned());
+        // Its turn is that of this call, whichever task comes first.
+        let now = (&mut place).now_or_never();
         self.tasks.spawn(async move {
+            let place = async {
+                match now {
+                    Some(place) => place,
+                    None => place.await,
+                }
+            };
             let place = tokio::select! {
                 biased;
                 () = cancel.cancelled() => None,
@@ -165,7 +185,7 @@ impl Runs {
                     runs.active().remove(&id);
                     return;
                 }
-                place = places.acquire_owned() => place.ok(),
+                place = place => place.ok(),
             };
             let ended = match place {
                 Some(_place) => {
@@ -196,15 +216,24 @@ impl Runs {
         cancel: CancellationToken,
     ) -> Option<(Status, Option<String>)> {
         let failed = |error: String| Some((Status::Failed, Some(error)));
-        let manifest = match self.db.manifest(id) {
-            Ok(Some(manifest)) => manifest,
+        let work = match self.db.work(id) {
+            Ok(Some(work)) => work,
             Ok(None) => return Some((Status::Cancelled, None)),
             Err(error) => return failed(format!("cannot read the database: {error}")),
         };
-        let (name, through) = (pipeline_name(id), true);
-        let project = match project_of(&self.root, &name, &manifest) {
+        // An experiment asks everything, so that its profile is of this run; a manifest runs as `forge apply` does it.
+        let through = matches!(work, Work::Experiment(_));
+        let project = match &work {
+            Work::Experiment(text) => project_of(&self.root, &pipeline_name(id), text),
+            Work::Manifest(path, params) => self.manifest(path, params),
+        };
+        let project = match project {
             Ok(project) => project,
             Err(error) => return failed(error),
+        };
+        let committed = match project.committed() {
+            Ok(committed) => committed,
+            Err(errors) => return failed(errors.render(false)),
         };
         let run = ulid::Ulid::new().to_string();
         let before = match self.db.begin(id, &run) {
@@ -212,7 +241,8 @@ impl Runs {
             Err(error) => return failed(format!("cannot write the database: {error}")),
         };
         let goes_on: Arc<BTreeSet<String>> = Arc::new(before.into_iter().collect());
-        let options = Options { through, goes_on, run: Some(run), ..Options::default() };
+        let reports = project.graph.nodes().iter().filter(|node| node.kind == "report").count();
+        let options = Options { through, goes_on, run: Some(run), reports, ..Options::default() };
         let store = self.store.clone();
         let launch = Launch::new(&project, &self.machine, store, options, |_| {}, None);
         let launch = match launch {
@@ -224,12 +254,35 @@ impl Runs {
         }
         self.changed();
         let stop = launch.context.stop.clone();
-        let graph = Arc::new(project.graph);
-        // The report of the manifest is for `forge apply`: here the pages are the report.
-        let wanted = graph.nodes().iter().position(|node| node.name == WORKFLOW);
+        let graph = project.graph;
+        // The report of an experiment is for `forge apply`: here the pages are the report.
+        let wanted = graph.nodes().iter().position(|node| through && node.name == WORKFLOW);
         let nodes = wanted.map(|node| graph.with_needed([node]));
         let selection = Selection { nodes, ..Selection::default() };
-        let work = launch.run(graph, selection);
+        // What is wrong is collected in a cell, which no task may carry from thread to thread.
+        let prepared = tokio::task::block_in_place(|| {
+            let gates = prepare(&project.manifest, &graph, &self.store, &committed);
+            tokio::runtime::Handle::current().block_on(gates)
+        });
+        let gates = match prepared {
+            Ok(gates) => gates,
+            Err(errors) => return failed(errors.render(false)),
+        };
+        // Reports show what gates say of their samples.
+        let _ = launch.context.gates.set(gates.clone());
+        let emit = launch.context.emit.clone();
+        // What gates say is part of the record of the run, and does not change how that ended.
+        let judge =
+            |found: &BTreeMap<usize, Arc<Samples>>| match gates.judge(&self.store, found, |_| true)
+            {
+                Ok((verdicts, _)) if verdicts.is_empty() => {}
+                Ok((verdicts, _)) => emit(Event::GatesJudged { verdicts }),
+                Err(error) => {
+                    let message = format!("the gates could not be judged: {error}");
+                    emit(Event::Notice { stage: None, message });
+                }
+            };
+        let work = launch.run_and(graph, selection, judge);
         tokio::pin!(work);
         let (finished, kept) = tokio::select! {
             done = &mut work => done,
@@ -242,11 +295,56 @@ impl Runs {
         if let Err(error) = kept {
             return failed(error.to_string());
         }
+        // What could not be sent stays here, and is sent with the next run or by `forge store push`.
+        drop(self.store.settle(&|_| {}).await);
+        let (results, record) = (self.results.clone(), finished.record.clone());
+        tokio::task::spawn_blocking(move || results.prepare(&record));
         match finished.record.status {
             RunStatus::Completed => Some((Status::Completed, None)),
             RunStatus::Cancelled if cancel.is_cancelled() => Some((Status::Cancelled, None)),
             RunStatus::Cancelled => None,
             _ => failed(errors(&finished.record)),
+        }
+    }
+
+    /// A manifest of the project. One that keeps its results elsewhere than this server is refused: they would be
+    /// looked for there in vain.
+    pub fn manifest(
+        &self,
+        path: &str,
+        params: &BTreeMap<String, String>,
+    ) -> Result<Project, String> {
+        let set: Vec<_> =
+            params.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let read = |asked: &Utf8Path| crate::stage::read_project_text(&self.root, asked);
+        let project = Project::read(self.root.clone(), Utf8Path::new(path), &set, &read)
+            .map_err(|errors| errors.render(false))?;
+        self.check_store(&project.manifest)?;
+        Ok(project)
+    }
+
+    fn check_store(&self, manifest: &Manifest) -> Result<(), String> {
+        let real = |path: &Utf8Path| path.canonicalize_utf8().unwrap_or_else(|_| path.to_owned());
+        let path = &manifest.path;
+        if let Some(folder) = &manifest.store {
+            let (its, ours) = (real(&self.root.join(folder)), real(self.store.root()));
+            if its != ours {
+                return Err(format!(
+                    "`{path}` keeps its results in `{folder}` (`[store] path`), and this server in another folder; \
+                     `forge serve --store {folder}` serves that one"
+                ));
+            }
+        }
+        match (&manifest.remote, &self.remote) {
+            (Some(its), Some(ours)) if its != ours => Err(format!(
+                "`{path}` shares its results in `{its}` (`[store] remote`), and this server in `{ours}`; \
+                 `forge serve --remote {its}` serves that one"
+            )),
+            (Some(its), None) => Err(format!(
+                "`{path}` shares its results in `{its}` (`[store] remote`), and this server shares none; \
+                 `forge serve --remote {its}` does"
+            )),
+            _ => Ok(()),
         }
     }
 

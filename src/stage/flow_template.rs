@@ -33,6 +33,9 @@ pub struct FlowTemplate {
     pub id: Option<String>,
     /// Expression for the accepted answers: a text, a number or a list.
     pub targets: Option<String>,
+    /// Expression for what there is to choose from: a list of texts or numbers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub options: Option<String>,
     /// Columns kept for grouping.
     pub tags: Vec<String>,
     /// What is asked.
@@ -174,6 +177,7 @@ pub fn read_table(table: &Table, span: Span, sink: &Sink) -> FlowTemplate {
     };
     let id = expression("id");
     let targets = expression("targets");
+    let options = expression("options");
     let tags = fields.texts("tags").unwrap_or_default();
     let mut known = BTreeSet::new();
     let mut steps = Vec::new();
@@ -189,7 +193,7 @@ pub fn read_table(table: &Table, span: Span, sink: &Sink) -> FlowTemplate {
     }
     fields.finish();
     let tags = tags.into_iter().map(|tag| tag.value).collect();
-    let mut template = FlowTemplate { digest: no_digest(), id, targets, tags, steps };
+    let mut template = FlowTemplate { digest: no_digest(), id, targets, options, tags, steps };
     template.digest = Digest::of_json(&template);
     template
 }

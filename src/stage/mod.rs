@@ -2,7 +2,7 @@
 //! Knows nothing of the order in which stages run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::future::BoxFuture;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::digest::{Digest, Recipe};
 use crate::engine::{Budget, Memory, Resource};
 use crate::manifest::{Fields, Manifest, Spanned};
-use crate::record::{Event, Observed, TallySummary};
+use crate::record::{Event, Observed, TallySummary, Verdict};
 use crate::sample::Sample;
 use crate::store::{Outcome, Record, Store, StoreError};
 
@@ -320,6 +320,19 @@ pub trait Watch: Send + Sync {
     fn ended(&self, stage: &str, sample: &Sample, observed: &Observed);
 }
 
+/// Gates whose baselines are known.
+pub trait Judge: Send + Sync {
+    /// All that decides what they say of some workflows beside the samples themselves: thresholds and baselines.
+    /// `None` where no gate looks at any of them.
+    fn describe(&self, stages: &[&str]) -> Option<serde_json::Value>;
+
+    /// What they say of these samples, in the order of the manifest.
+    ///
+    /// # Errors
+    /// A tag that samples do not have, or results that are damaged.
+    fn verdicts(&self, samples: &[&Samples], store: &Store) -> Result<Vec<Verdict>, StageError>;
+}
+
 /// What earlier runs put into a path of the work tree. Looked up only where a file is not as it should be.
 pub type Views = Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>;
 
@@ -340,6 +353,8 @@ pub struct Context {
     pub emit: Arc<dyn Fn(Event) + Send + Sync>,
     /// Sees samples as they end, where somebody wants to.
     pub watch: Option<Arc<dyn Watch>>,
+    /// What gates say of samples, once their baselines are known: reports show it.
+    pub gates: OnceLock<Arc<dyn Judge>>,
     /// Stops admission of new work.
     pub stop: CancellationToken,
     /// Settings of the command line.

@@ -29,7 +29,7 @@ mod template;
 use template::{Loaded, Templates};
 
 /// Version of the report's look: raised when the same samples would give other files.
-const REV: u32 = 4;
+const REV: u32 = 6;
 /// Formats by name.
 const FORMATS: &[&str] = &["html", "json", "markdown", "csv", "junit", "parquet", "arrow"];
 /// Those that are made where a manifest names none.
@@ -178,6 +178,12 @@ impl ReportStage {
         let mut cells = cells.collect::<Result<Vec<_>, _>>()?;
         let comparisons = analyse(&mut cells, &self.analysis)
             .map_err(|error| StageError::User(format!("`{}`: {error}", self.name)))?;
+        let gates = match context.gates.get() {
+            Some(gates) => {
+                gates.verdicts(&self.samples(inputs).collect::<Vec<_>>(), &context.store)?
+            }
+            None => Vec::new(),
+        };
         Ok(Report {
             version: REPORT_VERSION,
             title: self.title.clone().unwrap_or_else(|| context.pipeline.clone()),
@@ -197,6 +203,7 @@ impl ReportStage {
             },
             cells,
             comparisons,
+            gates,
         })
     }
 }
@@ -210,11 +217,26 @@ impl ReportStage {
             .chain(templates.map(|path| (template::port(path), template::output(path).to_owned())))
     }
 
+    /// Whether it has files that show numbers, and not samples alone.
+    fn is_whole(&self) -> bool {
+        self.formats.iter().any(|format| Table::of(format).is_none())
+            || !self.templates.paths.is_empty()
+    }
+
+    /// What decides the verdicts that it shows.
+    fn gates(&self, inputs: &Inputs, context: &Context) -> Option<serde_json::Value> {
+        let gates = context.gates.get().filter(|_| self.is_whole())?;
+        let stages: Vec<&str> =
+            self.samples(inputs).map(|samples| samples.stage.as_str()).collect();
+        gates.describe(&stages)
+    }
+
     fn recipe_with(&self, loaded: &Loaded, inputs: &Inputs, context: &Context) -> Recipe {
         let recipe = Recipe::new("report", REV)
             .field("title", self.title.clone().unwrap_or_else(|| context.pipeline.clone()))
             .field("description", context.run.description.clone())
-            .field("formats", self.formats.clone());
+            .field("formats", self.formats.clone())
+            .field("gates", self.gates(inputs, context));
         let mut recipe = self.templates.describe(loaded, self.analysis.describe(recipe));
         for samples in self.samples(inputs) {
             // A report shows times, so what was observed is part of what it depends on. When nothing ran, the
@@ -279,7 +301,7 @@ fn read_cell_with(
     let info = store.blob(samples.info).ok_or_else(gone)?;
     let info: CellInfo = serde_json::from_slice(&info).map_err(|_| gone())?;
     let mut builder = CellBuilder::new(info);
-    let mut rows = Vec::new();
+    let mut rows = Vec::with_capacity(samples.summary.samples as usize);
     for row in rows_of(samples, store)? {
         let row = row?;
         builder.add(&row);
@@ -351,9 +373,7 @@ impl Stage for ReportStage {
     ) -> BoxFuture<'a, Result<Done, StageError>> {
         async move {
             let loaded = self.templates.load(context)?;
-            let whole = self.formats.iter().any(|format| Table::of(format).is_none())
-                || !self.templates.paths.is_empty();
-            let mut report = whole.then(|| self.report(inputs, context)).transpose()?;
+            let mut report = self.is_whole().then(|| self.report(inputs, context)).transpose()?;
             let mut files = Files::default();
             let mut ports = BTreeMap::new();
             for format in &self.formats {

@@ -7,7 +7,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Context, StageError};
 use crate::digest::Digest;
-use crate::store::replace_file;
 
 /// A file of the work tree and the blob it shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,23 +27,26 @@ impl View {
         if context.store.digest_of_file(&path).is_ok_and(|found| found == self.digest) {
             return Ok(true);
         }
-        let Some(content) = context.store.blob(self.digest) else { return Ok(false) };
+        if !context.store.has_blob(self.digest) {
+            return Ok(false);
+        }
         if self.path.is_relative() {
             stays_inside(&path, context)?;
         }
-        if let Ok(bytes) = std::fs::read(&path) {
-            let found = Digest::of(&bytes);
-            if (context.views)(self.path.as_str()) != Some(found) {
-                context.store.put_blob(&bytes)?;
-                let message = format!(
-                    "`{}` was edited; replaced it from the store (the edited one is kept in `{}`)",
-                    self.path,
-                    context.store.blob_path(found)
-                );
-                context.notice(stage, message);
-            }
+        if let Ok(found) = context.store.digest_of_file(&path)
+            && (context.views)(self.path.as_str()) != Some(found)
+        {
+            let kept = context.store.import(&path)?;
+            let message = format!(
+                "`{}` was edited; replaced it from the store (the edited one is kept in `{}`)",
+                self.path,
+                context.store.blob_path(kept)
+            );
+            context.notice(stage, message);
         }
-        replace_file(&path, &content)?;
+        if !context.store.write_blob_to(self.digest, &path)? {
+            return Ok(false);
+        }
         if self.executable {
             let mode = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(&path, mode).map_err(crate::store::at("write", &path))?;

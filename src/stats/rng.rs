@@ -25,8 +25,10 @@ impl Rng {
         let n = n as u64;
         loop {
             let wide = u128::from(self.next_u64()) * u128::from(n);
-            // Of 2^64 values the first 2^64 mod n would be one too many.
-            if wide as u64 >= n.wrapping_neg() % n {
+            // Of 2^64 values the first 2^64 mod n would be one too many. Those are fewer than n, so that nearly always
+            // there is nothing to divide.
+            let low = wide as u64;
+            if low >= n || low >= n.wrapping_neg() % n {
                 return (wide >> 64) as usize;
             }
         }

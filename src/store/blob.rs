@@ -83,6 +83,29 @@ impl Blobs {
         None
     }
 
+    /// Writes a blob to a file, by rename; `false` where it is missing or damaged. A piece of it at a time is in memory.
+    pub(super) fn write_to(&self, digest: Digest, path: &Utf8Path) -> Result<bool, StoreError> {
+        let blob = self.path(digest);
+        let Ok(mut from) = File::open(&blob) else { return Ok(false) };
+        let mut file = beside(path)?;
+        let (mut hash, mut piece) = (DigestStream::default(), vec![0; CHUNK]);
+        loop {
+            match from.read(&mut piece).map_err(at("read", &blob))? {
+                0 => break,
+                n => {
+                    hash.update(&piece[..n]);
+                    file.write_all(&piece[..n]).map_err(at("write", path))?;
+                }
+            }
+        }
+        if hash.finish() != digest {
+            self.discard(digest);
+            return Ok(false);
+        }
+        take_place(file, path)?;
+        Ok(true)
+    }
+
     /// Takes away a blob that was found damaged: it is good for nothing, and in the way of what would be
     /// written in its place. Another process may have healed it meanwhile, so that it is looked at once more.
     pub(super) fn discard(&self, digest: Digest) {
@@ -205,17 +228,28 @@ pub(super) fn sweep(folder: &Utf8Path) {
 
 /// Writes a small file by rename.
 pub(super) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let folder = path.parent().filter(|folder| !folder.as_str().is_empty());
-    let folder = folder.unwrap_or(Utf8Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .tempfile_in(folder)
-        .map_err(at("create a file in", folder))?;
+    let mut file = beside(path)?;
     file.write_all(bytes).map_err(at("write", path))?;
+    take_place(file, path)
+}
+
+fn folder_of(path: &Utf8Path) -> &Utf8Path {
+    let folder = path.parent().filter(|folder| !folder.as_str().is_empty());
+    folder.unwrap_or(Utf8Path::new("."))
+}
+
+/// A new file that will take the place of another.
+fn beside(path: &Utf8Path) -> Result<tempfile::NamedTempFile, StoreError> {
+    let folder = folder_of(path);
+    let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder);
+    file.map_err(at("create a file in", folder))
+}
+
+fn take_place(file: tempfile::NamedTempFile, path: &Utf8Path) -> Result<(), StoreError> {
     set_plain_mode(file.as_file()).map_err(at("write", path))?;
     file.as_file().sync_all().map_err(at("sync", path))?;
     file.persist(path).map_err(|error| at("rename to", path)(error.error))?;
-    sync_folder(folder)
+    sync_folder(folder_of(path))
 }
 
 /// Temporary files are private; what replaces a file of the work tree is as readable as any other.

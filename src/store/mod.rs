@@ -33,7 +33,7 @@ mod verify;
 pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness, json_bytes};
-pub use remote::{Access, Remote, RemoteError};
+pub use remote::{Access, Patience, Remote, RemoteError};
 pub use runs::{RunFiles, RunFolder};
 pub use share::{Shared, Tier};
 pub use transfer::Transferred;
@@ -313,6 +313,15 @@ impl Store {
     /// The bytes of a blob; `None` where it is missing or corrupt.
     pub fn blob(&self, digest: Digest) -> Option<Vec<u8>> {
         self.blobs.get(digest)
+    }
+
+    /// Writes a blob to a file of the work tree by rename, so that a reader sees the old or the new one, whole; `false`
+    /// where the blob is missing or corrupt. However large it is, little of it is in memory.
+    pub fn write_blob_to(&self, digest: Digest, path: &Utf8Path) -> Result<bool, StoreError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(at("create", folder))?;
+        }
+        self.blobs.write_to(digest, path)
     }
 
     /// Whether a blob is there, by name and not by content.

@@ -32,8 +32,6 @@ use crate::digest::{Digest, Key};
 const FAILURES_MAX: u32 = 3;
 /// How long it is left alone.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Longest time of a small request, with what the client tries again by itself.
-const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence while something is read.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,8 +39,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 const SLOWEST: u64 = 256 * 1024;
 /// Longest time of reading an object, whose size is not known beforehand.
 const READ_TIMEOUT_TOTAL: Duration = Duration::from_secs(3600);
-/// The client's own further attempts; what outlasts them is an outage.
-const RETRIES: usize = 2;
 /// The object that says what is in the store.
 const MARKER: &str = "store.toml";
 const MARKER_TEXT: &str = "format = 1\nhash = \"sha256\"\n";
@@ -56,6 +52,33 @@ pub enum Access {
     ReadWrite,
     /// Results of others are used.
     ReadOnly,
+}
+
+/// How long a server may be in trouble before that is an outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The store helps a run, which goes on without it.
+    Run,
+    /// Moving results is all that is wanted: a server that has just started, or asks to be slower, is waited for.
+    Transfer,
+}
+
+impl Patience {
+    /// The client's own further attempts at a request.
+    fn retries(self) -> usize {
+        match self {
+            Patience::Run => 2,
+            Patience::Transfer => 10,
+        }
+    }
+
+    /// Longest time of a small request, with what the client tries again by itself.
+    fn limit(self) -> Duration {
+        match self {
+            Patience::Run => Duration::from_secs(30),
+            Patience::Transfer => Duration::from_secs(180),
+        }
+    }
 }
 
 /// Why a shared store cannot be used.
@@ -82,6 +105,7 @@ pub struct Remote {
     objects: Arc<dyn ObjectStore>,
     url: String,
     access: Access,
+    patience: Patience,
     breaker: Mutex<Breaker>,
     tell: Box<dyn Fn(String) + Send + Sync>,
     reads: AtomicU64,
@@ -94,6 +118,7 @@ impl Remote {
     pub fn open(
         url: &str,
         access: Access,
+        patience: Patience,
         vars: &[(String, String)],
         tell: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Remote, RemoteError> {
@@ -108,9 +133,10 @@ impl Remote {
             )));
         }
         Ok(Remote {
-            objects: connect(&parsed, vars)?,
+            objects: connect(&parsed, patience, vars)?,
             url: url.to_owned(),
             access,
+            patience,
             breaker: Mutex::default(),
             tell: Box::new(tell),
             reads: AtomicU64::new(0),
@@ -138,7 +164,7 @@ impl Remote {
     pub async fn probe(&self) -> Result<(), RemoteError> {
         let path = Path::from(MARKER);
         let reading = async { self.objects.get(&path).await?.bytes().await };
-        match self.timed(TIMEOUT, reading).await {
+        match self.timed(self.patience.limit(), reading).await {
             Ok(text) if !text.starts_with(b"format = 1\n") => {
                 return Err(RemoteError::User(format!(
                     "`{}` holds a shared store of another format; a newer forge may know it",
@@ -150,7 +176,7 @@ impl Remote {
             // Whoever may only read has nothing to read yet, if the place is there at all.
             Err(Error::NotFound { .. }) => {
                 let first = async { self.objects.list(None).next().await.transpose() };
-                let listed = self.timed(TIMEOUT, first).await;
+                let listed = self.timed(self.patience.limit(), first).await;
                 return listed.map(drop).map_err(|error| self.refused(&error));
             }
             Err(error) => return Err(self.refused(&error)),
@@ -180,7 +206,7 @@ impl Remote {
 
     /// The line of a key; `None` where there is none.
     pub(super) async fn record(&self, key: Key) -> Result<Option<Bytes>, RemoteError> {
-        self.read(&Path::from(record_name(key)), TIMEOUT).await
+        self.read(&Path::from(record_name(key)), self.patience.limit()).await
     }
 
     /// The bytes of a blob, unchecked; `None` where there is none.
@@ -202,7 +228,7 @@ impl Remote {
         match self.guarded(self.create(&path, line.clone(), supersede)).await {
             Ok(()) => Ok(None),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                let winner = self.read(&path, TIMEOUT).await?;
+                let winner = self.read(&path, self.patience.limit()).await?;
                 if winner.as_ref().is_some_and(|winner| proves(winner)) {
                     return Ok(winner);
                 }
@@ -216,7 +242,7 @@ impl Remote {
     /// Writes a blob, unless one of its length is there.
     pub(super) async fn put_blob(&self, digest: Digest, bytes: Vec<u8>) -> Result<(), RemoteError> {
         let path = Path::from(blob_name(digest));
-        let head = self.guarded(self.timed(TIMEOUT, self.objects.head(&path))).await;
+        let head = self.guarded(self.timed(self.patience.limit(), self.objects.head(&path))).await;
         let overwrite = match head {
             Ok(meta) if meta.size == bytes.len() as u64 => return Ok(()),
             Ok(_) => true,
@@ -267,7 +293,7 @@ impl Remote {
             let options = PutOptions { mode, ..PutOptions::default() };
             self.objects.put_opts(path, bytes.clone().into(), options)
         };
-        let limit = TIMEOUT + Duration::from_secs(bytes.len() as u64 / SLOWEST);
+        let limit = self.patience.limit() + Duration::from_secs(bytes.len() as u64 / SLOWEST);
         let mode = if overwrite { PutMode::Overwrite } else { PutMode::Create };
         match self.timed(limit, put(mode)).await {
             // A server without conditional writes.
@@ -446,13 +472,20 @@ const AZURE_CREDENTIALS: &[&str] = &[
     "AZURE_SKIP_SIGNATURE",
 ];
 
-fn connect(url: &Url, vars: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+fn connect(
+    url: &Url,
+    patience: Patience,
+    vars: &[(String, String)],
+) -> Result<Arc<dyn ObjectStore>, RemoteError> {
     let user = |error: Error| RemoteError::User(format!("`{url}`: {}", cause(&error)));
     let unknown =
         || RemoteError::User(format!("`{url}` is no place for a shared store (known: {KNOWN})"));
     let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|_| unknown())?;
-    let retry =
-        RetryConfig { max_retries: RETRIES, retry_timeout: TIMEOUT, ..RetryConfig::default() };
+    let retry = RetryConfig {
+        max_retries: patience.retries(),
+        retry_timeout: patience.limit(),
+        ..RetryConfig::default()
+    };
     let client = ClientOptions::new()
         .with_timeout_disabled()
         .with_read_timeout(READ_TIMEOUT)

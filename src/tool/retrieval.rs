@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Observation, Tool, ToolError, limited};
 use crate::digest::{Digest, Recipe};
-use crate::retrieval::{self, Bm25, Passage};
+use crate::retrieval::{self, Bm25, Hit, Passage};
 
 /// Version of how what was found is written.
 const REV: u32 = 1;
@@ -77,22 +77,43 @@ impl Retrieval {
         Retrieval { settings, collection }
     }
 
-    fn find(&self, query: &str) -> Result<Observation, ToolError> {
-        let Settings { name, top_k, output_limit, .. } = &self.settings;
-        if query.trim().is_empty() {
-            return Ok(Observation::error(format!("write what to look for: {name}[<query>]")));
-        }
-        let indexed = self.collection.indexed().map_err(ToolError)?;
-        let hits = indexed.bm25.search(query, *top_k as usize);
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The collection and its index.
+    pub fn indexed(&self) -> Result<&Indexed, String> {
+        self.collection.indexed()
+    }
+
+    /// What is said to a query of nothing.
+    pub fn blank(&self, query: &str) -> Option<Observation> {
+        let name = &self.settings.name;
+        let words = || Observation::error(format!("write what to look for: {name}[<query>]"));
+        query.trim().is_empty().then(words)
+    }
+
+    /// What was found, for the model.
+    pub fn shown(&self, indexed: &Indexed, hits: &[Hit]) -> Observation {
         if hits.is_empty() {
-            return Ok(Observation { text: "not found".to_owned(), succeeded: false });
+            return Observation { text: "not found".to_owned(), succeeded: false };
         }
         let texts = hits.iter().enumerate().map(|(i, hit)| {
             let Passage { source, text, .. } = &indexed.passages[hit.passage];
             format!("[{}] {source}: {text}", i + 1)
         });
         let text = texts.collect::<Vec<_>>().join("\n");
-        Ok(Observation::good(limited(&text, *output_limit as usize)))
+        Observation::good(limited(&text, self.settings.output_limit as usize))
+    }
+
+    fn find(&self, query: &str) -> Result<Observation, ToolError> {
+        if let Some(observation) = self.blank(query) {
+            return Ok(observation);
+        }
+        let indexed = self.indexed().map_err(ToolError)?;
+        let hits = indexed.bm25.search(query, self.settings.top_k as usize);
+        Ok(self.shown(indexed, &hits))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What it costs to compare results that are in the store: the whole process of `forge diff`.
+//! What it costs to compare results that are in the store: the whole process of `forge diff`, beside what it takes just
+//! to read the tables of both runs and hold them against their names, one after the other.
 //! `cargo bench --no-default-features --bench diff`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -8,12 +9,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use camino::Utf8Path;
+use llmforge::history::{self, Tables};
+use llmforge::store::Store;
+
 const FORGE: &str = env!("CARGO_BIN_EXE_forge");
 /// Comparisons whose median is shown.
-const RUNS: usize = 7;
+const RUNS: usize = 5;
 
 fn main() {
-    println!("forge diff of two runs   samples of a run   median ms of {RUNS}   slowest");
+    println!(
+        "forge diff of two runs   samples of a run   median ms of {RUNS}   slowest   MB of tables   ms to read them"
+    );
     for (cells, rows, epochs) in [(1, 10_000, 1), (1, 2_000, 5), (10, 1_000, 1), (10, 10_000, 1)] {
         compare(cells, rows, epochs);
     }
@@ -42,12 +49,32 @@ fn compare(cells: usize, rows: usize, epochs: usize) {
     } else {
         format!("{cells} x {rows}")
     };
+    let (bytes, read) = read(root);
     println!(
-        "{what:24} {:16} {:21.0} {:9.0}",
+        "{what:24} {:16} {:16.0} {:9.0} {:14.0} {:17.0}",
         cells * rows * epochs,
         ms(times[RUNS / 2]),
-        ms(times[RUNS - 1])
+        ms(times[RUNS - 1]),
+        bytes as f64 / 1e6,
+        ms(read)
     );
+}
+
+/// All tables of both runs: their bytes, and how long it takes to read them.
+fn read(root: &Path) -> (usize, Duration) {
+    let store = Store::open(Utf8Path::from_path(&root.join(".forge")).unwrap()).unwrap();
+    let mut bytes = 0;
+    let start = Instant::now();
+    for name in ["last~1", "last"] {
+        let run = history::find(&store, name).unwrap();
+        for stage in run.record.workflows() {
+            let tables = Tables::of(&store, stage).unwrap();
+            for table in [Some(tables.samples), tables.observed].into_iter().flatten() {
+                bytes += store.blob(table).unwrap().len();
+            }
+        }
+    }
+    (bytes, start.elapsed())
 }
 
 fn timed(root: &Path) -> Duration {
@@ -63,7 +90,6 @@ fn timed(root: &Path) -> Duration {
 }
 
 fn write(root: &Path, name: &str, text: &str) {
-    fs::create_dir_all(root.join(".forge-root")).unwrap();
     fs::write(root.join(name), text).unwrap();
 }
 

@@ -186,6 +186,7 @@ fn report(rows: usize, cells: usize) -> Report {
         },
         cells,
         comparisons,
+        gates: Vec::new(),
     }
 }
 
@@ -231,20 +232,30 @@ fn main() {
     );
 
     let Some(browser) = browser::Browser::start() else { return };
-    let mut times: Vec<[f64; 3]> = Vec::new();
+    let mut times: Vec<[f64; 4]> = Vec::new();
     for _ in 0..OPENINGS {
         browser.open("about:blank");
         browser.open_file(&path);
-        browser.wait_until("performance.getEntriesByName('samples-ready').length");
+        browser.wait_until("performance.getEntriesByName('samples-whole').length");
+        browser.wait_until("performance.getEntriesByName('samples-shown').length");
         let of = |name: &str| {
             let expression = format!("performance.getEntriesByName('{name}')[0].startTime");
             browser.value(&expression).as_f64().unwrap_or(f64::NAN)
         };
-        times.push([of("first-contentful-paint"), of("samples-shown"), of("samples-ready")]);
+        times.push([
+            of("first-contentful-paint"),
+            of("samples-ready"),
+            of("samples-shown"),
+            of("samples-whole"),
+        ]);
     }
-    for (i, what) in
-        ["first paint", "first samples shown", "all samples at hand"].iter().enumerate()
-    {
+    let marks = [
+        "first paint",
+        "list, filters and order of all samples",
+        "first samples shown",
+        "the last sample has arrived",
+    ];
+    for (i, what) in marks.iter().enumerate() {
         let mut one: Vec<f64> = times.iter().map(|times| times[i]).collect();
         one.sort_by(f64::total_cmp);
         tell!(

@@ -25,7 +25,7 @@ pub const PAGE_DOWN: &str = "\u{e00f}";
 pub const TAB: &str = "\u{e004}";
 
 /// How long anything may take to be seen in a page.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// No network beyond the page, no first-run dialogues, no sandbox (containers forbid it), no small /dev/shm.
 const FLAGS: &[&str] = &[
     "--headless=new",
@@ -72,7 +72,11 @@ impl Browser {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let profile = tempfile::tempdir().unwrap();
         let session = format!("http://127.0.0.1:{port}/session");
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(330))
+            .build()
+            .unwrap();
         let mut browser = Browser { driver, session, client, runtime, profile, _said: said };
         let user_data = format!("--user-data-dir={}", browser.profile.path().display());
         let flags: Vec<&str> = FLAGS.iter().copied().chain([user_data.as_str()]).collect();
@@ -80,7 +84,7 @@ impl Browser {
             "browserName": "chrome",
             "goog:chromeOptions": { "args": flags },
         } } });
-        let made = browser.post("", &wanted);
+        let made = (0..3).find_map(|_| browser.try_post("", &wanted).ok()).expect("no session");
         browser.session = format!("{}/{}", browser.session, made["sessionId"].as_str().unwrap());
         browser.view(1280, 800, false);
         Some(browser)
@@ -88,14 +92,20 @@ impl Browser {
 
     /// One command of WebDriver: the `value` of its answer.
     fn post(&self, path: &str, body: &Value) -> Value {
+        self.try_post(path, body).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn try_post(&self, path: &str, body: &Value) -> Result<Value, String> {
         let request = self.client.post(format!("{}{path}", self.session));
         let request = request.header("content-type", "application/json").body(body.to_string());
-        let answer =
-            self.runtime.block_on(async { request.send().await.unwrap().bytes().await.unwrap() });
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let answer = self.runtime.block_on(async { request.send().await?.bytes().await });
+        let answer = answer.map_err(|error| error.to_string())?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
         let value = answer["value"].clone();
-        assert!(value["error"].is_null(), "{path}: {}: {}", value["error"], value["message"]);
-        value
+        match value["error"].is_null() {
+            true => Ok(value),
+            false => Err(format!("{}: {}", value["error"], value["message"])),
+        }
     }
 
     /// Opens an address and waits until the page is loaded.
@@ -126,9 +136,24 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub fn wait_until(&self, expression: &str) {
+        self.wait(expression, PATIENCE);
+    }
+
+    /// The same of what takes longer than a page: a run of an experiment.
+    pub fn wait_long(&self, expression: &str) {
+        self.wait(expression, PATIENCE * 3);
+    }
+
+    fn wait(&self, expression: &str, patience: Duration) {
         let start = Instant::now();
-        while self.value(&format!("Boolean({expression})")) != true {
-            assert!(start.elapsed() < PATIENCE, "never true: {expression}");
+        // While one page makes way for another, an expression may throw and a command may be refused: not yet.
+        let script = format!("try {{ return Boolean({expression}) }} catch {{ return false }}");
+        let body = json!({ "script": script, "args": [] });
+        while self.try_post("/execute/sync", &body) != Ok(Value::Bool(true)) {
+            if start.elapsed() > patience {
+                let shown = self.value("document.body.innerText.slice(0, 2000)");
+                panic!("never true: {expression}\non {}: {shown}", self.value("location.href"));
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

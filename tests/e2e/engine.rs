@@ -73,7 +73,7 @@ fn a_passing_failure_is_tried_again() {
 
 #[test]
 fn after_the_first_failure_nothing_more_is_sent() {
-    let replies = "latency = \"20ms\"\nreplies = [{ when = \"What is 0 \", fail = \"401 no key\" }, \
+    let replies = "latency = \"500ms\"\nreplies = [{ when = \"What is 0 \", fail = \"401 no key\" }, \
         { when = \"What is\", reply = \"Action: calculator[1]\" }, { reply = \"Action: calculator[2]\" }]";
     let project = Project::with("method = \"react\"\nmax_retries = 0\nconcurrency = 4", replies);
     let ran = project.apply(&[]);

@@ -24,7 +24,7 @@ fn read_with(what: &str, folder: &Path) -> Option<Value> {
         return None;
     }
     let output = Command::new("python3")
-        .arg(format!("{ROOT}/tests/scripts/read_exports.py"))
+        .arg(format!("{ROOT}/tests/services/read_exports.py"))
         .arg(what)
         .arg(folder)
         .env("PYTHONPATH", readers)

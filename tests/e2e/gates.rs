@@ -64,6 +64,20 @@ fn story() -> Project {
     project
 }
 
+/// Every form of the report says what the gates say.
+fn shows(project: &Project, threshold: &str, verdicts: &[Value]) {
+    let json: Value = serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+    assert_eq!(json["gates"].as_array().unwrap(), verdicts);
+    let text = project.read("out/bench/report/report.md");
+    assert!(text.contains("## Gates") && text.contains(threshold), "{text}");
+    let page = project.read("out/bench/report/report.html");
+    let gates = page.split("<section id=\"gates\"").nth(1).unwrap();
+    let gates = gates.split("</section>").next().unwrap();
+    assert!(gates.contains(&threshold.replace('>', "&gt;")), "{gates}");
+    let class = if verdicts[0]["passed"] == true { "right" } else { "wrong" };
+    assert!(gates.contains(&format!("result {class}")), "{gates}");
+}
+
 const NO_WORSE: &str = "baseline = \"main\"\nmax_drop = 0.01";
 
 #[test]
@@ -95,7 +109,7 @@ fn a_branch_that_is_worse_than_main_fails_and_its_fix_passes() {
     assert!((ci["upper"].as_f64().unwrap() - (difference + half)).abs() < 1e-6, "{ci}");
     assert_eq!((&verdict["side"], &verdict["bound"]), (&json!(">"), &json!("lower")));
     assert!(
-        ran.stderr.contains("FAIL  quality  ask  accuracy − main  -37.0 points"),
+        ran.stderr.contains("FAIL  quality  ask  accuracy_all − main  -37.0 points"),
         "{}",
         ran.stderr
     );
@@ -104,8 +118,19 @@ fn a_branch_that_is_worse_than_main_fails_and_its_fix_passes() {
     project.edit(MANIFEST, "max_drop = 0.01", "max_drop = 0.5");
     let ran = project.ok(&[]);
     assert_eq!(ran.live(), 0);
-    assert!(ran.states().values().all(|state| state == "fresh"), "{:?}", ran.states());
+    let states = ran.states();
+    let worked: Vec<_> = states.iter().filter(|(_, state)| *state != "fresh").collect();
+    // The report shows what the gates say.
+    assert_eq!(worked.len(), 1, "{states:?}");
+    assert_eq!(worked[0].0, "report");
+    shows(&project, "> -50.0 points", &verdicts(&ran));
     project.edit(MANIFEST, "max_drop = 0.5", "max_drop = 0.01");
+    assert_eq!(project.apply(&[]).code, 100);
+    shows(&project, "> -1.0 points", std::slice::from_ref(&verdict));
+    // Nothing differs now, and `plan` and `explain` know it.
+    let plan = project.forge(&["plan", MANIFEST]);
+    let fresh = states.len();
+    assert!(plan.stdout.contains(&format!("\n{fresh} fresh; ")), "{}", plan.stdout);
     let asked = project.forge(&["gate", MANIFEST, "--json"]);
     assert_eq!(asked.code, 100, "{}", asked.stderr);
     let said: Value = serde_json::from_str(&asked.stdout).unwrap();
@@ -141,6 +166,23 @@ fn a_branch_that_is_worse_than_main_fails_and_its_fix_passes() {
     assert_eq!((code, found.as_str()), (100, "not_measured"));
     let why = "different data: 300 rows in `before.lock`, 300 in `ask`, 0 in common";
     assert_eq!(verdict["note"], why);
+}
+
+#[test]
+fn what_is_not_answered_any_more_is_worse() {
+    let project = story();
+    project.edit(MANIFEST, "reply = \"8\"", "reply = \"\"");
+    project.ok(&[]);
+    commit(&project, "All are right");
+    project.edit("templates/qa.toml", "user = \"{{ row", "user = \"Guess: {{ row");
+    let (code, found, verdict) = finding(&project, NO_WORSE);
+    assert_eq!((code, found.as_str()), (100, "failed"));
+    assert_eq!((&verdict["measure"], &verdict["value"]), (&json!("accuracy_all"), &json!(-0.37)));
+    // Of those that are answered on both sides nothing is worse, and that is said of them.
+    let (code, _, verdict) = finding(&project, &format!("{NO_WORSE}\nmetric = \"accuracy\""));
+    assert_eq!((code, &verdict["value"]), (100, &json!(0.0)), "{verdict}");
+    let note = "189 rows: 0 better, 0 worse; 111 without a score on both sides are left out";
+    assert_eq!(verdict["note"], note);
 }
 
 #[test]
@@ -383,7 +425,7 @@ fn the_story_of_the_example_ends_well() {
     let ran = Ran::of(output);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     // Every odd number that begins with a 1: 1, 11 to 19 and 101 to 199.
-    let worse = "FAIL  no-worse  ask  accuracy − main  -18.7 points";
+    let worse = "FAIL  no-worse  ask  accuracy_all − main  -18.7 points";
     assert!(ran.stdout.contains(worse) && ran.stdout.contains("56 worse"), "{}", ran.stdout);
 }
 
@@ -411,6 +453,9 @@ fn a_run_remembers_what_its_gates_said() {
     ] {
         assert!(text.contains(said), "no `{said}` in {text}");
     }
+    let watched = project.forge(&["watch"]);
+    assert_eq!(watched.code, 100, "as apply ends");
+    assert!(watched.stderr.contains("gates: 1 of 2 thresholds not kept"), "{}", watched.stderr);
     // In the log it stands before the end, so that who follows sees it.
     let log = project.forge(&["logs"]).stdout;
     let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("no `{text}` in {log}"));

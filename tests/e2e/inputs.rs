@@ -166,11 +166,11 @@ fn a_typo_in_a_later_step_costs_nothing() {
 fn what_was_asked_before_a_bad_row_is_kept() {
     let project = Project::with("concurrency = 1", &format!("latency = \"50ms\"\n{ECHO}"));
     // Enough rows that the first is asked for long before the last is read.
-    project.rows(3000);
+    project.rows(30_000);
     let mut rows = project.read("fixtures/rows.jsonl");
     rows.push_str("{oops}\n");
     project.write("fixtures/rows.jsonl", &rows);
-    project.edit("pipelines/bench.toml", "default = 10", "default = 9999");
+    project.edit("pipelines/bench.toml", "default = 10", "default = 99999");
     let ran = project.apply(&[]);
     assert_eq!(ran.code, 2);
     assert_eq!(

@@ -37,6 +37,11 @@ fn passages_stand_before_the_question_and_are_kept() {
     assert_eq!(info["query"], "What is 3 + 0?");
     assert_eq!(info["passages"][0]["source"], "a");
     assert!(info["passages"][0]["score"].as_f64().unwrap() > 0.0);
+    let server = crate::serve::Server::start(&project, &[]);
+    let page = server.get(&format!("/runs/{}/samples/3?stage=ask", server.last_run()));
+    assert!(page.body.contains("passages found: 1 (naive)"), "{}", page.body);
+    assert!(page.body.contains("<code>a</code>"), "{}", page.body);
+    drop(server);
     // Of a question with no word in the collection there is nothing, and the question stands alone.
     let step = &rows[4]["sample"]["steps"][0];
     assert_eq!(step["transcript"][1]["content"], "What is 4 + 0?");

@@ -87,6 +87,32 @@ fn a_report_is_read_with_the_keyboard_alone() {
 }
 
 #[test]
+fn what_was_retrieved_stands_in_the_details_as_text() {
+    let rag = "[stage.ask.rag]\nretrieval_method = \"naive\"\ntop_k = 2\ncorpus = \"fixtures/docs.jsonl\"";
+    let project = Project::with(rag, "replies = [{ reply = \"3\" }]");
+    let row = |id, text: &str| format!("{}\n", serde_json::json!({ "id": id, "text": text }));
+    let docs = row("<b>a</b>", &format!("The sum of 3 {EVIL}")) + &row("b", "Nothing else.");
+    project.write("fixtures/docs.jsonl", &docs);
+    project.ok(&[]);
+    let Some(browser) = opened(&project) else { return };
+    browser.keys(&["/"]);
+    browser.typed("What is 3 ");
+    browser.wait_until(&format!("{COUNT} === '1 of 10'"));
+    browser.run("document.querySelector('#list .row').click(); return 0");
+    browser.wait_until("document.querySelector('#sheet').open");
+    let found = "document.querySelector('#sheet details')";
+    assert_eq!(
+        browser.text(&format!("{found}.querySelector('summary').textContent")),
+        "Retrieved (naive): 1"
+    );
+    let cells = format!("[...{found}.querySelectorAll('td')].map(cell => cell.textContent)");
+    assert_eq!(browser.text(&format!("{cells}.slice(0, 3).join('|')")), "1|<b>a</b>|1");
+    assert!(browser.text(&format!("{cells}[4]")).contains("<script>window.evil = 1</script>"));
+    assert_eq!(browser.value("document.querySelectorAll('#sheet img, #sheet b').length"), 0);
+    assert_eq!(browser.value("window.evil === undefined"), true);
+}
+
+#[test]
 fn filters_and_search_find_and_nothing_said_runs() {
     let project = matrix();
     let Some(browser) = opened(&project) else { return };

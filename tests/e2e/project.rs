@@ -148,7 +148,7 @@ impl Project {
     pub fn wait_for_samples(&self, samples: usize) {
         let start = std::time::Instant::now();
         while self.logged("\"sample_finished\"") < samples {
-            assert!(start.elapsed().as_secs() < 60, "the run does not get on");
+            assert!(start.elapsed().as_secs() < 180, "the run does not get on");
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }

@@ -83,8 +83,9 @@ impl S3 {
             .unwrap();
         self.server = Some(server);
         let start = Instant::now();
-        // It is up when it refuses a request that is not signed.
-        while !self.answers("403") {
+        // It is up when it refuses a request that is not signed, and its parts have found each other: before
+        // that it takes nothing.
+        while !(self.refuses() && self.keeps()) {
             let log = || fs::read_to_string(path("log")).unwrap_or_default();
             assert!(start.elapsed().as_secs() < 60, "the S3 server does not start:\n{}", log());
             if self.server.as_mut().is_none_or(|server| server.try_wait().unwrap().is_some()) {
@@ -95,15 +96,20 @@ impl S3 {
         true
     }
 
-    fn answers(&self, status: &str) -> bool {
-        use std::io::{Read, Write};
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+    /// Whether the door for S3 asks who is there.
+    fn refuses(&self) -> bool {
         let request = "GET /forge?list-type=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        let mut reply = String::new();
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-        stream.write_all(request.as_bytes()).is_ok()
-            && stream.read_to_string(&mut reply).is_ok()
-            && reply.split(' ').nth(1) == Some(status)
+        ask(self.port, request).is_some_and(|status| status == "403")
+    }
+
+    /// Whether what lies behind it keeps a file and gives it back.
+    fn keeps(&self) -> bool {
+        let put =
+            "PUT /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nready";
+        let get = "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let filer = self.port + 6;
+        ask(filer, put).is_some_and(|status| status == "201")
+            && ask(filer, get).is_some_and(|status| status == "200")
     }
 
     fn down(&mut self) {
@@ -141,6 +147,17 @@ impl Drop for S3 {
     fn drop(&mut self) {
         self.down();
     }
+}
+
+/// The status that a server answers with.
+fn ask(port: u16, request: &str) -> Option<String> {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    Some(reply.split(' ').nth(1)?.to_owned())
 }
 
 fn weed() -> PathBuf {

@@ -132,6 +132,14 @@ fn a_judge_is_asked_through_the_door_and_no_verdict_is_no_zero() {
     let report = report(&project);
     let cost = report["cells"][0]["scorer_costs"]["judge"]["spent"].as_f64().unwrap();
     assert!((cost - 0.044).abs() < 1e-9, "{cost}");
+    // A bound on costs is one on all of them.
+    let manifest = project.read("pipelines/bench.toml");
+    let gate = "[gate.money]\nsamples = \"ask\"\nmax_cost = 0.04";
+    project.write("pipelines/bench.toml", &format!("{manifest}\n{gate}\n"));
+    let gated = project.apply(&[]);
+    assert_eq!(gated.code, 100, "{}", gated.stderr);
+    assert!((gated.done()["gates"][0]["value"].as_f64().unwrap() - 0.044).abs() < 1e-9);
+    project.write("pipelines/bench.toml", &manifest);
     let rows = project.report_rows();
     assert_eq!(score(&rows[1], "judge")["detail"], "It is.");
     assert_eq!(score(&rows[2], "judge")["value"], Value::Null);
@@ -279,6 +287,7 @@ fn a_program_scores_and_its_file_is_part_of_the_key() {
     project.write("score.sh", "sleep 60");
     project.edit("pipelines/bench.toml", "name = \"mine\"", "name = \"mine\", timeout = \"200ms\"");
     assert!(project.apply(&[]).stderr.contains("did not end within 200ms"));
+    project.edit("pipelines/bench.toml", "timeout = \"200ms\"", "timeout = \"30s\"");
     project.write("score.sh", "echo 7");
     let ran = project.apply(&[]);
     assert!(ran.stderr.contains("said the value 7; write a number from 0 to 1"), "{}", ran.stderr);
@@ -316,7 +325,7 @@ fn code_runs_its_tests_and_nothing_else() {
         ("right", "def f(x):\n    return x + 1", 1.0, ""),
         ("wrong", "def f(x):\n    return x", 0.0, "AssertionError: f(2)"),
         ("broken", "def f(x:", 0.0, "SyntaxError"),
-        ("endless", "def f(x):\n    while True: pass", 0.0, ""),
+        ("endless", "def f(x):\n    while True: pass", 0.0, "no end within 2s"),
         ("early", "import sys\nsys.exit(0)", 0.0, "ended before the end of the tests"),
         ("early-too", "import os\nos._exit(0)", 0.0, "ended before the end of the tests"),
         (

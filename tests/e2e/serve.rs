@@ -134,6 +134,24 @@ impl Server {
         id
     }
 
+    /// Waits until a job stands like this.
+    pub fn job(&self, id: &str, wanted: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let job = self.api(&format!("/jobs/{id}"));
+            if job["status"] == wanted {
+                return job;
+            }
+            assert!(start.elapsed().as_secs() < 60, "waiting for {wanted}: {job}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// ULID of the newest run.
+    pub fn last_run(&self) -> String {
+        self.api("/runs?limit=1")["runs"][0]["run_id"].as_str().unwrap().to_owned()
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -141,11 +159,20 @@ impl Server {
 
     /// Events of an experiment as (id, name, data), until there are enough or the stream ends.
     fn events(&self, id: &str, last: Option<&str>, enough: usize) -> Vec<(String, String, Value)> {
+        self.listen(&format!("/experiments/{id}/events"), last, enough)
+    }
+
+    /// The same of anything that has events.
+    pub fn listen(
+        &self,
+        path: &str,
+        last: Option<&str>,
+        enough: usize,
+    ) -> Vec<(String, String, Value)> {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
-        let head =
-            format!("GET /api/v1/experiments/{id}/events HTTP/1.1\r\nHost: {}\r\n", self.address);
+        let head = format!("GET /api/v1{path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         stream.write_all(format!("{head}{last}\r\n").as_bytes()).unwrap();
         let (mut found, mut event) = (Vec::new(), (String::new(), String::new(), Value::Null));
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -178,7 +205,7 @@ pub fn config(samples: u32) -> Value {
     json!({ "model_name": "engine", "dataset_name": "rows", "num_samples": samples })
 }
 
-fn cached(samples: u32) -> Value {
+pub fn cached(samples: u32) -> Value {
     let mut config = config(samples);
     config["optimization"] =
         json!({ "enable_caching": true, "enable_batching": true, "batch_size": 4 });
@@ -186,7 +213,7 @@ fn cached(samples: u32) -> Value {
 }
 
 /// An engine that takes its time.
-fn slow(rows: usize, latency: &str) -> Project {
+pub fn slow(rows: usize, latency: &str) -> Project {
     let project =
         Project::with("", &format!("latency = \"{latency}\"\nreplies = [{{ reply = \"1\" }}]"));
     project.rows(rows);
@@ -270,7 +297,7 @@ fn an_experiment_from_its_first_word_to_its_last() {
 
 #[test]
 fn what_is_wrong_is_said_and_nothing_is_dropped() {
-    let project = slow(40, "50ms");
+    let project = slow(40, "500ms");
     let server = Server::start(&project, &["--at-once", "1", "--queue", "1"]);
     let refused = |config: Value, field: &str| {
         let reply = server.post("/experiments", &json!({ "name": "n", "config": config }));
@@ -392,6 +419,23 @@ fn two_experiments_are_compared_row_by_row() {
             > statistics["accuracy_ci_b"]["mean"].as_f64()
     );
     assert_eq!(paired(&a, &shorter).status, 409);
+    // What is not answered is wrong, and not left out.
+    project.edit(
+        "pipelines/bench.toml",
+        "{ when = \"What is 7 \", reply = \"7\" }",
+        "{ reply = \"\" }",
+    );
+    std::thread::sleep(Duration::from_millis(2100));
+    let silent = server.complete(config(10));
+    let statistics = paired(&a, &silent).json();
+    assert_eq!(
+        (
+            &statistics["num_common_examples"],
+            &statistics["mcnemar"]["b"],
+            &statistics["accuracy_b"]
+        ),
+        (&json!(10), &json!(1), &json!(0.4))
+    );
     let page = server.get(&format!("/compare?experiment_ids={a}&experiment_ids={b}"));
     assert!(
         page.status == 200 && page.body.contains("Who flipped") && page.body.contains("q7"),
@@ -472,6 +516,28 @@ fn a_server_that_ends_leaves_its_runs_to_the_next() {
     }
     // No request that was under way was lost: 60 and 3 were asked.
     assert_eq!(project.logged("\"live\":1,"), 63);
+}
+
+#[test]
+fn a_queue_keeps_its_order() {
+    let project = slow(20, "15ms");
+    let mut server = Server::start(&project, &["--at-once", "1"]);
+    let ids: Vec<String> =
+        [20, 1, 1, 1, 1, 1].into_iter().map(|samples| server.create(config(samples))).collect();
+    ids.iter().for_each(|id| assert_eq!(server.run(id).status, 200));
+    project.wait_for_samples(1);
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let server = Server::start(&project, &["--at-once", "1"]);
+    for id in &ids {
+        server.wait(id, "completed");
+    }
+    let ended = |id: &String| {
+        let one = server.api(&format!("/experiments/{id}"));
+        one["completed_at"].as_str().unwrap().to_owned()
+    };
+    let ended: Vec<_> = ids.iter().map(ended).collect();
+    assert!(ended.is_sorted(), "{ended:?}");
 }
 
 #[test]

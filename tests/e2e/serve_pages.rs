@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use crate::browser::{Browser, ENTER};
+use crate::browser::Browser;
 use crate::project::{Project, REPLIES};
-use crate::serve::{Server, config};
+use crate::serve::{Server, cached, config};
+use crate::story::{Story, whole_story};
 
 #[test]
 fn pages_say_everything_as_text() {
@@ -27,6 +28,10 @@ fn pages_say_everything_as_text() {
         format!("/experiments/{id}/samples/1"),
         format!("/compare?experiment_ids={id}&experiment_ids={other}"),
         "/docs".to_owned(),
+        "/runs".to_owned(),
+        format!("/runs/{}", server.last_run()),
+        format!("/runs/{}/samples/1?stage=ask", server.last_run()),
+        format!("/experiments/{id}?q=%3Cscript%3E&correct=false"),
     ] {
         let page = server.get(&path);
         assert_eq!(page.status, 200, "{path}: {}", page.body);
@@ -79,62 +84,116 @@ fn a_form_keeps_what_was_typed_and_says_what_is_wrong() {
     assert!(page.contains("Optimization Profile") && page.contains("Cache Hit Rate"), "{page}");
 }
 
-/// What a person sees, without a mouse: an experiment is made, corrected, run, watched, read, and run again.
+#[test]
+fn a_profile_says_how_fast_live_requests_were_and_that_remembered_ones_were_not() {
+    let upstream = crate::server::Server::start(crate::server::right);
+    let project = Project::asking("", &upstream.engine(""));
+    let server = Server::start(&project, &[]);
+    let id = server.complete(cached(10));
+    let profile = server.api(&format!("/results/{id}/profile"));
+    let (phase, speed) = (&profile["profiling_summary"]["api_call"], &profile["speed"]);
+    assert_eq!((&speed["requests"], &speed["ttft"]["count"]), (&json!(10), &json!(10)), "{speed}");
+    for times in [phase, &speed["ttft"], &speed["e2e"]] {
+        let points = ["p50_ms", "p90_ms", "p95_ms", "p99_ms"].map(|at| times[at].as_f64().unwrap());
+        assert!(points[0] > 0.0 && points.is_sorted(), "{times}");
+    }
+    assert!(speed["requests_per_s"].as_f64().unwrap() > 0.0, "{speed}");
+    assert_eq!(speed["timeline"]["mean"].as_array().unwrap().len(), 120);
+
+    let page = server.get(&format!("/experiments/{id}"));
+    // Nothing in it needs more than this.
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("script-src 'self'; style-src 'self'")
+    );
+    assert!(!page.body.contains(" style=") && !page.body.contains("<script>"), "{}", page.body);
+    let (_, shown) = page.body.split_once("Speed of live requests").unwrap();
+    let peak = &speed["concurrency_peak"];
+    for part in [
+        "<dt>live requests</dt><dd>10</dd>".to_owned(),
+        format!("<dt>peak</dt><dd>{peak}</dd>"),
+        format!("on average, {peak} at most"),
+        "<svg class=\"timeline\"".to_owned(),
+        "<th scope=\"row\">time to first token</th><td>TTFT</td><td class=\"n\">10</td>".to_owned(),
+        "fewer than 1,000 values".to_owned(),
+    ] {
+        assert!(shown.contains(&part), "no `{part}` in {shown}");
+    }
+    // Of ten values no 99th percentile is without its mark.
+    assert!(page.body.contains(" few\">") && shown.contains(" *</td>"), "{shown}");
+
+    assert_eq!(server.run(&id).status, 200);
+    server.wait(&id, "completed");
+    let speed = server.api(&format!("/results/{id}/profile"))["speed"].clone();
+    assert_eq!((&speed["requests"], &speed["ttft"]), (&json!(0), &json!(null)), "{speed}");
+    let page = server.get(&format!("/experiments/{id}")).body;
+    assert!(page.contains("No request was answered live") && !page.contains("timeline"), "{page}");
+
+    // Who does not stream has seen no token come.
+    let project = Project::new();
+    let server = Server::start(&project, &[]);
+    let id = server.complete(config(5));
+    let speed = server.api(&format!("/results/{id}/profile"))["speed"].clone();
+    assert_eq!((&speed["e2e"]["count"], &speed["ttft"]), (&json!(5), &json!(null)), "{speed}");
+    let page = server.get(&format!("/experiments/{id}")).body;
+    let absent = "<td>TTFT</td><td class=\"n\">–</td><td class=\"n\">–</td>";
+    assert!(page.contains(absent) && page.contains("was not measured"), "{page}");
+}
+
 #[test]
 fn a_browser_goes_through_the_whole_story_by_keyboard() {
     let Some(browser) = Browser::start() else { return };
     let project = Project::with("", "latency = \"20ms\"\nreplies = [{ reply = \"1\" }]");
-    project.rows(40);
+    project.rows(500);
     let server = Server::start(&project, &[]);
     let home = format!("http://{}", server.address);
-    browser.open(&format!("{home}/experiments/new"));
-    let focus = |id: &str| {
-        browser.run(&format!("const e = document.getElementById('{id}'); e.focus(); e.select?.()"))
-    };
-    let fill = |id: &str, text: &str| {
-        focus(id);
-        browser.typed(text);
-    };
-    fill("name", "by keyboard");
-    fill("num_samples", "900");
-    focus("enable_caching");
-    browser.keys(&[" "]);
-    focus("num_samples");
-    browser.keys(&[ENTER]);
-    browser.wait_until("document.querySelector('[role=alert]')");
-    // What was typed is still there, and the field in error says so.
-    assert_eq!(browser.text("document.getElementById('name').value"), "by keyboard");
-    assert_eq!(
-        browser.text("document.getElementById('num_samples').getAttribute('aria-invalid')"),
-        "true"
-    );
-    assert_eq!(browser.value("document.getElementById('enable_caching').checked"), true);
-    fill("num_samples", "40");
-    browser.run("document.querySelector('button[value=run]').focus()");
-    browser.keys(&[ENTER]);
-    browser.wait_until("document.querySelector('h1')?.textContent === 'by keyboard'");
-    browser.wait_until("document.getElementById('bar')?.value > 0");
-    browser.wait_until("document.querySelectorAll('#latest tr').length > 2");
-    browser.wait_until("document.querySelector('.status').textContent === 'completed'");
-    let fact = |name: &str| {
-        let find = "[...document.querySelectorAll('dt')].find(e => e.textContent === ";
-        browser.text(&format!("{find}'{name}').nextElementSibling.textContent"))
-    };
-    assert_eq!(fact("Cache Hit Rate"), "0.0 %");
-    let address = browser.text("location.href");
-    browser.run("document.querySelector('.actions .primary').focus()");
-    browser.keys(&[ENTER]);
-    let again =
-        "[...document.querySelectorAll('dt')].find(e => e.textContent === 'Cache Hit Rate')";
-    browser.wait_until(&format!("{again}?.nextElementSibling.textContent === '100.0 %'"));
+    let story =
+        Story { home: &home, model: "engine", data_set: "rows", samples: 40, long: ("rows", 500) };
+    whole_story(&browser, &story);
+}
 
-    // On a phone nothing is wider than the page, in light and dark.
-    let sample = format!("{address}/samples/0");
-    for (path, dark) in [(address.as_str(), true), (sample.as_str(), false), (home.as_str(), true)]
+/// Every page at the widths of a desktop and a phone, in light and dark: nothing is wider than the window.
+#[test]
+fn pages_fit_a_phone_in_the_light_and_in_the_dark() {
+    let Some(browser) = Browser::start() else { return };
+    let project = Project::new();
+    project.write("pipelines/broken.toml", "[stage.x]\nkind = \"workflw\"\n");
+    let server = Server::start(&project, &[]);
+    let home = format!("http://{}", server.address);
+    let (id, other) = (server.complete(cached(10)), server.complete(config(10)));
+    let job = server.post("/jobs", &json!({ "manifest": "pipelines/bench.toml" })).json();
+    let run =
+        server.job(job["id"].as_str().unwrap(), "completed")["run_id"].as_str().unwrap().to_owned();
+    let pages = [
+        ("dashboard", "/".to_owned()),
+        ("experiments", "/experiments".to_owned()),
+        ("new", "/experiments/new".to_owned()),
+        ("experiment", format!("/experiments/{id}")),
+        ("sample", format!("/experiments/{id}/samples/3")),
+        ("compare", format!("/compare?experiment_ids={id}&experiment_ids={other}")),
+        ("manifests", "/manifests".to_owned()),
+        ("manifest", "/manifests/pipelines/bench.toml".to_owned()),
+        ("broken", "/manifests/pipelines/broken.toml".to_owned()),
+        ("runs", "/runs".to_owned()),
+        ("run", format!("/runs/{run}")),
+        ("docs", "/docs".to_owned()),
+        ("nothing", "/nothing".to_owned()),
+    ];
+    let shots = std::env::var_os("FORGE_SCREENSHOTS").map(std::path::PathBuf::from);
+    for (width, height, dark) in
+        [(1280, 800, false), (1280, 800, true), (390, 844, false), (390, 844, true)]
     {
-        browser.view(390, 800, dark);
-        browser.open(path);
-        let wide = browser.value("document.documentElement.scrollWidth").as_u64().unwrap();
-        assert!(wide <= 390, "{path} is {wide} wide");
+        browser.view(width, height, dark);
+        for (name, path) in &pages {
+            browser.open(&format!("{home}{path}"));
+            let wide = browser.value("document.documentElement.scrollWidth").as_u64().unwrap();
+            assert!(wide <= u64::from(width), "{path} is {wide} wide at {width}");
+            if let Some(folder) = &shots {
+                let colour = if dark { "dark" } else { "light" };
+                let file = folder.join(format!("{name}-{width}-{colour}.png"));
+                std::fs::write(file, browser.screenshot(true)).unwrap();
+            }
+        }
     }
 }

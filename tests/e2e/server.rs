@@ -49,7 +49,8 @@ pub struct Server {
     pub asked: Arc<Mutex<Vec<Asked>>>,
     /// Most of them at once.
     pub peak: Arc<AtomicUsize>,
-    embedded: Arc<AtomicUsize>,
+    /// Requests for embeddings.
+    embedded: Arc<Mutex<Vec<Value>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -60,7 +61,7 @@ impl Server {
         Server::with_models(200, models.to_string(), behave)
     }
 
-    /// The same, with another answer to the question for models.
+    /// The same, with another answer to the question for models. Those in its `unlisted` are answered by name alone.
     pub fn with_models(
         status: u16,
         models: String,
@@ -85,7 +86,7 @@ impl Server {
                     return;
                 }
                 let (asked, peak, now) = (asked.clone(), peak.clone(), now.clone());
-                let (behave, models) = (behave.clone(), whole(status, &models));
+                let (behave, models) = (behave.clone(), (status, models.clone()));
                 let embedded = embedded.clone();
                 std::thread::spawn(move || {
                     let _ =
@@ -110,7 +111,12 @@ impl Server {
 
     /// How often it was asked for an embedding.
     pub fn embedded(&self) -> usize {
-        self.embedded.load(Ordering::SeqCst)
+        self.embeddings().len()
+    }
+
+    /// What it was asked for embeddings.
+    pub fn embeddings(&self) -> Vec<Value> {
+        self.embedded.lock().unwrap().clone()
     }
 
     /// How often it was asked for a completion.
@@ -132,8 +138,8 @@ fn serve(
     peak: &AtomicUsize,
     now: &AtomicUsize,
     behave: &Behave,
-    models: &[u8],
-    embedded: &AtomicUsize,
+    (status, models): &(u16, String),
+    embedded: &Mutex<Vec<Value>>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
@@ -155,12 +161,20 @@ fn serve(
         let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
         reader.read_exact(&mut body)?;
         if path.ends_with("/models") {
-            out.write_all(models)?;
+            out.write_all(&whole(*status, models))?;
+            continue;
+        }
+        if let Some((_, name)) = path.split_once("/models/") {
+            let models: Value = serde_json::from_str(models).unwrap();
+            let mut unlisted = models["unlisted"].as_array().into_iter().flatten();
+            let model = unlisted.find(|model| model["path"] == name);
+            let found = model.map(|model| whole(200, &model["answer"].to_string()));
+            out.write_all(&found.unwrap_or_else(|| whole(404, "{}")))?;
             continue;
         }
         if path.ends_with("/embeddings") {
-            embedded.fetch_add(1, Ordering::SeqCst);
             let body: Value = serde_json::from_slice(&body).unwrap();
+            embedded.lock().unwrap().push(body.clone());
             out.write_all(&embedding(body["input"].as_str().unwrap()))?;
             continue;
         }

@@ -33,7 +33,7 @@ fn llama_cpp(folder: &Path, shell: Option<&str>, more: &str) -> String {
     };
     format!(
         "backend = \"process\"\ncommand = {command}\nfiles = [\"tiny.gguf\"]\nmodel = \"tiny-chat\"\n\
-         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"60s\"\n{more}",
+         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"180s\"\n{more}",
         folder.display()
     )
 }
@@ -44,7 +44,7 @@ fn das_llama(folder: &Path, more: &str) -> String {
         "backend = \"process\"\nmodel = \"tiny.gguf\"\nfiles = [\"tiny.gguf\"]\nhealth = \"/v1/models\"\n\
          command = [\"python3\", \"{folder}/bin/dasllama-server\", \"--model\", \"tiny.gguf\", \"--port\", \
          \"{{port}}\", \"--gpu\", \"off\", \"--streams\", \"8\", \"--threads\", \"1\"]\n\
-         env = {{ PYTHONPATH = \"{folder}\", DASLLAMA_IMAGE_SAVE = \"0\" }}\nstartup_timeout = \"60s\"\n{more}"
+         env = {{ PYTHONPATH = \"{folder}\", DASLLAMA_IMAGE_SAVE = \"0\" }}\nstartup_timeout = \"180s\"\n{more}"
     )
 }
 
@@ -59,7 +59,7 @@ fn project(workflow: &str, engine: &str) -> Project {
     project
 }
 
-const METHODS: &str = "max_tokens = 160\nlookup = \"fixtures/kb.jsonl\"\n\
+const METHODS: &str = "max_tokens = 160\nattempt_timeout = \"60s\"\nlookup = \"fixtures/kb.jsonl\"\n\
     [stage.ask.matrix]\nmethod = [\"naive\", \"cot\", \"react\"]";
 
 fn accuracies(ran: &Ran) -> [f64; 3] {
@@ -143,6 +143,23 @@ fn llama_cpp_keeps_to_schemas_seeds_and_contexts() {
     assert_eq!(ran.result("ask")["outcomes"]["overflow"], 1, "{}", ran.stderr);
 }
 
+/// Neither gives log-probabilities of prompts, and each is found out by the probe.
+#[test]
+fn servers_without_likelihoods_of_prompts_say_so() {
+    const API: &str = "api = \"completions\"";
+    for (name, engine) in [
+        ("xllamacpp", (|folder| llama_cpp(folder, None, API)) as fn(&Path) -> String),
+        ("dasllama", |folder| das_llama(folder, API)),
+    ] {
+        let Some(folder) = service(name) else { continue };
+        let project = project("method = \"likelihood\"", &engine(&folder));
+        project.edit("templates/qa.toml", "tags = ", "options = \"['16', 'Paris']\"\ntags = ");
+        let ran = project.apply(&[]);
+        let words = "the server gives no log-probabilities of a prompt";
+        assert!(ran.code == 1 && ran.stderr.contains(words), "{name}: {}", ran.stderr);
+    }
+}
+
 #[test]
 fn another_server_answers_the_same() {
     let Some(folder) = service("dasllama") else { return };
@@ -174,7 +191,8 @@ fn a_server_and_its_children_end_with_forge() {
     project.ok(&[]);
     wait_until_gone(&mark);
     assert!(!is_alive(&project.root().display().to_string()));
-    // Killed without a word.
+    // Killed without a word, long before its end.
+    project.edit("pipelines/bench.toml", "concurrency = 1", "concurrency = 1\nepochs = 40");
     let mut command = project.command(&["apply", "pipelines/bench.toml", "--no-cache"]);
     let mut forge =
         command.stdout(Stdio::null()).stderr(Stdio::null()).process_group_alone().spawn().unwrap();
@@ -197,14 +215,26 @@ impl Alone for Command {
     }
 }
 
+/// Applies, and has the server killed when the first sample is there, whose commands wait for the word.
+fn killed_at_work(project: &Project) -> Ran {
+    let mut command = project.command(&["apply", "pipelines/bench.toml", "--json"]);
+    let forge = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    project.wait_for_samples(1);
+    project.write("kill", "");
+    let ran = Ran::of(forge.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    ran
+}
+
 #[test]
 fn a_server_that_dies_is_started_again_once() {
     let Some(folder) = service("xllamacpp") else { return };
-    // Each start writes its number, and ends itself after a second: the second start for good.
-    let dies = "echo $$ >> pids; (sleep 1; [ $(wc -l < pids) -le 1 ] && kill -9 $(tail -1 pids)) &";
+    // Each start writes its number; the first one is killed when it is told.
+    let dies = "echo $$ >> pids; (until [ -e kill ]; do sleep 0.05; done; \
+                [ $(wc -l < pids) -le 1 ] && kill -9 $(tail -1 pids)) &";
     let engine = llama_cpp(&folder, Some(dies), "");
     let project = project("concurrency = 1\nepochs = 8\nmax_tokens = 60", &engine);
-    let ran = project.ok(&[]);
+    let ran = killed_at_work(&project);
     assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
     assert!(
         ran.stderr.contains("it ended (") && ran.stderr.contains("starting it again"),
@@ -220,13 +250,14 @@ fn a_server_that_loses_its_port_is_started_again() {
     // The command lives on when the server that it started is gone.
     let engine = format!(
         "backend = \"process\"\nmodel = \"tiny-chat\"\nfiles = [\"tiny.gguf\"]\n\
-         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"60s\"\ncommand = [\"sh\", \"-c\", '''\
+         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"180s\"\ncommand = [\"sh\", \"-c\", '''\
          echo $$ >> pids; python3 {ROOT}/tests/services/llama_server.py tiny.gguf \"$0\" & \
-         [ $(wc -l < pids) -le 1 ] && {{ sleep 1; kill -9 $!; }}; sleep 1000''', \"{{port}}\"]",
+         [ $(wc -l < pids) -le 1 ] && {{ until [ -e kill ]; do sleep 0.05; done; kill -9 $!; }}; \
+         sleep 1000''', \"{{port}}\"]",
         folder.display()
     );
-    let project = project("concurrency = 1\nepochs = 3\nmax_tokens = 60", &engine);
-    let ran = project.ok(&[]);
+    let project = project("concurrency = 1\nepochs = 8\nmax_tokens = 60", &engine);
+    let ran = killed_at_work(&project);
     assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("it listens on its port no more"), "{}", ran.stderr);
     assert!(!is_alive(&project.root().display().to_string()));
@@ -252,4 +283,33 @@ fn a_server_that_cannot_start_says_why() {
     let ran = Project::asking("", engine).apply(&[]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("does not say where its port goes: `{port}`"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_server_finds_its_models_and_its_token_is_not_shown() {
+    const TOKEN: &str = "hf_verysecret";
+    let shell = "echo $HF_HOME, $HF_TOKEN, $MY_KEY, $FORGE_TEST_OTHER. >&2; exit 3";
+    let engine = format!(
+        "backend = \"process\"\ncommand = [\"sh\", \"-c\", \"{shell}\", \"{{port}}\"]\nmodel = \"m\"\n\
+         pass_env = [\"MY_KEY\"]"
+    );
+    let project = Project::asking("", &engine);
+    let run = |args: &[&str], folder: &str, token: &str| {
+        let mut command = project.command(args);
+        command.env("HF_HOME", folder).env("HF_TOKEN", token).env("MY_KEY", "key-verysecret");
+        Ran::of(command.env("FORGE_TEST_OTHER", "other").output().unwrap())
+    };
+    let ran = run(&["apply", "pipelines/bench.toml", "--json"], "/models", TOKEN);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("/models, [secret], [secret], .\n"), "{}", ran.stderr);
+    assert!(!format!("{}{}", ran.stderr, ran.stdout).contains("verysecret"), "{}", ran.stdout);
+    // What the server itself says is in its own log, and nowhere else.
+    let mut grep = Command::new("grep");
+    let found = grep.args(["-rl", "verysecret", "."]).current_dir(project.root()).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    assert!(found.lines().count() == 1 && found.ends_with("engine.log\n"), "{found}");
+    // Neither is in a key.
+    let plan =
+        |folder, token| run(&["plan", "pipelines/bench.toml", "--json"], folder, token).stdout;
+    assert_eq!(plan("/models", TOKEN), plan("/elsewhere", "hf_another"));
 }

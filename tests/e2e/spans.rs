@@ -127,6 +127,8 @@ fn a_run_is_a_tree_of_spans() {
         assert_eq!(reasons["values"], json!([{ "stringValue": "stop" }]));
         assert!(of("gen_ai.usage.input_tokens").as_str().unwrap().parse::<u64>().unwrap() > 0);
         assert!(of("gen_ai.usage.output_tokens").as_str().is_some());
+        assert_eq!(of("gen_ai.request.stream"), true);
+        assert!(of("gen_ai.response.time_to_first_chunk").as_f64().unwrap() > 0.0);
         assert!(time(request, "startTimeUnixNano") < time(request, "endTimeUnixNano"));
         let sample = parent(request);
         assert_eq!(attribute(&sample, "forge.served_from").unwrap(), "live");

@@ -83,6 +83,52 @@ fn a_search_reads_rows() {
     assert!(ran.stderr.contains(words), "{}", ran.stderr);
 }
 
+#[test]
+fn a_search_with_a_model_finds_what_words_do_not() {
+    // Of a text it knows how often it has each letter.
+    let embedder = Server::start(|_| reply("unused"));
+    let tool = "[stage.ask.tool.search]\nkind = \"retrieval\"\ncorpus = \"fixtures/docs.jsonl\"\ntop_k = 1\n\
+        embeddings = \"embedder\"";
+    let project = agent(tool, &calls("Action: search[listen]"));
+    let engine = embedder.engine("price = { input = 1000, output = 0 }");
+    let manifest = project.read("pipelines/bench.toml");
+    let manifest = format!("{manifest}\n[stage.embedder]\nkind = \"engine\"\n{engine}\n");
+    project.write("pipelines/bench.toml", &manifest);
+    // None has the word, and one has its letters.
+    let docs = ["a: Oslo by the sea", "b: silent", "c: zebra"];
+    let docs = docs.iter().filter_map(|doc| doc.split_once(": "));
+    let docs = docs.map(|(id, text)| format!("{}\n", json!({ "id": id, "text": text })));
+    project.write("fixtures/docs.jsonl", &docs.collect::<String>());
+    let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]);
+    assert_eq!((plan.code, embedder.embedded()), (0, 0), "{}", plan.stderr);
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    let ceilings = plan.as_array().unwrap().iter();
+    let ceiling: f64 = ceilings.filter_map(|node| node["survey"]["cost"]["ceiling"].as_f64()).sum();
+    let ran = project.ok(&[]);
+    assert_eq!(trace(&project)["steps"][0]["observation"], "[1] b: silent");
+    // Each passage once, and the query.
+    assert_eq!((ran.live(), embedder.embedded()), (2 + 4, 4));
+    let report: Value =
+        serde_json::from_str(&project.read("out/bench/report/report.json")).unwrap();
+    let cost = &report["cells"][0]["scorer_costs"]["tool.search.embeddings"]["spent"];
+    let spent = cost.as_f64().unwrap();
+    assert!(0.0 < spent && spent <= ceiling, "{spent} of {ceiling}");
+    assert_eq!((project.ok(&[]).live(), embedder.embedded()), (0, 4));
+    assert_eq!(project.apply(&["--frozen"]).code, 0);
+    // The same passages for another number of them: all of it is remembered.
+    project.edit("pipelines/bench.toml", "top_k = 1", "top_k = 2");
+    project.ok(&[]);
+    assert_eq!(embedder.embedded(), 4);
+    let docs = project.read("fixtures/docs.jsonl");
+    project.write("fixtures/docs.jsonl", &docs.replace("zebra", "a zebra"));
+    let ran = project.apply(&["--budget", "0.000001"]);
+    assert!(ran.code == 1 && ran.stderr.contains("the budget of"), "{}", ran.stderr);
+    project.edit("pipelines/bench.toml", "embeddings = \"embedder\"", "embeddings = \"engine\"");
+    let ran = project.apply(&[]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the tool `search` needs embeddings"), "{}", ran.stderr);
+}
+
 /// Adds two numbers, and leaves a mark each time.
 const ADD: &str = "import json, sys\nmark, a = sys.argv[1], json.load(sys.stdin)\nopen(mark, 'a').write('x')\nprint(a['first'] + a['second'])\n";
 

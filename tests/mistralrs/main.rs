@@ -2,7 +2,22 @@
 
 #![cfg(feature = "mistralrs")]
 
+/// Prints what a test has to say. `println!` is kept from those who run tests that pass.
+macro_rules! tell {
+    ($($part:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
+#[path = "../e2e/browser.rs"]
+#[expect(dead_code, reason = "other tests look at other pages")]
+mod browser;
 mod embeddings;
+mod likelihood;
+mod pages;
+#[path = "../e2e/story.rs"]
+mod story;
 
 use std::fs;
 use std::io::Write;
@@ -364,6 +379,22 @@ fn replies_keep_to_grammars_and_end() {
     assert!(stderr.to_lowercase().contains("grammar"), "{stderr}");
 }
 
+/// The completion that the store has for a request.
+fn completion(clone: &Clone, key: &str) -> Value {
+    let journal = fs::read_dir(clone.dir.path().join(".forge/journal")).unwrap().flatten();
+    let journals: String = journal.map(|file| fs::read_to_string(file.path()).unwrap()).collect();
+    let packs = fs::read_dir(clone.dir.path().join(".forge/packs")).unwrap().flatten();
+    let packed: String = packs
+        .filter(|file| file.path().extension().is_some_and(|e| e == "pack"))
+        .map(|file| String::from_utf8_lossy(&fs::read(file.path()).unwrap()).into_owned())
+        .collect();
+    let all = journals + &packed;
+    let line =
+        all.lines().find(|line| line.contains(key) && line.contains("\"logprobs\":[")).unwrap();
+    let json: Value = serde_json::from_str(&line[line.find('{').unwrap()..]).unwrap();
+    json["record"]["outcome"]["value"]["completion"]["inline"].clone()
+}
+
 #[test]
 fn log_probabilities_and_times_are_those_of_every_token() {
     let clone = small(MODEL, &["logprobs = 3\nmax_tokens = 20"], &["What is 4 * 4?"]);
@@ -378,18 +409,7 @@ fn log_probabilities_and_times_are_those_of_every_token() {
     let timing = |name: &str| request["timing"][name].as_f64().unwrap();
     assert!(0.0 < timing("ttft_ms") && timing("ttft_ms") < timing("e2e_ms"));
     let key = request["key"].as_str().unwrap();
-    let journal = fs::read_dir(clone.dir.path().join(".forge/journal")).unwrap().flatten();
-    let journals: String = journal.map(|file| fs::read_to_string(file.path()).unwrap()).collect();
-    let packs = fs::read_dir(clone.dir.path().join(".forge/packs")).unwrap().flatten();
-    let packed: String = packs
-        .filter(|file| file.path().extension().is_some_and(|e| e == "pack"))
-        .map(|file| String::from_utf8_lossy(&fs::read(file.path()).unwrap()).into_owned())
-        .collect();
-    let all = journals + &packed;
-    let line =
-        all.lines().find(|line| line.contains(key) && line.contains("\"logprobs\":[")).unwrap();
-    let json: Value = serde_json::from_str(&line[line.find('{').unwrap()..]).unwrap();
-    let completion = &json["record"]["outcome"]["value"]["completion"]["inline"];
+    let completion = completion(&clone, key);
     let logprobs = completion["logprobs"].as_array().unwrap();
     assert_eq!(logprobs.len(), 2, "the end of a turn is no part of the text");
     assert_eq!(logprobs[0]["token"], "1");

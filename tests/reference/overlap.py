@@ -1,7 +1,7 @@
 """Values of BLEU, chrF and ROUGE that `src/scorer` is held against.
 
     pip install sacrebleu==2.6.0 rouge-score==0.1.2
-    python tests/reference/overlap.py > tests/reference/overlap.json
+    python -P tests/reference/overlap.py > tests/reference/overlap.json     (-P: `statistics.py` beside it is not the library)
 """
 
 import json
@@ -51,7 +51,15 @@ def main():
         }
         values.update({kind: best[kind].fmeasure for kind in kinds})
         rows.append({"answer": answer, "targets": targets, "values": values})
-    print(json.dumps(rows, indent=1, ensure_ascii=False))
+    # Segments may have fewer references than others; the rest are None.
+    most = max(len(row["targets"]) for row in rows)
+    answers = [row["answer"] for row in rows]
+    columns = [[row["targets"][i] if i < len(row["targets"]) else None for row in rows] for i in range(most)]
+    corpus = {
+        "bleu": sacrebleu.corpus_bleu(answers, columns).score / 100,
+        "chrf": sacrebleu.corpus_chrf(answers, columns).score / 100,
+    }
+    print(json.dumps({"corpus": corpus, "rows": rows}, indent=1, ensure_ascii=False))
 
 
 main()

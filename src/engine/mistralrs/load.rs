@@ -36,6 +36,8 @@ pub(super) struct Instance {
     pub(super) grammar_end: Option<(u32, usize)>,
     /// Whether it gives embeddings and writes no text.
     pub(super) embeds: bool,
+    /// Held by one who must not share a step of the model with others.
+    pub(super) alone: tokio::sync::RwLock<()>,
 }
 
 impl Instance {
@@ -121,7 +123,8 @@ async fn load(settings: &MistralRs) -> Result<Instance, String> {
     let declared = settings.context_length.map(|tokens| tokens as usize);
     let context = own.unwrap_or(usize::MAX);
     let embeds = settings.weights.embeds();
-    Ok(Instance { model, context, declared, pipeline, prompts, ends, grammar_end, embeds })
+    let alone = tokio::sync::RwLock::new(());
+    Ok(Instance { model, context, declared, pipeline, prompts, ends, grammar_end, embeds, alone })
 }
 
 type Pipeline = Arc<tokio::sync::Mutex<dyn mistralrs::core::Pipeline + Send + Sync>>;

@@ -41,6 +41,8 @@ mod embed;
 mod gumbel;
 pub mod hub;
 #[cfg(feature = "mistralrs")]
+mod likelihood;
+#[cfg(feature = "mistralrs")]
 mod load;
 #[cfg(feature = "mistralrs")]
 mod native;
@@ -344,6 +346,23 @@ impl Backend for MistralRs {
 
     fn embeds(&self) -> bool {
         self.weights.embeds()
+    }
+
+    fn continues(&self) -> Result<(), String> {
+        match self.embeds() {
+            true => Err("it is a model for embeddings, which writes no text".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn likelihoods(&self) -> Result<(), String> {
+        match (self.embeds(), self.prefix_cache) {
+            (true, _) => Err("it is a model for embeddings, which writes no text".to_owned()),
+            (_, true) => Err("with `prefix_cache = true` mistral.rs gives none for the beginnings that it has kept; \
+                leave that out"
+                .to_owned()),
+            (false, false) => Ok(()),
+        }
     }
 
     fn instances(&self) -> u32 {

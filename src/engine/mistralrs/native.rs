@@ -26,8 +26,11 @@ use crate::sample::{
 
 /// Chunks that may wait for us. The engine's loop waits when it is full, so it is drained at once.
 const CHUNKS: usize = 1024;
+/// Stands for the end of a turn that stays open, while its template is rendered: the last of Unicode's private use area
+/// that no stand-in has.
+const OPEN: char = '\u{F8FF}';
 /// Longest wait for the engine to let go of a finished sequence.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 /// The key-value cache grows by this many tokens, and refuses when the grown size is above the context.
 const CACHE_BLOCK: usize = 512;
 
@@ -137,6 +140,11 @@ impl Instance {
         request: &Request,
         given_up: &CancellationToken,
     ) -> Result<Reply, EngineError> {
+        // A step of the model gives all logits of a prompt, or the last alone: the two do not go together.
+        let _alone = match &request.sampling.response_format {
+            Some(ResponseFormat::Likelihood(_)) => Either::Left(self.alone.write().await),
+            _ => Either::Right(self.alone.read().await),
+        };
         match (self.embeds, request.sampling.response_format == Some(ResponseFormat::Embedding)) {
             (true, true) => return self.embed(request).await,
             (false, false) => {}
@@ -148,6 +156,9 @@ impl Instance {
                 let message = "it is a model that writes text, and gives no embeddings here";
                 return Err(EngineError::Broken(message.to_owned()));
             }
+        }
+        if let Some(ResponseFormat::Likelihood(words)) = &request.sampling.response_format {
+            return self.likelihood(&request.messages, words).await;
         }
         let (messages, prompt) = self.prompt(&request.messages).await?;
         let declared = self.declared.map_or(usize::MAX, |tokens| tokens.saturating_sub(prompt));
@@ -175,22 +186,8 @@ impl Instance {
 
     /// The messages as the engine takes them, and how many tokens they are.
     async fn prompt(&self, messages: &[Message]) -> Result<(RequestMessage, usize), EngineError> {
-        let fail = |error: String| {
-            EngineError::passing("engine", format!("cannot make the prompt: {error}"))
-        };
-        if self.prompts.needs_care(messages) {
-            let (disguised, stand_ins) = self.prompts.disguise(messages);
-            let RequestMessage::Chat { messages, .. } = chat(&disguised) else {
-                return Err(fail("it is no chat".to_owned()));
-            };
-            let rendered = {
-                let pipeline = self.pipeline.lock().await;
-                let processor = pipeline.get_processor();
-                let processed =
-                    processor.process(&*pipeline, messages, true, true, None, None, Vec::new());
-                processed.map_err(|error| EngineError::Broken(first_line(&format!("{error:#}"))))?.1
-            };
-            let ids = self.prompts.encode(&rendered, &stand_ins).map_err(fail)?;
+        if self.prompts.needs_care(messages) || is_begun(messages) {
+            let ids = self.rendered(messages, "").await?.prompt(self)?;
             let length = ids.len();
             return Ok((RequestMessage::CompletionTokens(ids), length));
         }
@@ -199,8 +196,46 @@ impl Instance {
             texts = texts.add_message(role(message.role), &message.content);
         }
         let tokens = self.model.tokenize(Either::Left(texts), None, true, true, None).await;
-        let tokens = tokens.map_err(|error| fail(error.to_string()))?;
+        let tokens = tokens.map_err(|error| unmade(error.to_string()))?;
         Ok((chat(messages), tokens.len()))
+    }
+
+    /// The messages as the chat template writes them, and words that may follow. A turn of the assistant at the end
+    /// stays open, as transformers leaves it open with `continue_final_message`: the text ends with the turn's own.
+    pub(super) async fn rendered(
+        &self,
+        messages: &[Message],
+        words: &str,
+    ) -> Result<Rendered<'_>, EngineError> {
+        // What looks like a control token in those words is a word too.
+        let with_words = messages.iter().cloned().chain([Message::new(Role::User, words)]);
+        let (mut disguised, stand_ins) = self.prompts.disguise(&with_words.collect::<Vec<_>>());
+        let words = disguised.pop().map_or_else(String::new, |last| last.content);
+        let is_begun = is_begun(messages);
+        if is_begun && let Some(last) = disguised.last_mut() {
+            if last.content.contains(OPEN) {
+                return Err(EngineError::Broken("a turn that is begun holds U+F8FF".to_owned()));
+            }
+            last.content.push(OPEN);
+        }
+        let RequestMessage::Chat { messages, .. } = chat(&disguised) else {
+            return Err(unmade("it is no chat".to_owned()));
+        };
+        let mut text = {
+            let pipeline = self.pipeline.lock().await;
+            let processor = pipeline.get_processor();
+            let (asks, none) = (!is_begun, Vec::new());
+            let made = processor.process(&*pipeline, messages, asks, true, None, None, none);
+            made.map_err(|error| EngineError::Broken(first_line(&format!("{error:#}"))))?.1
+        };
+        if is_begun {
+            let open = text.rfind(OPEN).ok_or_else(|| {
+                let words = "its chat template leaves out a turn that is begun, so no reply can go on from there";
+                EngineError::Broken(words.to_owned())
+            })?;
+            text.truncate(open);
+        }
+        Ok(Rendered { text, words, stand_ins })
     }
 
     /// What watches and steers every token of a reply.
@@ -284,7 +319,12 @@ impl Instance {
         mut stamps: Stamps,
     ) -> Result<Reply, EngineError> {
         // The engine finds a stop string one token late, and leaves it in when the reply ends there.
-        let (text, was_cut) = cut_at_stop(reply.text.trim_start(), &request.sampling.stop);
+        // What goes on with a turn begins where that ends, with its space.
+        let text = match is_begun(&request.messages) {
+            true => reply.text.as_str(),
+            false => reply.text.trim_start(),
+        };
+        let (text, was_cut) = cut_at_stop(text, &request.sampling.stop);
         let state = steps.state();
         // Every step is a token, and the moment of its choice the moment of the token.
         let thinks_until = reply.reasoned_until;
@@ -394,6 +434,35 @@ impl Streamed {
     }
 }
 
+/// A prompt as text, and words that may follow it.
+pub(super) struct Rendered<'a> {
+    text: String,
+    words: String,
+    stand_ins: Vec<(char, &'a str)>,
+}
+
+impl Rendered<'_> {
+    /// The tokens of the prompt alone.
+    pub(super) fn prompt(&self, instance: &Instance) -> Result<Vec<u32>, EngineError> {
+        instance.prompts.encode(&self.text, &self.stand_ins).map_err(unmade)
+    }
+
+    /// The tokens of both as one text.
+    pub(super) fn both(&self, instance: &Instance) -> Result<Vec<u32>, EngineError> {
+        let text = format!("{}{}", self.text, self.words);
+        instance.prompts.encode(&text, &self.stand_ins).map_err(unmade)
+    }
+}
+
+fn unmade(error: String) -> EngineError {
+    EngineError::passing("engine", format!("cannot make the prompt: {error}"))
+}
+
+/// Whether the reply goes on with a turn.
+fn is_begun(messages: &[Message]) -> bool {
+    messages.last().is_some_and(|last| last.role == Role::Assistant)
+}
+
 fn chat(messages: &[Message]) -> RequestMessage {
     let mut builder = RequestBuilder::new();
     for message in messages {
@@ -408,8 +477,8 @@ fn constraint(format: &ResponseFormat) -> Constraint {
         ResponseFormat::JsonSchema(schema) => compact(schema),
         ResponseFormat::Regex(regex) => Constraint::Regex(regex.clone()),
         ResponseFormat::Grammar(grammar) => Constraint::Lark(grammar.clone()),
-        // Refused before a run: this engine says that it gives none.
-        ResponseFormat::Embedding => Constraint::None,
+        // Neither comes here: no text is written for them.
+        ResponseFormat::Embedding | ResponseFormat::Likelihood(_) => Constraint::None,
     }
 }
 

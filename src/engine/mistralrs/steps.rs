@@ -137,7 +137,7 @@ impl CustomLogitsProcessor for Steps {
 }
 
 /// `ln Σ exp(x)`, without overflow.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - greatest).exp()).sum();
     f64::from(greatest) + sum.ln()

@@ -1,16 +1,14 @@
 //! One attempt at a request: sent to one server, read as it comes, ended in a reply or in the right kind of
-//! error. Knows nothing of further attempts.
+//! error. Knows nothing of further attempts, and nothing of what errors mean (`trouble`).
 
 use std::time::{Duration, Instant};
 
-use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use serde_json::Value;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 
 use super::Ready;
-use super::connection::{Answer, Broken};
-use super::probe::brief;
+use super::connection::Answer;
 use super::sse::Events;
-use super::upstream::{Upstream, Visit};
+use super::trouble::{blame, broken_off, malformed, refused, said_error, unreachable};
 use super::wire::{Body, CallWire, Part, Wire, finish};
 use crate::engine::scripted::cut_at_stop;
 use crate::engine::{EngineError, Reply, Stamps, Trouble};
@@ -26,8 +24,6 @@ const BYTES_PER_TOKEN: u64 = 12;
 const PROMPT_LONG: usize = 4096;
 /// Longest wait for the end of a stream after the end of its reply.
 const TRAILER: Duration = Duration::from_secs(5);
-/// Reason of an attempt for which no connection came about.
-pub const REFUSED: &str = "connect";
 
 /// Sends a request and reads its reply.
 pub(super) async fn complete(
@@ -149,168 +145,19 @@ fn refuse_cut(
     }
 }
 
+/// Why a reply ended that does not say so, as far as the rest of it shows; `most` tokens were asked for.
+fn unnamed_end(calls: &[ToolCall], usage: &Usage, most: Option<u64>) -> Option<Finish> {
+    if !calls.is_empty() {
+        return Some(Finish::ToolCalls);
+    }
+    let counted = usage.output_tokens.filter(|_| usage.token_source == Some(TokenSource::Usage));
+    counted.zip(most).filter(|(counted, most)| counted >= most).map(|_| Finish::Length)
+}
+
 fn is_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     // A server that says nothing was asked for a stream.
     kind.is_none_or(|kind| !kind.starts_with("application/json"))
-}
-
-pub(super) fn unreachable(ready: &Ready, broken: &Broken) -> EngineError {
-    let words = ready.post.words(broken);
-    let reason = match broken {
-        Broken::Reset(_) => return broken_off(&words),
-        Broken::Connect(_) => REFUSED,
-        Broken::ConnectTimeout(_) => "connect time-out",
-    };
-    let mut trouble = Trouble::new(reason, format!("cannot connect: {words}"));
-    trouble.may_be_billed = false;
-    EngineError::Passing(trouble)
-}
-
-pub(super) fn broken_off(words: &str) -> EngineError {
-    EngineError::passing("reset", format!("the connection broke: {words}"))
-}
-
-/// What a failed attempt says about its server.
-pub(super) fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> EngineError {
-    let upstream = visit.upstream;
-    let EngineError::Passing(mut trouble) = error else {
-        match error {
-            EngineError::Rejected { .. } => visit.succeeded(),
-            _ => visit.abstain(),
-        }
-        return error;
-    };
-    if let Some(wait) = trouble.retry_after {
-        visit.rest(wait);
-        // Another server may be free at once.
-        trouble.retry_after = ready.upstreams.first_ready();
-    } else if trouble.reason == "429" {
-        visit.abstain();
-    } else {
-        // Without a verdict it counts as failed.
-        drop(visit);
-    }
-    if ready.upstreams.all.len() > 1 {
-        trouble.detail = format!("{}: {}", upstream.label, trouble.detail);
-    }
-    EngineError::Passing(trouble)
-}
-
-/// An answer that is no success, sorted.
-pub(super) async fn refused(
-    ready: &Ready,
-    upstream: &Upstream,
-    mut answer: Answer<'_>,
-) -> EngineError {
-    let status = answer.head.status.as_u16();
-    let retry_after = retry_after(&answer.head.headers);
-    let mut body = Vec::new();
-    let ended = loop {
-        match answer.chunk().await {
-            Ok(Some(chunk)) if body.len() <= 1 << 20 => body.extend_from_slice(&chunk),
-            other => break matches!(other, Ok(None)),
-        }
-    };
-    if ended {
-        answer.keep_connection().await;
-    }
-    let text = ready.post.hide(&String::from_utf8_lossy(&body));
-    let json: Value = serde_json::from_str(&text).unwrap_or_default();
-    let said = message(&json).unwrap_or_else(|| brief(&text));
-    let detail = format!("{status} {}", said.trim()).trim_end().to_owned();
-    let code = word(&json);
-    let has = |part: &str| code.contains(part) || said.to_lowercase().contains(part);
-    // An empty account answers 429 as well, and waiting does not fill it.
-    let no_money = code.contains("insufficient_quota") || code.contains("billing");
-    match status {
-        300..400 => EngineError::Broken(format!(
-            "{status}: `{}` points elsewhere, and a key must not follow",
-            upstream.label
-        )),
-        429 if no_money => EngineError::Broken(detail),
-        400 | 413 | 422 if is_overflow(&code, &said) => {
-            EngineError::Rejected { code: "overflow", detail }
-        }
-        400 | 403 | 422 | 451
-            if has("content_filter") || has("content_policy") || has("moderation") =>
-        {
-            EngineError::Rejected { code: "refused", detail }
-        }
-        // Anything else is as likely a setting that this server does not take, and mending that would not
-        // change the key: it must not be remembered.
-        408 | 409 | 424 | 425 | 429 | 500.. => {
-            // llama.cpp answers 500 where others say 400.
-            if status == 500 && is_overflow(&code, &said) {
-                return EngineError::Rejected { code: "overflow", detail };
-            }
-            let mut trouble = Trouble::new(status.to_string(), detail);
-            trouble.overload = matches!(status, 408 | 429 | 503 | 504 | 529);
-            trouble.retry_after = retry_after;
-            // Providers bill replies, and this is none.
-            trouble.may_be_billed = false;
-            EngineError::Passing(trouble)
-        }
-        _ => EngineError::Broken(detail),
-    }
-}
-
-/// The words of an error: OpenAI's object, FastAPI's `detail`, or a bare text.
-fn message(json: &Value) -> Option<String> {
-    let error = &json["error"];
-    let candidates = [&error["message"], error, &json["message"], &json["detail"]];
-    let text = candidates.iter().find_map(|value| value.as_str());
-    let text = text.map(str::to_owned).or_else(|| match &json["detail"] {
-        Value::Null => None,
-        other => Some(other.to_string()),
-    });
-    text.map(|text| brief(&text))
-}
-
-/// The short names of an error.
-fn word(json: &Value) -> String {
-    let error = &json["error"];
-    let words = [&error["code"], &error["type"], &json["code"], &json["type"]];
-    words.iter().filter_map(|value| value.as_str()).collect::<Vec<_>>().join(" ").to_lowercase()
-}
-
-/// Whether an error says that the prompt does not fit: each server has words of its own.
-fn is_overflow(code: &str, said: &str) -> bool {
-    let said = said.to_lowercase();
-    let codes = ["context_length_exceeded", "exceed_context_size", "context_window"];
-    let words = [
-        "context length",
-        "context size",
-        "context window",
-        "maximum context",
-        "too many tokens",
-        "prompt is too long",
-        "input is too long",
-        "max_seq_len",
-        "`inputs` tokens + `max_new_tokens`",
-        "`inputs` must have less than",
-    ];
-    codes.iter().any(|part| code.contains(part)) || words.iter().any(|part| said.contains(part))
-}
-
-/// How long to wait: seconds or a date (RFC 9110, § 10.2.3), or milliseconds in the header that OpenAI and
-/// Azure send beside it.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    // Nobody waits longer, and a clock has an end.
-    let finite = |seconds: f64| {
-        let wait = Duration::try_from_secs_f64(seconds).ok()?;
-        Some(wait.min(Duration::from_secs(86_400)))
-    };
-    if let Some(ms) = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()) {
-        return finite(ms / 1000.0);
-    }
-    let text = text(RETRY_AFTER.as_str())?;
-    if let Ok(seconds) = text.parse::<f64>() {
-        return finite(seconds);
-    }
-    let at = httpdate::parse_http_date(text).ok()?;
-    Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
 }
 
 /// A reply as far as it has been told.
@@ -320,6 +167,8 @@ struct Told {
     reasoning: String,
     refusal: String,
     tool_calls: Vec<ToolCall>,
+    /// The number of each call on the wire: not every server counts from 0, and some count nothing.
+    call_numbers: Vec<Option<i64>>,
     logprobs: Vec<TokenLogprob>,
     finish: Option<String>,
     usage: Option<Usage>,
@@ -368,14 +217,19 @@ impl Told {
     ) -> Result<bool, EngineError> {
         let mut events = Events::default();
         let mut size = 0;
+        let mut trailer = None;
         let ended = loop {
             let next = answer.chunk();
             // The reply is there; what may still come are its counts and the end of the stream.
             let next = match self.finish.is_some() || self.done {
-                true => match tokio::time::timeout(TRAILER, next).await {
-                    Ok(next) => next,
-                    Err(_) => return Ok(false),
-                },
+                true => {
+                    let until =
+                        trailer.get_or_insert_with(|| tokio::time::Instant::now() + TRAILER);
+                    match tokio::time::timeout_at(*until, next).await {
+                        Ok(next) => next,
+                        Err(_) => return Ok(false),
+                    }
+                }
                 false => in_time(limit.filter(|_| self.events == 0), stamps.start, next).await?,
             };
             // Stamped before it is parsed.
@@ -431,8 +285,14 @@ impl Told {
     }
 
     fn take(&mut self, ready: &Ready, wire: Wire<'_>, streams: bool) -> Result<(), EngineError> {
+        let begun = self.said() > 0;
         if let Some(error) = wire.error.filter(|error| !error.is_null()) {
-            return Err(said_error(ready, error));
+            return Err(said_error(ready, error, begun));
+        }
+        // Older servers put what others have below `error` at the top.
+        if wire.choices.is_none() && wire.usage.is_none() && wire.message.is_some() {
+            let error = serde_json::json!({ "message": wire.message, "code": wire.code });
+            return Err(said_error(ready, error, begun));
         }
         if let Some(usage) = wire.usage {
             self.usage = Some(usage.usage());
@@ -440,11 +300,14 @@ impl Told {
         for choice in wire.choices.unwrap_or_default().into_iter().take(1) {
             // A choice without anything in it is none: not even its end is there.
             self.chosen |= streams || choice.message.is_some() || choice.text.is_some();
-            if let Some(text) = &choice.text {
-                self.text.push_str(text);
-            }
+            // Some servers say the same in both forms.
+            let mut said = false;
             if let Some(part) = choice.message.or(choice.delta) {
-                self.part(part);
+                said = !part.said().is_empty();
+                self.part(part, streams);
+            }
+            if let Some(text) = choice.text.filter(|_| !said) {
+                self.text.push_str(&text);
             }
             if let Some(logprobs) = choice.logprobs {
                 logprobs.add_to(&mut self.logprobs);
@@ -456,7 +319,7 @@ impl Told {
         Ok(())
     }
 
-    fn part(&mut self, part: Part<'_>) {
+    fn part(&mut self, part: Part<'_>, streams: bool) {
         self.text.push_str(part.said());
         if let Some(thought) = part.thought() {
             self.reasoning.push_str(thought);
@@ -465,23 +328,40 @@ impl Told {
             self.refusal.push_str(refusal);
         }
         for (i, call) in part.tool_calls.unwrap_or_default().into_iter().enumerate() {
-            self.call(i, call);
+            // In a whole reply each stands for itself, and of two without numbers in one part the second is another.
+            let goes_on = streams && (i == 0 || call.index.is_some());
+            self.call(call, goes_on);
         }
     }
 
-    /// A part of a call: the first names it, the others go on with its arguments.
-    fn call(&mut self, i: usize, call: CallWire<'_>) {
-        let at = call.index.unwrap_or(i).min(self.tool_calls.len());
-        if at == self.tool_calls.len() {
+    /// A call, or a part of one: the first names it, the others go on with its arguments. Parts belong together by
+    /// the number of the call, or without one to the last call; another id is another call in any case.
+    fn call(&mut self, call: CallWire<'_>, goes_on: bool) {
+        let id = call.id.as_deref().filter(|id| !id.is_empty());
+        let known = match call.index {
+            _ if !goes_on => None,
+            Some(_) => self.call_numbers.iter().rposition(|number| *number == call.index),
+            None => self.tool_calls.len().checked_sub(1),
+        };
+        let is_same = |at: &usize| {
+            let known = &self.tool_calls[*at].id;
+            id.is_none_or(|id| known.is_empty() || known == id)
+        };
+        let at = known.filter(is_same).unwrap_or_else(|| {
             let empty = String::new;
             self.tool_calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
-        }
+            self.call_numbers.push(call.index);
+            self.tool_calls.len() - 1
+        });
         let known = &mut self.tool_calls[at];
-        known.id.push_str(call.id.as_deref().unwrap_or(""));
-        if let Some(function) = call.function {
-            known.name.push_str(function.name.as_deref().unwrap_or(""));
-            known.arguments.push_str(function.arguments.as_deref().unwrap_or(""));
+        if let Some(id) = id {
+            id.clone_into(&mut known.id);
         }
+        let Some(function) = call.function else { return };
+        if let Some(name) = function.name.filter(|_| known.name.is_empty()) {
+            known.name = name.into_owned();
+        }
+        known.arguments.push_str(function.arguments.as_deref().unwrap_or(""));
     }
 
     /// The reply as a whole, with what it shows about the server.
@@ -511,7 +391,16 @@ impl Told {
                 text = self.refusal;
                 Finish::ContentFilter
             }
-            None => Finish::Stop,
+            None => {
+                let sends = !ready.settings.omit.iter().any(|omitted| omitted == "max_tokens");
+                let most = sends.then_some(u64::from(sampling.max_tokens));
+                unnamed_end(&self.tool_calls, &usage, most).unwrap_or_else(|| {
+                    let notice =
+                        "the server ends replies without `finish_reason`: they may be cut off unseen";
+                    notices.extend(ready.once(notice.to_owned()));
+                    Finish::Stop
+                })
+            }
             // Servers that shut down or pause end replies so: what is there is a part.
             Some(reason @ ("abort" | "aborted" | "error" | "cancelled")) => {
                 let detail = format!("the server broke the reply off (`{reason}`)");
@@ -554,17 +443,24 @@ impl Told {
         let said = self.text.len() + self.reasoning.len();
         let mut usage = self.usage.unwrap_or_default();
         if let Some(n) = usage.output_tokens {
-            // Tokens of calls and of hidden reasoning leave no text.
+            // Tokens of calls and of hidden reasoning leave no text. Reasoning that nobody counts apart is within what
+            // was asked for, and is billed: then the count is the truth, however little is to be seen.
+            let most = u64::from(request.sampling.max_tokens);
             let visible = n.saturating_sub(usage.reasoning_tokens.unwrap_or(0));
             let leaves_text = self.tool_calls.is_empty() && !self.text.is_empty();
-            let wrong = (n == 0 && said > 0) || (leaves_text && visible > said as u64 + 64);
-            let most = u64::from(request.sampling.max_tokens);
-            if wrong {
+            let unseen = leaves_text && visible > said as u64 + 64;
+            if (n == 0 && said > 0) || (unseen && n > most) {
                 let notice = format!(
                     "the server's count of tokens cannot be true ({n} for {said} bytes), and is not used"
                 );
-                notices.extend(ready.ignored(notice)?);
+                // No setting was ignored, and the reply is there.
+                notices.extend(ready.once(notice));
                 usage = Usage::default();
+            } else if unseen {
+                let notice = format!(
+                    "the server counts {n} tokens for a reply of {said} bytes: it hides most of what its model says"
+                );
+                notices.extend(ready.once(notice));
             } else if n > most && !ready.settings.omit.iter().any(|name| name == "max_tokens") {
                 let field = &ready.settings.max_tokens_field;
                 let notice = format!("the server ignores `{field}`: {n} tokens instead of {most}");
@@ -586,28 +482,4 @@ impl Told {
             None => Ok(usage),
         }
     }
-}
-
-pub(super) fn malformed(ready: &Ready, why: &str, body: &[u8]) -> EngineError {
-    let shown = brief(&ready.post.hide(&String::from_utf8_lossy(&body[..body.len().min(400)])));
-    let shown = if shown.is_empty() { shown } else { format!(": {shown}") };
-    EngineError::passing("malformed", format!("the reply cannot be read ({why}){shown}"))
-}
-
-/// An error in the place of a reply, or in the middle of one.
-fn said_error(ready: &Ready, error: Value) -> EngineError {
-    let status = error["code"].as_u64().or(error["status"].as_u64());
-    let is_final = matches!(status, Some(400..=407 | 410..=423 | 426..=428));
-    let json = serde_json::json!({ "error": error });
-    let text = message(&json).unwrap_or_else(|| brief(&json["error"].to_string()));
-    let detail = ready.post.hide(&text);
-    if is_overflow(&word(&json), &detail) {
-        return EngineError::Rejected { code: "overflow", detail };
-    }
-    if is_final {
-        return EngineError::Broken(detail);
-    }
-    let mut trouble = Trouble::new(status.map_or("error".to_owned(), |s| s.to_string()), detail);
-    trouble.overload = matches!(status, Some(429 | 503 | 529));
-    EngineError::Passing(trouble)
 }

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -51,12 +51,19 @@ type Driver = Pin<Box<http1::Connection<Box<dyn Stream>, Full<Bytes>>>>;
 /// An open connection.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    driver: Driver,
-    closed: bool,
+    /// `None` at its end. It is let go of at once: a request that came to it too late, and a body that it still
+    /// feeds, hear of its end by that alone.
+    driver: Option<Driver>,
     idle_since: Instant,
 }
 
 impl Connection {
+    fn poll_driver(&mut self, context: &mut Context<'_>) {
+        if self.driver.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready()) {
+            self.driver = None;
+        }
+    }
+
     /// Does what the connection has to do until `work` has come to its end.
     async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
@@ -64,9 +71,7 @@ impl Connection {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(done);
             }
-            if !self.closed {
-                self.closed = self.driver.as_mut().poll(context).is_ready();
-            }
+            self.poll_driver(context);
             work.as_mut().poll(context)
         })
         .await
@@ -74,12 +79,12 @@ impl Connection {
 
     /// Whether it can carry another request now.
     async fn is_free(&mut self) -> bool {
-        if !self.closed {
-            let driver = &mut self.driver;
-            self.closed =
-                poll_fn(|context| Poll::Ready(driver.as_mut().poll(context).is_ready())).await;
-        }
-        !self.closed && self.sender.is_ready()
+        poll_fn(|context| {
+            self.poll_driver(context);
+            Poll::Ready(())
+        })
+        .await;
+        self.driver.is_some() && self.sender.is_ready()
     }
 }
 
@@ -160,11 +165,9 @@ impl Dialer {
                 Some(proxy) => Box::new(connector.call(proxy.uri().clone()).await?),
             };
             let (sender, driver) = http1::handshake(stream).await?;
-            let driver = Box::pin(driver);
             Ok::<_, Box<dyn Error + Send + Sync>>(Connection {
                 sender,
-                driver,
-                closed: false,
+                driver: Some(Box::pin(driver)),
                 idle_since: Instant::now(),
             })
         };
@@ -187,18 +190,23 @@ impl Dialer {
         headers: &HeaderMap,
         body: Bytes,
     ) -> (Result<Answer<'a>, Broken>, Option<Duration>) {
-        let mut headers = headers.clone();
-        headers.insert(HOST, target.host.clone());
-        let proxy = target.proxy.as_ref().filter(|_| target.form.scheme().is_some());
-        if let Some(auth) = proxy.and_then(Intercept::basic_auth) {
-            headers.insert(PROXY_AUTHORIZATION, auth.clone());
-        }
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = target.form.clone();
-        *request.headers_mut() = headers;
+        let make = || {
+            let mut headers = headers.clone();
+            headers.insert(HOST, target.host.clone());
+            let proxy = target.proxy.as_ref().filter(|_| target.form.scheme().is_some());
+            if let Some(auth) = proxy.and_then(Intercept::basic_auth) {
+                headers.insert(PROXY_AUTHORIZATION, auth.clone());
+            }
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = target.form.clone();
+            *request.headers_mut() = headers;
+            request
+        };
+        let (mut request, mut may_reuse) = (make(), true);
         loop {
-            let (mut connection, connect) = match target.take_idle().await {
+            let idle = if may_reuse { target.take_idle().await } else { None };
+            let (mut connection, connect) = match idle {
                 Some(connection) => (connection, None),
                 None => {
                     let start = Instant::now();
@@ -217,6 +225,11 @@ impl Dialer {
                 Err(mut failed) => match failed.take_message() {
                     // The server had closed an idle connection: nothing was sent on it.
                     Some(again) if connect.is_none() => request = again,
+                    // Or closed it in that moment, as llama.cpp does after each stream without a word: no answer
+                    // began, and on a connection of its own the request is tried again as it would be later.
+                    None if connect.is_none() && !failed.error().is_parse() => {
+                        (request, may_reuse) = (make(), false);
+                    }
                     _ => return (Err(Broken::Reset(causes(failed.error()))), connect),
                 },
             }
@@ -286,4 +299,83 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     causes.split_off(causes.len().saturating_sub(2)).join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    async fn read_head(stream: &mut TcpStream) {
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+    }
+
+    async fn listen() -> (TcpListener, Dialer, Target) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let dialer = Dialer::new(Duration::from_secs(5), true).unwrap();
+        let target = dialer.target(&Url::parse(&url).unwrap()).unwrap();
+        (listener, dialer, target)
+    }
+
+    async fn get(dialer: &Dialer, target: &Target) -> Result<(), Broken> {
+        let sent = dialer.send(target, Method::GET, &HeaderMap::new(), Bytes::new()).await;
+        let mut answer = sent.0?;
+        while answer.chunk().await?.is_some() {}
+        answer.keep_connection().await;
+        Ok(())
+    }
+
+    // On one thread, so that the end of the connection comes where the test sleeps.
+    #[tokio::test]
+    async fn a_request_hears_that_its_idle_connection_had_ended() {
+        let (listener, dialer, target) = listen().await;
+        let (close, closed) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            stream.write_all(OK).await.unwrap();
+            let _ = closed.await;
+        });
+        get(&dialer, &target).await.unwrap();
+        let mut connection = target.take_idle().await.expect("it was kept");
+        close.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut request = Request::new(Full::new(Bytes::new()));
+        request.headers_mut().insert(HOST, target.host.clone());
+        let sending = connection.sender.try_send_request(request);
+        let heard = tokio::time::timeout(Duration::from_secs(5), connection.drive(sending)).await;
+        assert!(heard.expect("it waits for ever").unwrap_err().message().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_under_a_second_request_is_replaced_at_once() {
+        let (listener, dialer, target) = listen().await;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            stream.write_all(OK).await.unwrap();
+            read_head(&mut stream).await;
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            stream.write_all(OK).await.unwrap();
+            // One that was made for a request and ends is a failure of the server.
+            read_head(&mut stream).await;
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+        });
+        get(&dialer, &target).await.unwrap();
+        get(&dialer, &target).await.unwrap();
+        assert!(matches!(get(&dialer, &target).await, Err(Broken::Reset(_))));
+    }
 }

@@ -1,23 +1,17 @@
 //! One attempt at an embedding: `/embeddings` of the interface. The vector is kept as a completion whose text is
 //! a JSON list, so that it is remembered, retried and costed as any other. Knows nothing of further attempts.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 
-use super::Ready;
-use super::attempt::{blame, broken_off, malformed, refused, unreachable};
+use super::trouble::{blame, broken_off, malformed, refused, unreachable};
 use super::wire::UsageWire;
+use super::{OpenAi, Ready};
 use crate::engine::{EngineError, Reply, Stamps};
 use crate::sample::{Completion, Finish, Request};
 
 /// Longest reply that is read.
 const REPLY_MAX: usize = 16 << 20;
-
-#[derive(Serialize)]
-struct Body<'a> {
-    model: &'a str,
-    input: &'a str,
-    encoding_format: &'static str,
-}
 
 #[derive(Deserialize)]
 struct Wire {
@@ -34,8 +28,7 @@ struct Item {
 /// Asks for the embedding of the one message.
 pub(super) async fn complete(ready: &Ready, request: &Request) -> Result<Reply, EngineError> {
     let input = request.messages.first().map_or("", |message| message.content.as_str());
-    let body = Body { model: &ready.settings.model, input, encoding_format: "float" };
-    let body = serde_json::to_vec(&body).expect("BUG: a body is plain data");
+    let body = body(&ready.settings, input).to_string().into_bytes();
     let visit = ready.upstreams.choose();
     let upstream = visit.upstream;
     let mut stamps = Stamps::start();
@@ -79,4 +72,11 @@ pub(super) async fn complete(ready: &Ready, request: &Request) -> Result<Reply, 
         stamps,
         notices: Vec::new(),
     })
+}
+
+fn body(settings: &OpenAi, input: &str) -> Value {
+    let mut body = settings.extra_body.clone();
+    let own = [("model", settings.model.as_str()), ("input", input), ("encoding_format", "float")];
+    body.extend(own.map(|(name, value)| (name.to_owned(), value.into())));
+    Value::Object(body)
 }

@@ -3,7 +3,8 @@
 //! Knows nothing of who asks, and tries nothing twice: that is the client's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -22,12 +23,14 @@ mod attempt;
 mod connection;
 mod embed;
 mod http;
+mod likelihood;
 mod probe;
 mod sse;
+mod trouble;
 mod upstream;
 mod wire;
 
-pub use attempt::REFUSED;
+pub use trouble::REFUSED;
 
 use http::Post;
 use probe::Facts;
@@ -69,8 +72,11 @@ impl Api {
 /// sent as it stands (llama.cpp, Anthropic), the other asks for it in words of vLLM and SGLang.
 pub const PREFILLS: &[&str] = &["plain", "continue_final_message"];
 
-/// Settings that may be left out of requests, for models that refuse them.
-pub const OMITTABLE: &[&str] = &["temperature", "max_tokens", "stop"];
+/// Settings that may be left out of requests, for models and servers that refuse them.
+pub const OMITTABLE: &[&str] = &["temperature", "max_tokens", "stop", STREAM_OPTIONS];
+
+/// Asks for the counts of tokens at the end of a stream. Mistral's own server refuses it, and counts all the same.
+const STREAM_OPTIONS: &str = "stream_options";
 
 /// Most tokens of a reply, as the interface names it: the newer name is that of OpenAI's reasoning models.
 pub const MAX_TOKENS_FIELDS: &[&str] = &["max_tokens", "max_completion_tokens"];
@@ -124,13 +130,18 @@ pub struct OpenAi {
     pub context_length: Option<u64>,
     /// What tokens cost.
     pub price: Option<Price>,
+    /// Whether somebody will ask for log-probabilities of prompts: then the probe looks for them.
+    pub wants_likelihoods: Arc<AtomicBool>,
 }
 
 impl OpenAi {
     /// Adds all that decides answers to an engine's recipe.
     pub fn identify(&self, recipe: Recipe) -> Recipe {
         let extra = (!self.extra_body.is_empty()).then(|| Value::Object(self.extra_body.clone()));
-        let omit = (!self.omit.is_empty()).then(|| self.omit.clone());
+        // How a reply travels changes no answer.
+        let omit: Vec<_> =
+            self.omit.iter().filter(|name| *name != STREAM_OPTIONS).cloned().collect();
+        let omit = (!omit.is_empty()).then_some(omit);
         recipe
             .field("adapter_rev", REV)
             .field("provider", self.provider.as_str())
@@ -200,6 +211,21 @@ impl Backend for OpenAi {
         }
     }
 
+    fn likelihoods(&self) -> Result<(), String> {
+        match (self.api, self.prefill.as_deref()) {
+            (Api::Completions, _) | (Api::Chat, Some("continue_final_message")) => Ok(()),
+            (Api::Chat, _) => {
+                Err("`api = \"chat\"` has the log-probabilities of replies alone; use \
+                `api = \"completions\"`, or with vLLM `prefill = \"continue_final_message\"`"
+                    .to_owned())
+            }
+        }
+    }
+
+    fn expect_likelihoods(&self) {
+        self.wants_likelihoods.store(true, Ordering::Relaxed);
+    }
+
     fn formats_chat(&self) -> bool {
         self.api == Api::Chat
     }
@@ -265,7 +291,7 @@ impl Ready {
             facts = probe_all(&settings, &post, &upstreams).await?;
         }
         facts.context = settings.context_length.or(facts.context);
-        Ok(Ready {
+        let ready = Ready {
             settings,
             post,
             upstreams,
@@ -273,7 +299,11 @@ impl Ready {
             tokenizer,
             said: Mutex::default(),
             checked: Mutex::default(),
-        })
+        };
+        if ready.settings.probe && ready.settings.wants_likelihoods.load(Ordering::Relaxed) {
+            likelihood::probe(&ready).await?;
+        }
+        Ok(ready)
     }
 
     /// What the probe found that the user should know.
@@ -416,8 +446,9 @@ impl Engine for Ready {
         request: &'a Request,
         first_token: Option<Duration>,
     ) -> BoxFuture<'a, Result<Reply, EngineError>> {
-        match request.sampling.response_format {
+        match &request.sampling.response_format {
             Some(ResponseFormat::Embedding) => embed::complete(self, request).boxed(),
+            Some(ResponseFormat::Likelihood(_)) => likelihood::complete(self, request).boxed(),
             _ => attempt::complete(self, request, first_token).boxed(),
         }
     }

@@ -4,6 +4,7 @@
 //! | asked | who answers | what is learnt |
 //! |---|---|---|
 //! | `GET <base>/models` | all | models; context length in half a dozen spellings; who it is (`owned_by`) |
+//! | `GET <base>/models/<model>` | those whose list lacks it | whether it is there all the same |
 //! | `GET /props` | llama.cpp | context of a slot, names of its settings |
 //! | `GET /openapi.json` | vLLM, SGLang, llama-cpp-python and others made with FastAPI | fields of a request |
 //! | `POST /api/show` | Ollama | context length |
@@ -58,6 +59,17 @@ const OPENAI: &[&str] = &[
     "reasoning_effort",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
+    "prediction",
+    "modalities",
+    "verbosity",
+    "web_search_options",
+    "service_tier",
+    "store",
+    "metadata",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
 ];
 
 /// Fields that Ollama's interface honours (its documentation, "OpenAI compatibility").
@@ -106,12 +118,20 @@ pub(super) async fn probe(
     // A router's suffix chooses a provider: `model:provider`.
     let stem = wanted.split_once(':').map_or(wanted, |(stem, _)| stem);
     let is_it = |model: &&Value| {
+        let Some(id) = id(model) else { return false };
+        // Google lists its models with the folder in which they lie, and takes them without.
+        let bare = id.strip_prefix("models/").unwrap_or(&id);
         // Ollama's default tag may be left out.
-        id(model).is_some_and(|id| id == wanted || id == stem || id == format!("{wanted}:latest"))
+        [wanted, stem, &format!("{wanted}:latest")].iter().any(|name| *name == id || *name == bare)
     };
-    let model = models.iter().find(is_it);
-    facts.server =
-        model.or(models.first()).and_then(|model| model["owned_by"].as_str()).map(str::to_owned);
+    let listed = models.iter().find(is_it);
+    let owner = listed.or(models.first()).and_then(|model| model["owned_by"].as_str());
+    facts.server = owner.map(str::to_owned);
+    let unlisted = match listed.is_none() && !models.is_empty() && owner != Some("llamacpp") {
+        true => asked_for(post, upstream, wanted).await,
+        false => None,
+    };
+    let model = listed.or(unlisted.as_ref());
     if model.is_none() && !models.is_empty() {
         let known: Vec<String> = models.iter().filter_map(id).collect();
         let shown: Vec<_> = known.iter().take(8).map(|id| format!("`{id}`")).collect();
@@ -136,6 +156,16 @@ pub(super) async fn probe(
     }
     ask_further(settings, post, upstream, &mut facts).await;
     Ok(facts)
+}
+
+/// A model that a server's list may lack and the server has: one that was tuned, or was made for few.
+async fn asked_for(post: &Post, upstream: &Upstream, wanted: &str) -> Option<Value> {
+    let mut url = upstream.url("models");
+    url.path_segments_mut().ok()?.push(wanted);
+    let Ok(Asked::Is(model)) = get(post, url).await else { return None };
+    // Some servers say 200 to everything: with an error, or with the list again.
+    let is_model = model.is_object() && model["error"].is_null() && model["data"].is_null();
+    is_model.then_some(model)
 }
 
 /// What only some servers answer.

@@ -2,7 +2,7 @@
 //! Knows nothing of what is asked.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ const FAILURES_MAX: u32 = 3;
 const REST: Duration = Duration::from_secs(1);
 /// And at most.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// How long a server is left alone that has had too many requests and does not say how long; doubled with each
+/// further time. Most count requests by the minute.
+const LIMITED: Duration = Duration::from_secs(2);
 
 /// One server.
 pub(super) struct Upstream {
@@ -28,6 +31,8 @@ pub(super) struct Upstream {
     /// Where requests for embeddings go.
     pub(super) embeddings: Target,
     outstanding: AtomicUsize,
+    /// It refuses what the others take: it gets nothing more.
+    excluded: AtomicBool,
     health: Mutex<Health>,
 }
 
@@ -35,6 +40,9 @@ pub(super) struct Upstream {
 struct Health {
     failures: u32,
     last_failure: Option<Instant>,
+    /// How often in a row it had too many requests.
+    limited: u32,
+    last_limited: Option<Instant>,
     /// Left alone because it failed.
     recovers_until: Option<Instant>,
     /// Left alone because it asked for that.
@@ -69,7 +77,7 @@ impl Visit<'_> {
     pub(super) fn succeeded(mut self) {
         self.judged = true;
         let mut health = self.upstream.health();
-        if health.failures > 0 {
+        if health.failures > 0 || health.limited > 0 {
             let asked_until = health.asked_until;
             *health = Health { asked_until, ..Health::default() };
         }
@@ -80,8 +88,14 @@ impl Visit<'_> {
         self.judged = true;
     }
 
+    /// It has had too many requests; without a `wait` of its own it is left alone longer each time.
+    pub(super) fn limited(self, wait: Option<Duration>) {
+        let wait = wait.unwrap_or_else(|| self.upstream.back_off(self.began, fastrand::f64()));
+        self.rest(wait);
+    }
+
     /// It asked to be left alone for a while.
-    pub(super) fn rest(mut self, wait: Duration) {
+    fn rest(mut self, wait: Duration) {
         self.judged = true;
         let mut health = self.upstream.health();
         let until = Instant::now() + wait;
@@ -103,6 +117,7 @@ impl Upstreams {
                 target: target(&under(base, path))?,
                 embeddings: target(&under(base, "embeddings"))?,
                 outstanding: AtomicUsize::new(0),
+                excluded: AtomicBool::new(false),
                 health: Mutex::default(),
             })
         };
@@ -119,11 +134,21 @@ impl Upstreams {
         let in_turn = (0..n).map(|i| &self.all[(from + i) % n]);
         let best = in_turn.min_by_key(|upstream| {
             let rests = upstream.rests_until().filter(|until| *until > now);
-            (rests, upstream.outstanding.load(Ordering::Relaxed))
+            (upstream.is_excluded(), rests, upstream.outstanding.load(Ordering::Relaxed))
         });
         let upstream = best.expect("BUG: an engine without a server");
         upstream.outstanding.fetch_add(1, Ordering::Relaxed);
         Visit { upstream, began: now, judged: false }
+    }
+
+    /// Sends nothing more to a server that refuses what others may take. `false` if it is the last one.
+    pub(super) fn exclude(&self, upstream: &Upstream) -> bool {
+        let others = self.all.iter().filter(|other| !std::ptr::eq(*other, upstream));
+        let has_others = others.into_iter().any(|other| !other.is_excluded());
+        if has_others {
+            upstream.excluded.store(true, Ordering::Relaxed);
+        }
+        has_others
     }
 
     /// When the first of them may be asked again; `None` if one may be asked now.
@@ -137,13 +162,30 @@ impl Upstreams {
                 .rests_until()
                 .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
         };
-        self.all.iter().map(wait).min().filter(|wait| !wait.is_zero())
+        let asked = self.all.iter().filter(|upstream| !upstream.is_excluded());
+        asked.map(wait).min().filter(|wait| !wait.is_zero())
     }
 }
 
 impl Upstream {
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {
         self.health.lock().expect("BUG: the health lock is poisoned")
+    }
+
+    fn is_excluded(&self) -> bool {
+        self.excluded.load(Ordering::Relaxed)
+    }
+
+    /// How long to leave it alone that had too many requests and says no more: between half and all of a time that
+    /// doubles, by `draw` in 0..1. Requests that were under way together count once.
+    fn back_off(&self, began: Instant, draw: f64) -> Duration {
+        let mut health = self.health();
+        if health.last_limited.is_none_or(|last| began >= last) {
+            health.limited += 1;
+            health.last_limited = Some(Instant::now());
+        }
+        let most = LIMITED.saturating_mul(1 << (health.limited - 1).min(10)).min(REST_MAX);
+        most.mul_f64(0.5 + draw / 2.0)
     }
 
     fn rests_until(&self) -> Option<Instant> {
@@ -217,12 +259,38 @@ mod tests {
         let held: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
         assert!(held.iter().all(|visit| visit.upstream.label == "http://b:1"));
         assert_eq!(upstreams.first_ready(), None);
-        held.into_iter().next().unwrap().rest(Duration::from_secs(9));
+        held.into_iter().next().unwrap().limited(Some(Duration::from_secs(9)));
         assert!(upstreams.first_ready().is_some_and(|wait| wait <= REST));
         let soonest = upstreams.choose();
         assert_eq!(soonest.upstream.label, "http://a:1", "the one that is soonest done");
         soonest.abstain();
         assert_eq!(upstreams.first_ready_at(Instant::now() + REST), None);
+    }
+
+    #[test]
+    fn a_server_with_too_many_requests_is_left_alone_longer_each_time() {
+        let upstreams = two();
+        let [a, b] = upstreams.all.as_slice() else { unreachable!() };
+        let together = Instant::now();
+        let waits = [0.0, 0.999].map(|draw| a.back_off(together, draw).as_millis());
+        assert_eq!(waits, [1000, 1999], "of one moment");
+        let waits: Vec<_> = (0..6).map(|_| a.back_off(Instant::now(), 1.0).as_secs()).collect();
+        assert_eq!(waits, [4, 8, 16, 32, 60, 60]);
+        upstreams.choose().limited(None);
+        upstreams.choose().limited(Some(Duration::from_secs(9)));
+        assert!(a.rests_until().is_some() && b.rests_until().is_some());
+        upstreams.choose().succeeded();
+        upstreams.choose().succeeded();
+        assert_eq!(a.back_off(Instant::now(), 1.0).min(b.back_off(Instant::now(), 1.0)), LIMITED);
+    }
+
+    #[test]
+    fn of_servers_that_refuse_the_last_is_asked() {
+        let upstreams = two();
+        assert!(upstreams.exclude(&upstreams.all[0]));
+        assert!(!upstreams.exclude(&upstreams.all[1]), "nobody else is left");
+        let visits: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
+        assert!(visits.iter().all(|visit| visit.upstream.label == "http://b:1"));
     }
 
     #[test]

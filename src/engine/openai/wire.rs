@@ -8,8 +8,9 @@ use serde::de::{IgnoredAny, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Api, OpenAi};
+use super::{Api, OpenAi, STREAM_OPTIONS};
 use crate::digest::{Digest, Replica};
 use crate::sample::{
     Finish, Message, Request, ResponseFormat, Role, TokenLogprob, TokenSource, ToolCall, ToolSpec,
@@ -61,8 +62,8 @@ impl Serialize for Body<'_> {
             (None, _) => {}
         }
         match &sampling.response_format {
-            // An embedding is asked for at another place, with a body of its own.
-            None | Some(ResponseFormat::Embedding) => {}
+            // These are asked for with bodies of their own.
+            None | Some(ResponseFormat::Embedding | ResponseFormat::Likelihood(_)) => {}
             Some(ResponseFormat::JsonObject) => {
                 map.serialize_entry("response_format", &Kind { kind: "json_object" })?;
             }
@@ -84,7 +85,9 @@ impl Serialize for Body<'_> {
         }
         if settings.stream {
             map.serialize_entry("stream", &true)?;
-            map.serialize_entry("stream_options", &StreamOptions { include_usage: true })?;
+            if sends(STREAM_OPTIONS) {
+                map.serialize_entry(STREAM_OPTIONS, &StreamOptions { include_usage: true })?;
+            }
         }
         for (name, value) in &settings.extra_body {
             map.serialize_entry(name, value)?;
@@ -135,12 +138,12 @@ fn json_schema(schema: &Value) -> Value {
 }
 
 /// The texts one after another: a model without a chat format has no roles.
-fn prompt(messages: &[Message]) -> String {
+pub(super) fn prompt(messages: &[Message]) -> String {
     let texts: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
     texts.join("\n\n")
 }
 
-struct Messages<'a>(&'a [Message]);
+pub(super) struct Messages<'a>(pub(super) &'a [Message]);
 
 impl Serialize for Messages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -215,6 +218,11 @@ pub(super) struct Wire<'a> {
     pub(super) usage: Option<UsageWire>,
     #[serde(default)]
     pub(super) error: Option<Value>,
+    /// Of an error without a table of its own.
+    #[serde(default)]
+    pub(super) message: Option<Value>,
+    #[serde(default)]
+    pub(super) code: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -251,18 +259,19 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     pub(super) fn thought(&self) -> Option<&str> {
         let thought = self.reasoning_content.as_deref().or(self.reasoning.as_deref());
+        let thought = thought.or(self.content.as_ref().map(|content| content.thought.as_str()));
         thought.filter(|thought| !thought.is_empty())
     }
 
     pub(super) fn said(&self) -> &str {
-        self.content.as_ref().map_or("", |content| content.0.as_ref())
+        self.content.as_ref().map_or("", |content| content.said.as_ref())
     }
 }
 
 #[derive(Deserialize)]
 pub(super) struct CallWire<'a> {
     #[serde(default)]
-    pub(super) index: Option<usize>,
+    pub(super) index: Option<i64>,
     #[serde(borrow, default)]
     pub(super) id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -273,12 +282,34 @@ pub(super) struct CallWire<'a> {
 pub(super) struct FunctionWire<'a> {
     #[serde(borrow, default)]
     pub(super) name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "arguments")]
     pub(super) arguments: Option<Cow<'a, str>>,
 }
 
-/// Text, or a list of parts of which some are text.
-pub(super) struct Content<'a>(pub(super) Cow<'a, str>);
+/// The arguments of a call: JSON as a text, and with some servers as JSON.
+fn arguments<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = Option::<&RawValue>::deserialize(deserializer)?;
+    raw.map(RawValue::get)
+        .map(|json| match json.starts_with('"') {
+            true => serde_json::from_str(json).map(Cow::Owned).map_err(serde::de::Error::custom),
+            false => Ok(Cow::Borrowed(json)),
+        })
+        .transpose()
+}
+
+/// Text, or a list of parts of which some are text, and some what the model thought before.
+pub(super) struct Content<'a> {
+    said: Cow<'a, str>,
+    thought: String,
+}
+
+impl<'a> Content<'a> {
+    fn text(said: Cow<'a, str>) -> Self {
+        Content { said, thought: String::new() }
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -289,23 +320,32 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 out.write_str("a text or a list of parts")
             }
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Content<'de>, E> {
-                Ok(Content(Cow::Borrowed(text)))
+                Ok(Content::text(Cow::Borrowed(text)))
             }
             fn visit_str<E>(self, text: &str) -> Result<Content<'de>, E> {
-                Ok(Content(Cow::Owned(text.to_owned())))
+                Ok(Content::text(Cow::Owned(text.to_owned())))
             }
             fn visit_string<E>(self, text: String) -> Result<Content<'de>, E> {
-                Ok(Content(Cow::Owned(text)))
+                Ok(Content::text(Cow::Owned(text)))
             }
             fn visit_seq<A: serde::de::SeqAccess<'de>>(
                 self,
                 mut parts: A,
             ) -> Result<Content<'de>, A::Error> {
-                let mut all = String::new();
+                let (mut said, mut thought) = (String::new(), String::new());
                 while let Some(part) = parts.next_element::<Value>()? {
-                    all.push_str(part["text"].as_str().unwrap_or(""));
+                    said.push_str(part["text"].as_str().unwrap_or(""));
+                    // Mistral's reasoning models: a text, or parts again.
+                    match &part["thinking"] {
+                        Value::String(text) => thought.push_str(text),
+                        Value::Array(parts) => {
+                            let texts = parts.iter().filter_map(|part| part["text"].as_str());
+                            thought.extend(texts);
+                        }
+                        _ => {}
+                    }
                 }
-                Ok(Content(Cow::Owned(all)))
+                Ok(Content { said: Cow::Owned(said), thought })
             }
         }
         deserializer.deserialize_any(Texts)
@@ -319,7 +359,15 @@ pub(super) struct UsageWire {
     #[serde(default)]
     completion_tokens: Count,
     #[serde(default)]
+    total_tokens: Count,
+    #[serde(default)]
     prompt_tokens_details: Details,
+    /// Moonshot's place for what others have in the details.
+    #[serde(default)]
+    cached_tokens: Count,
+    /// DeepSeek's.
+    #[serde(default)]
+    prompt_cache_hit_tokens: Count,
     #[serde(default)]
     completion_tokens_details: Details,
 }
@@ -397,11 +445,23 @@ impl<'de> Deserialize<'de> for Count {
 
 impl UsageWire {
     pub(super) fn usage(self) -> Usage {
+        let reasoning = self.completion_tokens_details.reasoning_tokens.0;
+        let (prompt, completion) = (self.prompt_tokens.0, self.completion_tokens.0);
+        // xAI counts reasoning beside what was said, and bills both: the sum of all tells.
+        let beside = prompt.zip(completion).zip(self.total_tokens.0).zip(reasoning).filter(
+            |(((prompt, completion), total), reasoning)| {
+                prompt.checked_add(*completion).and_then(|sum| sum.checked_add(*reasoning))
+                    == Some(*total)
+            },
+        );
+        let beside = beside.map_or(0, |(_, reasoning)| reasoning);
+        let cached = self.prompt_tokens_details.cached_tokens.0;
+        let cached = cached.or(self.cached_tokens.0).or(self.prompt_cache_hit_tokens.0);
         Usage {
-            input_tokens: self.prompt_tokens.0,
-            output_tokens: self.completion_tokens.0,
-            input_tokens_cache_read: self.prompt_tokens_details.cached_tokens.0,
-            reasoning_tokens: self.completion_tokens_details.reasoning_tokens.0,
+            input_tokens: prompt,
+            output_tokens: completion.map(|said| said.saturating_add(beside)),
+            input_tokens_cache_read: cached,
+            reasoning_tokens: reasoning,
             token_source: Some(TokenSource::Usage),
         }
     }
@@ -482,10 +542,45 @@ mod tests {
     }
 
     #[test]
+    fn what_came_from_a_cache_stands_in_three_places() {
+        let cached = |json: &str| {
+            serde_json::from_str::<UsageWire>(json).unwrap().usage().input_tokens_cache_read
+        };
+        assert_eq!(cached(r#"{"prompt_tokens": 7, "cached_tokens": 4}"#), Some(4));
+        assert_eq!(
+            cached(r#"{"prompt_cache_hit_tokens": 5, "prompt_tokens_details": {}}"#),
+            Some(5)
+        );
+        let all = r#"{"prompt_tokens_details": {"cached_tokens": 3}, "cached_tokens": 4, "prompt_cache_hit_tokens": 5}"#;
+        assert_eq!(cached(all), Some(3));
+        assert_eq!(cached(r#"{"prompt_tokens": 7}"#), None);
+    }
+
+    #[test]
+    fn reasoning_beside_what_was_said_is_output_too() {
+        let output = |total: u64| {
+            let json = format!(
+                r#"{{"prompt_tokens": 7, "completion_tokens": 30, "total_tokens": {total},
+                     "completion_tokens_details": {{"reasoning_tokens": 500}}}}"#
+            );
+            let usage = serde_json::from_str::<UsageWire>(&json).unwrap().usage();
+            (usage.output_tokens, usage.reasoning_tokens)
+        };
+        assert_eq!(output(537), (Some(530), Some(500)));
+        // As most count: within it, or in no sum that anybody knows.
+        assert_eq!(output(37), (Some(30), Some(500)));
+        assert_eq!(output(600), (Some(30), Some(500)));
+    }
+
+    #[test]
     fn content_is_a_text_or_its_parts() {
         let part = |json: &str| serde_json::from_str::<Part<'_>>(json).unwrap().said().to_owned();
         assert_eq!(part(r#"{"content": "a\n\u00e4"}"#), "a\nä");
         assert_eq!(part(r#"{"content": null}"#), "");
         assert_eq!(part(r#"{"content": [{"type": "text", "text": "a"}, {"type": "image"}]}"#), "a");
+        let thinks = r#"{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
+                         {"type": "text", "text": "a"}]}"#;
+        let part: Part<'_> = serde_json::from_str(thinks).unwrap();
+        assert_eq!((part.said(), part.thought()), ("a", Some("Hm")));
     }
 }

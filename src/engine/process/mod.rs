@@ -40,6 +40,10 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How much of the end of the log goes into messages.
 const TAIL: u64 = 2000;
+/// Variables whose names end so hold what nobody is shown.
+const SECRET: &[&str] = &["TOKEN", "KEY", "SECRET", "PASSWORD"];
+/// Shorter values would tear holes into ordinary words.
+const SECRET_MIN: usize = 4;
 /// How long the supervisor gets to stop everything.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -92,6 +96,14 @@ impl Backend for Process {
 
     fn continues(&self) -> Result<(), String> {
         self.openai.continues()
+    }
+
+    fn likelihoods(&self) -> Result<(), String> {
+        self.openai.likelihoods()
+    }
+
+    fn expect_likelihoods(&self) {
+        self.openai.expect_likelihoods();
     }
 
     fn formats_chat(&self) -> bool {
@@ -271,6 +283,8 @@ struct Supervisor {
     child: Child,
     command: String,
     log: Utf8PathBuf,
+    /// What of its environment no message shows.
+    secrets: Vec<String>,
     /// Where this start begins in the log.
     from: u64,
 }
@@ -298,7 +312,8 @@ impl Supervisor {
         // Ctrl-C on the terminal goes to this process alone: requests under way still need the server.
         std::os::unix::process::CommandExt::process_group(&mut process, 0);
         let child = process.spawn().map_err(fail)?;
-        Ok(Supervisor { child, command, log: settings.log.clone(), from })
+        let secrets = secrets(&settings.env);
+        Ok(Supervisor { child, command, log: settings.log.clone(), secrets, from })
     }
 
     /// How the server ended, if it did.
@@ -317,8 +332,15 @@ impl Supervisor {
             "" => "it said nothing".to_owned(),
             tail => format!("its last words:\n{tail}"),
         };
-        format!("the server `{}`: {what}; log: {}; {said}", self.command, self.log)
+        let words = format!("the server `{}`: {what}; log: {}; {said}", self.command, self.log);
+        self.secrets.iter().fold(words, |words, secret| words.replace(secret, "[secret]"))
     }
+}
+
+fn secrets(env: &BTreeMap<String, String>) -> Vec<String> {
+    let is_secret = |name: &str| SECRET.iter().any(|end| name.to_uppercase().ends_with(end));
+    let values = env.iter().filter(|(name, value)| is_secret(name) && value.len() >= SECRET_MIN);
+    values.map(|(_, value)| value.clone()).collect()
 }
 
 impl Drop for Supervisor {

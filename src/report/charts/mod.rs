@@ -11,6 +11,8 @@
 //! | [`heat`] | a number over two axes |
 //! | [`bars`] | a number of each of several things, one panel of small multiples |
 //! | [`scatter`] | one number against another, and the Pareto front |
+//! | [`histogram`] | how often a number was measured |
+//! | [`timeline`] | how many there were over time |
 //! | [`calibration`] | how often a confidence is right |
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
@@ -18,12 +20,16 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 mod bars;
 mod calibration;
 mod heat;
+mod histogram;
 mod scatter;
+mod timeline;
 
 pub use bars::{Bar, Bars, bars};
 pub use calibration::{Calibration, Confidence, calibration};
 pub use heat::{Heat, heat};
+pub use histogram::{Histogram, histogram};
 pub use scatter::{Point, Scatter, pareto, scatter};
+pub use timeline::{Timeline, timeline};
 
 /// What a page with charts needs among its styles.
 pub const STYLE: &str = include_str!("charts.css");

@@ -5,8 +5,7 @@ use serde::Serialize;
 use super::StageDiff;
 use super::words::{self, plain};
 use crate::record::scores::{Comparison, Measure};
-use crate::report::analysis::{bounds, points, probability};
-use crate::report::markdown::percent;
+use crate::report::spelling::{bounds, percent, points, probability};
 use crate::stats::Difference;
 
 /// Version of the JSON of a [`Bisection`].

@@ -4,9 +4,8 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::words::{self, plain};
 use super::{CellDiff, Diff, Flips, State};
-use crate::report::analysis::{bounds, points, probability};
 use crate::report::charts::shortened;
-use crate::report::markdown::Table;
+use crate::report::spelling::{Table, bounds, points, probability};
 use crate::stats::Difference;
 
 const PAGE: &str = include_str!("diff.html");

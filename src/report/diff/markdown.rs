@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::words::{self, plain};
 use super::{CellDiff, Diff, Flips, State};
-use crate::report::markdown::Table;
+use crate::report::spelling::Table;
 
 /// Most characters of it. GitHub takes 65,536.
 pub const MARKDOWN_MAX: usize = 65_000;

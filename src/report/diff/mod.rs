@@ -1,16 +1,16 @@
 //! What differs between two sets of finished samples: metrics, who flipped, cost and latency. Knows nothing of
 //! where samples come from; the statistics are those of reports (`record::scores`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::{Cell, CellInfo, Cost, Row, question};
+use super::{Cost, Took, dollars, question};
 use crate::digest::{Difference, Key};
 use crate::record::scores::{
     Both, Comparison, Metric, NoTag, PairBy, ScoreTable, adjust, both, compare, keep_common,
 };
-use crate::record::{Observed, Tally, TallySummary};
+use crate::record::{Tally, TallySummary};
 use crate::sample::{Outcome, Sample, Usage};
 use crate::stats::{Reducer, Summary};
 
@@ -159,13 +159,21 @@ pub struct Sums {
     pub usage: Option<Usage>,
     /// What they cost, where somebody has said what tokens cost.
     pub cost: Option<Cost>,
+    /// The same of those whom scorers and retrieval ask, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub scorer_costs: BTreeMap<String, Cost>,
 }
 
 impl Sums {
+    /// Of samples of which no more is known.
+    pub fn of(summary: TallySummary) -> Self {
+        let scorer_costs = BTreeMap::new();
+        Sums { summary, latency_live: None, usage: None, cost: None, scorer_costs }
+    }
+
     /// Dollars for all requests, as if none had been remembered.
     pub fn dollars(&self) -> Option<f64> {
-        let cost = self.cost.as_ref()?;
-        Some(cost.spent? + cost.saved?)
+        dollars(self.cost.as_ref(), &self.scorer_costs)
     }
 }
 
@@ -224,35 +232,25 @@ pub struct CellSide {
 }
 
 impl CellSide {
-    /// `summary` is what the run said of them; absent they are counted.
+    /// `summary` is what the run said of them; absent they are counted. `took` is what they took, where that is
+    /// known.
     pub fn new(
         samples: Vec<Sample>,
         summary: Option<TallySummary>,
-        observed: Option<(Vec<Observed>, CellInfo)>,
+        took: Option<Took>,
     ) -> CellSide {
-        let counted = |samples: &[Sample]| {
+        let summary = summary.unwrap_or_else(|| {
             let mut tally = Tally::default();
             samples.iter().for_each(|sample| tally.add(sample));
             tally.summary()
-        };
-        let Some((observed, info)) = observed.filter(|(all, _)| all.len() == samples.len()) else {
-            let summary = summary.unwrap_or_else(|| counted(&samples));
-            let sums = Sums { summary, latency_live: None, usage: None, cost: None };
-            return CellSide { samples, sums };
-        };
-        let rows = samples.into_iter().zip(observed);
-        let rows = rows.map(|(sample, observed)| Row::new(sample, observed)).collect();
-        // The same sums as in a report.
-        let cell = Cell::new("", String::new(), String::new(), info, rows);
-        CellSide {
-            samples: cell.samples.into_iter().map(|row| row.sample).collect(),
-            sums: Sums {
-                summary: summary.unwrap_or(cell.summary),
-                latency_live: cell.latency_live,
-                usage: Some(cell.usage),
-                cost: cell.cost,
-            },
+        });
+        let mut sums = Sums::of(summary);
+        if let Some(took) = took.filter(|took| took.samples() == samples.len()) {
+            sums.usage = Some(took.usage);
+            (sums.cost, sums.scorer_costs) = (took.cost, took.scorer_costs);
+            sums.latency_live = Summary::of(took.live);
         }
+        CellSide { samples, sums }
     }
 
     /// The sums.

@@ -2,7 +2,7 @@
 
 use super::words::{self, plain};
 use super::{CellDiff, Diff, Flips, State};
-use crate::report::markdown::Table;
+use crate::report::spelling::Table;
 
 /// The diff as text, without colour.
 pub fn text(diff: &Diff) -> String {

@@ -3,9 +3,10 @@
 use super::{CellDiff, Change, Diff, Drawn, Flip, StageDiff, State, Sums};
 use crate::digest::Difference;
 use crate::record::scores::Comparison;
-use crate::report::analysis::{bounds, named, points, probability};
-use crate::report::markdown::{ABSENT, Table, count, count_or_absent, duration, percent};
 use crate::report::speed::dollars;
+use crate::report::spelling::{
+    ABSENT, COMPARED, Table, compared, count, count_or_absent, duration, how, named,
+};
 use crate::sample::Outcome;
 
 /// Longest text of a model or a template that is shown.
@@ -96,43 +97,19 @@ pub(super) fn heading(cell: &CellDiff) -> String {
 
 /// Metrics side by side.
 pub(super) fn metrics(cell: &CellDiff) -> Option<Table> {
-    let head = [
-        "metric",
-        "a",
-        "b",
-        "b − a",
-        "95 % CI",
-        "p",
-        "Holm",
-        "a better",
-        "b better",
-        "rows",
-        "test; interval",
-    ];
+    let mut head = vec!["metric"];
+    head.extend(COMPARED);
+    head.extend(["a better", "b better", "rows", "test; interval"]);
     let row = |c: &Comparison| {
         let mut row = vec![named(&c.metric, &c.reducer)];
-        let Some(result) = &c.result else {
-            row.extend((0..head.len() - 3).map(|_| ABSENT.to_owned()));
-            let why = c.refused.as_deref().unwrap_or("no row has a score on both sides");
-            row.extend([count(c.common), why.to_owned()]);
-            return row;
-        };
-        row.extend([
-            percent(Some(result.a)),
-            percent(Some(result.b)),
-            points(result.difference),
-            bounds(result.ci),
-            probability(result.p),
-            probability(c.p_holm),
-            count(result.better_a),
-            count(result.better_b),
-            count(result.rows),
-            format!("{}; {}", result.test.words(), result.estimator.words()),
-        ]);
+        let absent = || vec![ABSENT.to_owned(); COMPARED.len() + 2];
+        row.extend(compared(c).unwrap_or_else(absent));
+        row.push(count(c.result.as_ref().map_or(c.common, |result| result.rows)));
+        row.push(how(c));
         row
     };
     let rows: Vec<_> = cell.comparisons.iter().map(row).collect();
-    (!rows.is_empty()).then(|| Table { head: head.map(str::to_owned).to_vec(), rows })
+    (!rows.is_empty()).then(|| Table { head: head.into_iter().map(str::to_owned).collect(), rows })
 }
 
 /// Outcomes, tokens, cost and latency side by side. Outcomes that are equal on both sides are left out.

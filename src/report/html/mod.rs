@@ -1,8 +1,8 @@
 //! A report as one HTML file that needs no network. Knows nothing of files or of how samples are made.
 //!
-//! Tables and charts are rendered here, so they are there in print and without JavaScript. Samples follow in
-//! compressed blocks (`samples.rs`); `report.js` unpacks those that are looked at, so that a hundred thousand of
-//! them open at once.
+//! Tables and charts are rendered here, so they are there in print and without JavaScript. What samples are filtered by
+//! follows (`index.rs`), and then all else of them in compressed blocks (`samples.rs`): `report.js` unpacks those that
+//! are looked at, so that a hundred thousand of them open at once.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,21 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde_json::json;
 
 use super::markdown::{
-    Outcomes, Table, accuracy, answered, count, count_or_absent, duration, facts, groups, hit_rate,
-    metric, moment, outcomes, params, percent, rate, revision, scorers, settings, skipped,
+    Outcomes, accuracy, answered, facts, groups, hit_rate, metric, outcomes, params, scorers,
+    settings, skipped,
 };
-use super::{Cell, Report, Row, analysis, charts, comparison, quality, speed};
+use super::spelling::{
+    P99_NOTE, Table, count, count_or_absent, duration, moment, p99, percent, rate, revision,
+};
+use super::{Cell, Report, Row, analysis, charts, comparison, gates, quality, speed};
 use crate::digest::Digest;
 use crate::sample::{Role, Sample};
-use crate::stats::Summary;
+use crate::stats::{self, Summary};
 
+mod index;
 mod samples;
 
+pub use index::Index;
 use samples::{Packer, inert};
 
 const PAGE: &str = include_str!("report.html");
@@ -30,16 +35,12 @@ const SCRIPT: &str = include_str!("report.js");
 /// Where the blocks of samples go. No text of a report can be this: there `<` is escaped.
 const BLOCKS: &str = "<!--blocks-->";
 
-/// Width of every chart, in its own units.
-const WIDTH: f64 = 640.0;
 /// Width of the accuracy scale; the values stand to its right.
 const SCALE: f64 = 430.0;
 /// Height of a workflow in the accuracy chart: its name above its bar.
 const ROW_HEIGHT: usize = 54;
 /// Characters of a name that fit above a bar.
 const NAME_MAX: usize = 48;
-/// Top and bottom of the bars of a histogram.
-const BARS: (f64, f64) = (36.0, 146.0);
 
 /// Writes the report as one HTML document, piece by piece. `rows` are the samples of all workflows, each with the
 /// place of its workflow in the report, in order: they are read one at a time, and may come from anywhere.
@@ -54,7 +55,7 @@ pub fn html<E>(
     let page = page_around(report);
     let (before, after) = page.split_once(BLOCKS).expect("BUG: the page has a place for blocks");
     write(before)?;
-    let mut packer = Packer::new(tags(report).into_iter().map(str::to_owned).collect());
+    let mut packer = Packer::new();
     for row in rows {
         let (cell, row) = row?;
         if let Some(block) = packer.add(cell, &row) {
@@ -75,9 +76,11 @@ fn page_around(report: &Report) -> String {
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
     let names: Vec<&str> = report.cells.iter().map(|cell| cell.name.as_str()).collect();
-    let rows: usize = report.cells.iter().map(|cell| cell.samples.len()).sum();
     let short = comparison::short_names(report);
-    let data = json!({ "cells": names, "short": short, "tags": tags(report), "rows": rows });
+    let tags: Vec<&str> = tags(report).into_iter().collect();
+    let data = json!({ "cells": names, "short": short, "tags": tags });
+    let indexes = report.cells.iter().enumerate();
+    let indexes = indexes.map(|(i, cell)| inert(&cell.index.json(i, &tags).to_string()));
     let data = data.to_string();
     let context = context! {
         page => page(report),
@@ -86,6 +89,7 @@ fn page_around(report: &Report) -> String {
         style => Value::from_safe_string(STYLE.to_owned()),
         script => Value::from_safe_string(SCRIPT.to_owned()),
         data => Value::from_safe_string(inert(&data)),
+        indexes => indexes.map(Value::from_safe_string).collect::<Vec<_>>(),
         blocks => Value::from_safe_string(BLOCKS.to_owned()),
     };
     env.render_str(PAGE, context).expect("BUG: the page of a report renders for every report")
@@ -122,6 +126,8 @@ fn page(report: &Report) -> Value {
         // The scorer that decides what is right, where all workflows have the same.
         judge => judges.first().filter(|_| judges.len() == 1),
         chart => chart(&report.cells),
+        gates => gates::table(&report.gates),
+        gates_total => gates::total(&report.gates),
         metrics => metrics(report),
         stopped => analysis::stopped(report),
         measures => analysis::measures(report),
@@ -132,6 +138,7 @@ fn page(report: &Report) -> Value {
         extractors_note => quality::NOTE,
         speed => speed::overview(report),
         speed_note => speed::NOTE,
+        p99_note => P99_NOTE,
         costs => speed::costs(report),
         groups => groups(report),
         comparison => comparison::page(report),
@@ -257,8 +264,9 @@ fn one_cell(cell: &Cell) -> Value {
         context! {
             name => phase.name(),
             count => count(times.count),
-            times => [times.total_ms, times.mean_ms, times.p50_ms, times.p90_ms, times.p95_ms, times.p99_ms]
+            times => [times.total_ms, times.mean_ms, times.p50_ms, times.p90_ms, times.p95_ms]
                 .map(|ms| duration(Some(ms))),
+            p99 => p99(Some(times)),
             width => if longest > 0.0 { round(times.total_ms / longest * 100.0) } else { 0.0 },
         }
     });
@@ -289,7 +297,7 @@ fn latency(cell: &Cell) -> Table {
             duration(times.map(|times| times.mean_ms)),
             duration(times.map(|times| times.p50_ms)),
             duration(times.map(|times| times.p95_ms)),
-            duration(times.map(|times| times.p99_ms)),
+            p99(times),
         ]
     };
     Table {
@@ -304,49 +312,26 @@ fn latency(cell: &Cell) -> Table {
 /// Latency of live samples; nothing without any.
 fn histogram(cell: &Cell) -> Option<Value> {
     let live = cell.latency_live.as_ref()?;
-    let (low, high) = (cell.histogram.first()?.from, cell.histogram.last()?.to);
-    let most = cell.histogram.iter().map(|bar| bar.count).max().filter(|most| *most > 0)?;
-    if high <= low {
-        return None;
-    }
+    let most = cell.histogram.iter().map(|bar| bar.count).max()?;
+    let svg = latency_chart(live, &cell.histogram)?;
+    Some(context! { svg => Value::from_safe_string(svg), most => count(most) })
+}
+
+/// The chart of latencies, for pages and reports; nothing where there is none to see.
+pub fn latency_chart(times: &Summary, bars: &[stats::Bar]) -> Option<String> {
     let text = |ms: f64| duration(Some(ms));
-    let x = |ms: f64| round(((ms - low) / (high - low)).clamp(0.0, 1.0) * WIDTH);
-    let (top, bottom) = BARS;
-    let bars = cell.histogram.iter().map(|bar| {
-        let height = round(bar.count as f64 / most as f64 * (bottom - top));
-        context! {
-            x => x(bar.from),
-            y => round(bottom - height),
-            width => round((x(bar.to) - x(bar.from) - 1.0).max(1.0)),
-            height,
-            title => format!("{} to {}: {}", text(bar.from), text(bar.to), count(bar.count)),
-        }
-    });
-    // Each label has a line of its own, since the two percentiles may be close.
-    let mark = |name: &str, ms: f64, label_y: f64| {
-        let left = x(ms) > WIDTH / 2.0;
-        context! {
-            x => x(ms),
-            label_x => round(if left { x(ms) - 5.0 } else { x(ms) + 5.0 }),
-            label_y,
-            anchor => if left { "end" } else { "start" },
-            label => format!("{name} {}", text(ms)),
-        }
-    };
-    Some(context! {
-        words => format!(
-            "{} live samples from {} to {}; median {}, 95th percentile {}",
-            count(live.count),
-            text(low),
-            text(high),
-            text(live.p50_ms),
-            text(live.p95_ms),
+    charts::histogram(&charts::Histogram {
+        title: format!(
+            "{} samples from {} to {}; median {}, 95th percentile {}",
+            count(times.count),
+            text(bars.first()?.from),
+            text(bars.last()?.to),
+            text(times.p50_ms),
+            text(times.p95_ms),
         ),
-        low => text(low),
-        high => text(high),
-        most => count(most),
-        bars => bars.collect::<Vec<_>>(),
-        marks => [mark("p50", live.p50_ms, 12.0), mark("p95", live.p95_ms, 29.0)],
+        bars,
+        marks: vec![("p50", times.p50_ms), ("p95", times.p95_ms)],
+        show: |ms| duration(Some(ms)),
     })
 }
 
@@ -376,8 +361,8 @@ pub fn question(sample: &Sample) -> Option<&str> {
 
 #[cfg(test)]
 pub(in crate::report) mod tests {
-    use super::super::markdown::ABSENT;
     use super::super::markdown::tests::{cell, report, row};
+    use super::super::spelling::ABSENT;
     use super::*;
     use crate::sample::{Message, Termination, Trace, TraceStep};
 
@@ -401,11 +386,11 @@ pub(in crate::report) mod tests {
         let html = page_of(&report(vec![cell("ask", vec![row(EVIL, Some(EVIL), Some(false))])]));
         assert!(!html.contains("<script>alert") && !html.contains("<img"), "{html}");
         assert!(!html.contains('\u{2028}'));
-        // Its own, the data, and a block with its index.
+        // Its own, the data, an index and a block.
         assert_eq!(html.matches("<script").count(), 4);
         assert_eq!(html.matches("</script").count(), 4);
-        let blocks = samples::unpacked(&html);
-        let (index, rows) = &blocks[0];
+        let (indexes, blocks) = samples::unpacked(&html);
+        let (index, rows) = (&indexes[0], &blocks[0]);
         assert_eq!(rows[0]["answer"], EVIL);
         assert_eq!(index["verdict"]["values"][0], "wrong");
         assert_eq!(index["tags"][0]["values"][0], EVIL);
@@ -420,7 +405,7 @@ pub(in crate::report) mod tests {
         let html = page_of(&report);
         assert!(html.contains("&lt;b&gt;&quot;x&quot;"), "{html}");
         assert!(!html.contains("<b>") && !html.contains("<img"), "{html}");
-        assert_eq!(html.matches("</script").count(), 2);
+        assert_eq!(html.matches("</script").count(), 4);
     }
 
     #[test]
@@ -431,6 +416,20 @@ pub(in crate::report) mod tests {
         assert_eq!(metrics.rows[1][3..5], [ABSENT, ABSENT]);
         assert_eq!(latency(&report.cells[1]).rows[0][1..], [ABSENT; 5]);
         assert!(page_of(&report).contains("no scored samples"));
+    }
+
+    #[test]
+    fn the_99th_percentile_of_few_values_is_marked_in_every_table() {
+        let html = page_of(&report(vec![cell("ask", vec![row("a", Some("42"), Some(true))])]));
+        for (name, p99) in [("profile", "1.40 s"), ("speed", "1.40 s"), ("latency", "1.50 s")] {
+            let (_, section) = html.split_once(&format!("<section id=\"{name}\"")).unwrap();
+            let (section, _) = section.split_once("</section>").unwrap();
+            // Each is of one value.
+            let marked = format!("<td class=\"few\">{p99} *</td>");
+            assert!(section.contains(&marked), "no `{marked}` in {section}");
+            assert!(section.contains("fewer than 1,000 values"), "{section}");
+        }
+        assert!(html.contains("<svg class=\"timeline\""), "{html}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 // Samples of a report: filters, the list and details. Knows nothing of how numbers are made.
 //
-// Samples come in blocks (see samples.rs): an index that is read at once, and the rest, compressed, which is unpacked
-// when one of its rows is looked at. Of the list only the rows in view exist. Whatever a model said reaches the page
-// through textContent only, so it stays text.
+// Of each workflow there is an index (see index.rs), which is read at once: by it the list is filtered and ordered. All
+// else comes in blocks (see samples.rs), compressed, and is unpacked when one of its rows is looked at; what is looked
+// at before its block has arrived waits for it. Of the list only the rows in view exist. Whatever a model said reaches
+// the page through textContent only, so it stays text.
 "use strict";
 (() => {
   const CELL_CHARS = 280;
@@ -58,7 +59,6 @@
   const column = () => ({ names: [], places: new Map(), at: [] });
   const rows = {
     count: 0,
-    block: [],
     cell: [],
     epoch: [],
     latency: [],
@@ -67,9 +67,9 @@
     served: column(),
     tags: data.tags.map(column),
   };
-  const blocks = [];
 
-  function extend(own, part) {
+  // Of a column with one value, no places are written.
+  function extend(own, part, count) {
     const places = part.values.map((value) => {
       if (!own.places.has(value)) {
         own.places.set(value, own.names.length);
@@ -77,21 +77,60 @@
       }
       return own.places.get(value);
     });
-    for (const place of part.at) own.at.push(places[place]);
+    if (part.at.length === 0) for (let i = 0; i < count; i += 1) own.at.push(places[0]);
+    else for (const place of part.at) own.at.push(places[place]);
   }
 
-  function addBlock(indexElement, blockElement) {
-    const index = JSON.parse(indexElement.textContent);
+  function addIndex(index) {
     for (let i = 0; i < index.rows; i += 1) {
-      rows.block.push(blocks.length);
       rows.cell.push(index.cell);
-      rows.epoch.push(index.epoch[i]);
+      rows.epoch.push(index.epoch.length === 0 ? 0 : index.epoch[i]);
       rows.latency.push(index.latency[i]);
     }
-    for (const name of ["outcome", "verdict", "served"]) extend(rows[name], index[name]);
-    index.tags.forEach((part, i) => extend(rows.tags[i], part));
-    blocks.push({ element: blockElement, first: rows.count, json: null, rows: null });
+    for (const name of ["outcome", "verdict", "served"]) extend(rows[name], index[name], index.rows);
+    index.tags.forEach((part, i) => extend(rows.tags[i], part, index.rows));
     rows.count += index.rows;
+  }
+
+  // Blocks, in the order of the rows.
+
+  const blocks = [];
+  const arrival = { rows: 0, whole: false, next: null, tell: null };
+
+  // Resolved when there are more blocks, or the page has ended.
+  function moreBlocks() {
+    arrival.next ??= new Promise((resolve) => { arrival.tell = resolve; });
+    return arrival.next;
+  }
+
+  // Takes the blocks that are there by now; one that has something after it is whole.
+  function takeBlocks(ended) {
+    const bodies = document.getElementsByClassName("block");
+    const before = blocks.length;
+    while (blocks.length < bodies.length) {
+      const element = bodies[blocks.length];
+      if (!ended && element.nextElementSibling === null) break;
+      const count = Number(element.dataset.rows);
+      blocks.push({ element, first: arrival.rows, count, rows: null, promise: null });
+      arrival.rows += count;
+    }
+    arrival.whole = ended;
+    if ((blocks.length > before || ended) && arrival.next !== null) {
+      const tell = arrival.tell;
+      arrival.next = null;
+      tell();
+    }
+  }
+
+  // The block of a row; nothing before it has arrived.
+  function blockOf(row) {
+    let [low, high] = [0, blocks.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (row < blocks[middle].first + blocks[middle].count) high = middle;
+      else low = middle + 1;
+    }
+    return blocks[low];
   }
 
   const of = (own, row) => own.names[own.at[row]];
@@ -130,7 +169,8 @@
 
   // The whole of a sample, or a promise of it.
   function whole(row) {
-    const block = blocks[rows.block[row]];
+    const block = blockOf(row);
+    if (block === undefined) return moreBlocks().then(() => whole(row));
     const found = unpack(block);
     const pick = (all) => all[row - block.first];
     return Array.isArray(found) ? pick(found) : found.then(pick);
@@ -157,7 +197,9 @@
     if (query === "") return filter();
     const escaped = JSON.stringify(query).slice(1, -1);
     let shownAt = performance.now();
-    for (let i = 0; i < blocks.length; i += 1) {
+    for (let i = 0; i < blocks.length || !arrival.whole; i += 1) {
+      while (i >= blocks.length && !arrival.whole) await moreBlocks();
+      if (i >= blocks.length) break;
       const block = blocks[i];
       const json = await inflate(block.element.textContent);
       if (search.run !== run) return undefined;
@@ -166,7 +208,7 @@
           if (holds(sample, query)) search.hits.add(block.first + place);
         });
       }
-      search.share = (i + 1) / blocks.length;
+      search.share = (block.first + block.count) / rows.count;
       if (performance.now() - shownAt > 250) {
         filter(true);
         shownAt = performance.now();
@@ -255,10 +297,9 @@
     const before = shown.matches[shown.active];
     shown.matches = matches;
     shown.active = Math.max(0, matches.indexOf(before));
-    const loading = rows.count < data.rows ? `, loading ${number(data.rows)}` : "";
     const unfinished = search.hits !== null && search.share < 1;
     const searching = unfinished ? `, searching: ${Math.round(search.share * 100)} %` : "";
-    byId("count").textContent = `${number(matches.length)} of ${number(rows.count)}${loading}${searching}`;
+    byId("count").textContent = `${number(matches.length)} of ${number(rows.count)}${searching}`;
     list.setAttribute("aria-rowcount", matches.length + 1);
     list.setAttribute("aria-busy", String(unfinished));
     for (const line of lines.values()) line.remove();
@@ -462,6 +503,7 @@
       section("Extractors", sample.readings ?? [], readingTable),
       ...sample.steps.flatMap((step) => [
         el("h3", {}, `Step ${step.id}`),
+        isAbsent(step.retrieval) ? null : retrieval(step.retrieval),
         ...step.transcript.map(turn),
         sample.steps.length > 1 ? el("p", { class: "note" }, `answer: ${orDash(step.answer)}`) : null,
         isAbsent(step.trace) ? null : trace(step.trace),
@@ -519,6 +561,20 @@
     );
   }
 
+  // What was put before the question, and how well each ranking says that it fits.
+  function retrieval(info) {
+    return el(
+      "details", {},
+      el("summary", {}, `Retrieved (${info.method}): ${info.passages.length}`),
+      grid(
+        ["", "document", "part", "score", "passage"],
+        info.passages.map((passage, i) => [
+          String(i + 1), passage.source, String(passage.number + 1), String(passage.score), passage.text,
+        ]),
+      ),
+    );
+  }
+
   function trace(agent) {
     const done = (step) => (step.succeeded === false ? " (failed)" : "");
     return el(
@@ -568,44 +624,23 @@
 
   window.addEventListener("beforeprint", openForPrint);
 
-  // Blocks follow this script. The first ones are shown while the others are on their way; one that has something
-  // after it is whole.
+  // Indexes stand before this script and blocks after it: everything works while they are on their way.
 
-  const indexes = document.getElementsByClassName("index");
-  const bodies = document.getElementsByClassName("block");
-
-  function takeBlocks() {
-    const loaded = document.readyState !== "loading";
-    const before = blocks.length;
-    while (blocks.length < bodies.length) {
-      const body = bodies[blocks.length];
-      if (!loaded && body.nextElementSibling === null) break;
-      addBlock(indexes[blocks.length], body);
-    }
-    return blocks.length > before;
-  }
-
+  for (const element of document.getElementsByClassName("index")) addIndex(JSON.parse(element.textContent));
   buildList();
-  if (data.rows > 0) {
+  buildFilters();
+  if (rows.count > 0) {
     list.hidden = false;
     byId("keys").hidden = false;
   }
-  let early = false;
-  const watch = new MutationObserver(() => {
-    // Once is enough to have something to look at.
-    if (!early && takeBlocks()) {
-      early = true;
-      filter();
-      performance.mark("samples-shown");
-    }
-  });
+  filter();
+  performance.mark("samples-ready");
+  if (rows.count > 0) Promise.resolve(whole(0)).then(() => performance.mark("samples-shown"));
+  const watch = new MutationObserver(() => takeBlocks(false));
   watch.observe(document.body, { childList: true });
   document.addEventListener("DOMContentLoaded", () => {
     watch.disconnect();
-    takeBlocks();
-    buildFilters();
-    filter(early);
-    if (!early) performance.mark("samples-shown");
-    performance.mark("samples-ready");
+    takeBlocks(true);
+    performance.mark("samples-whole");
   });
 })();

@@ -1,17 +1,10 @@
 //! Samples on their way into a page: blocks that it unpacks when somebody looks at them. Knows nothing of the page.
 //!
-//! A block is two elements. The first is an index in plain JSON, by which the page filters and sorts without
-//! unpacking anything:
-//!
-//! ```text
-//! { "cell": 0, "rows": 2, "epoch": [0, 0], "latency": [12.5, 13],
-//!   "outcome": { "values": ["answered"], "at": [0, 0] }, "verdict": …, "served": …, "tags": [{ … }, …] }
-//! ```
-//!
-//! The second holds all else of the same rows: a JSON array, compressed (raw deflate, RFC 1951) and in base64. Blocks
-//! hold rows of one workflow, in its order. One block at a time is in memory, here and in the page.
+//! A block is a JSON array of all that its rows hold, compressed (raw deflate, RFC 1951) and in base64; its element says
+//! how many rows those are. Blocks hold rows of one workflow, in its order, and come in the order of the indexes
+//! (`index.rs`). One block at a time is in memory, here and in the page.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -22,7 +15,7 @@ use super::question;
 use crate::digest::{Digest, Key};
 use crate::record::{Phase, RequestObserved};
 use crate::report::Row;
-use crate::sample::{Reading, Role, Sample, Score, Trace};
+use crate::sample::{Reading, RetrievalInfo, Role, Score, Trace};
 
 /// Bytes of JSON after which a block is full. Repeated prompts compress within a window of 32 KiB, so that larger
 /// blocks would be no smaller in sum, and slower to open one sample of.
@@ -30,82 +23,29 @@ const BLOCK_BYTES: usize = 128 * 1024;
 /// Rows after which it is full.
 const BLOCK_ROWS: usize = 500;
 
-/// What the first scorer says of a sample, in a word.
-fn verdict(sample: &Sample) -> &'static str {
-    match sample.scores.first().and_then(Score::is_right) {
-        Some(true) => "right",
-        Some(false) => "wrong",
-        None => "not scored",
-    }
-}
-
-/// Values of a column: each different one once, and where it stands.
-#[derive(Serialize, Default)]
-struct Column {
-    values: Vec<Option<String>>,
-    at: Vec<usize>,
-    #[serde(skip)]
-    known: HashMap<Option<String>, usize>,
-}
-
-impl Column {
-    fn push(&mut self, value: Option<&str>) {
-        let value = value.map(str::to_owned);
-        let next = self.values.len();
-        let place = *self.known.entry(value.clone()).or_insert(next);
-        if place == next {
-            self.values.push(value);
-        }
-        self.at.push(place);
-    }
-}
-
-#[derive(Serialize, Default)]
-struct Index {
-    cell: usize,
-    rows: usize,
-    epoch: Vec<u32>,
-    latency: Vec<f64>,
-    outcome: Column,
-    verdict: Column,
-    served: Column,
-    tags: Vec<Column>,
-}
-
 /// Collects rows and gives blocks.
 pub(super) struct Packer {
-    /// All tags of the report, sorted.
-    tags: Vec<String>,
-    index: Index,
+    /// The workflow whose rows are collected, and how many there are.
+    cell: usize,
+    rows: usize,
     /// The rows so far, a JSON array without its end.
     json: String,
     compress: Compress,
 }
 
 impl Packer {
-    /// For rows with these tags.
-    pub(super) fn new(tags: Vec<String>) -> Self {
+    /// Without rows.
+    pub(super) fn new() -> Self {
         let compress = Compress::new(Compression::new(6), false);
-        Packer { tags, index: Index::default(), json: String::new(), compress }
+        Packer { cell: 0, rows: 0, json: String::new(), compress }
     }
 
     /// Adds a row of a workflow; gives the block before it, where that is full or of another workflow.
     pub(super) fn add(&mut self, cell: usize, row: &Row) -> Option<String> {
-        let full = self.json.len() >= BLOCK_BYTES || self.index.rows >= BLOCK_ROWS;
-        let done = if full || self.index.cell != cell { self.finish() } else { None };
-        let Row { sample, observed, .. } = row;
-        let index = &mut self.index;
-        index.cell = cell;
-        index.rows += 1;
-        index.epoch.push(sample.epoch);
-        index.latency.push(short(observed.latency_ms()));
-        index.outcome.push(Some(sample.outcome.name()));
-        index.verdict.push(Some(verdict(sample)));
-        index.served.push(Some(observed.served_from.name()));
-        index.tags.resize_with(self.tags.len(), Column::default);
-        for (tag, column) in self.tags.iter().zip(&mut index.tags) {
-            column.push(sample.tags.get(tag).map(String::as_str));
-        }
+        let full = self.json.len() >= BLOCK_BYTES || self.rows >= BLOCK_ROWS;
+        let done = if full || self.cell != cell { self.finish() } else { None };
+        self.cell = cell;
+        self.rows += 1;
         self.json.push(if self.json.is_empty() { '[' } else { ',' });
         let view = serde_json::to_string(&View::of(row)).expect("BUG: a sample is plain data");
         self.json.push_str(&view);
@@ -114,15 +54,14 @@ impl Packer {
 
     /// The last block; `None` without rows since the one before.
     pub(super) fn finish(&mut self) -> Option<String> {
-        let index = std::mem::take(&mut self.index);
-        if index.rows == 0 {
+        if self.rows == 0 {
             return None;
         }
-        let index = serde_json::to_string(&index).expect("BUG: an index is plain data");
         self.json.push(']');
-        let mut block = String::from("<script type=\"application/json\" class=\"index\">");
-        block.push_str(&inert(&index));
-        block.push_str("</script>\n<script type=\"application/octet-stream\" class=\"block\">");
+        let rows = std::mem::take(&mut self.rows);
+        let mut block = format!(
+            "<script type=\"application/octet-stream\" class=\"block\" data-rows=\"{rows}\">"
+        );
         BASE64_STANDARD.encode_string(deflated(&mut self.compress, &self.json), &mut block);
         block.push_str("</script>\n");
         self.json.clear();
@@ -161,7 +100,7 @@ pub(super) fn inert(json: &str) -> String {
 }
 
 /// A time in ms to the microsecond: what lies below is noise that does not compress.
-fn short(ms: f64) -> f64 {
+pub(super) fn short(ms: f64) -> f64 {
     (ms * 1000.0).round() / 1000.0
 }
 
@@ -196,6 +135,8 @@ struct StepView<'a> {
     answer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<&'a Trace>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retrieval: Option<&'a RetrievalInfo>,
 }
 
 /// Without the time of every token, which nobody reads in a page and which would be most of it.
@@ -234,6 +175,7 @@ impl<'a> View<'a> {
             transcript: step.transcript.iter().map(|turn| (turn.role, &*turn.content)).collect(),
             answer: step.answer.as_deref(),
             trace: step.trace.as_ref(),
+            retrieval: step.retrieval_info.as_ref(),
         };
         View {
             flow: &sample.flow,
@@ -253,23 +195,28 @@ impl<'a> View<'a> {
     }
 }
 
-/// What a page would unpack, for tests: the index and the rows of each block.
+/// What a page would read, for tests: its indexes, and the rows of each block.
 #[cfg(test)]
-pub(super) fn unpacked(page: &str) -> Vec<(serde_json::Value, Vec<serde_json::Value>)> {
-    let inside = |class: &str| -> Vec<String> {
-        let start = format!("class=\"{class}\">");
-        let parts = page.split(&start).skip(1);
-        parts.map(|part| part.split("</script>").next().unwrap().to_owned()).collect()
+pub(super) fn unpacked(page: &str) -> (Vec<serde_json::Value>, Vec<Vec<serde_json::Value>>) {
+    let inside = |class: &str| -> Vec<(String, String)> {
+        let start = format!(" class=\"{class}\"");
+        let parts = page.split(&start).skip(1).map(|part| {
+            let (attributes, rest) = part.split_once('>').unwrap();
+            (attributes.to_owned(), rest.split("</script>").next().unwrap().to_owned())
+        });
+        parts.collect()
     };
-    let rows = |block: &String| {
+    let rows = |(attributes, block): &(String, String)| {
         let bytes = BASE64_STANDARD.decode(block).unwrap();
         let mut json = Vec::with_capacity(1 << 20);
         let mut inflate = flate2::Decompress::new(false);
         inflate.decompress_vec(&bytes, &mut json, flate2::FlushDecompress::Finish).unwrap();
-        serde_json::from_slice(&json).unwrap()
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
+        assert_eq!(*attributes, format!(" data-rows=\"{}\"", rows.len()));
+        rows
     };
-    let index = |text: &String| serde_json::from_str(text).unwrap();
-    inside("index").iter().map(index).zip(inside("block").iter().map(rows)).collect()
+    let index = |(_, text): &(String, String)| serde_json::from_str(text).unwrap();
+    (inside("index").iter().map(index).collect(), inside("block").iter().map(rows).collect())
 }
 
 #[cfg(test)]
@@ -279,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_full_block_goes_and_none_is_lost() {
-        let mut packer = Packer::new(vec!["topic".to_owned()]);
+        let mut packer = Packer::new();
         let mut page = String::new();
         for i in 0..1300 {
             let cell = usize::from(i >= 700);
@@ -287,21 +234,16 @@ mod tests {
         }
         page.extend(packer.finish());
         assert_eq!(packer.finish(), None);
-        let blocks = unpacked(&page);
-        let flows = blocks.iter().flat_map(|(_, rows)| rows).map(|row| row["flow"].clone());
-        assert_eq!(
-            flows.collect::<Vec<_>>(),
-            (0..1300).map(|i| format!("q{i}")).collect::<Vec<_>>()
-        );
-        for (index, rows) in &blocks {
-            assert_eq!(index["rows"], rows.len());
-            assert!(rows.len() <= BLOCK_ROWS);
-            assert_eq!(index["verdict"]["values"], serde_json::json!(["right"]));
-            assert_eq!(index["tags"][0]["at"].as_array().unwrap().len(), rows.len());
-        }
-        let cells: Vec<_> =
-            blocks.iter().map(|(index, _)| index["cell"].as_u64().unwrap()).collect();
-        assert!(cells.is_sorted() && cells.contains(&1), "{cells:?}");
+        let (_, blocks) = unpacked(&page);
+        let flows: Vec<_> = blocks.iter().flatten().map(|row| row["flow"].clone()).collect();
+        assert_eq!(flows, (0..1300).map(|i| format!("q{i}")).collect::<Vec<_>>());
+        assert!(blocks.iter().all(|rows| rows.len() <= BLOCK_ROWS));
+        // None has rows of both workflows.
+        let ends = blocks.iter().scan(0, |rows, block| {
+            *rows += block.len();
+            Some(*rows)
+        });
+        assert!(ends.into_iter().any(|end| end == 700));
     }
 
     #[test]
@@ -309,9 +251,9 @@ mod tests {
         let noise: String = (0..300_000_u32)
             .map(|i| char::from(b'0' + (i.wrapping_mul(2_654_435_761) >> 24) as u8 % 70))
             .collect();
-        let mut packer = Packer::new(Vec::new());
+        let mut packer = Packer::new();
         packer.add(0, &row("q", Some(&noise), None));
         let page = packer.finish().unwrap();
-        assert_eq!(unpacked(&page)[0].1[0]["answer"], noise);
+        assert_eq!(unpacked(&page).1[0][0]["answer"], noise);
     }
 }

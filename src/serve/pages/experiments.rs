@@ -19,6 +19,8 @@ use crate::serve::experiment::Issue;
 
 /// Experiments on the dashboard.
 const LATEST: u64 = 10;
+/// Runs there.
+const LATEST_RUNS: u64 = 5;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -39,7 +41,8 @@ async fn dashboard(State(app): State<App>, Extension(caller): Extension<Caller>)
         experiments => latest?.1,
         engines => known.engines.keys().collect::<Vec<_>>(),
         data_sets => known.data_sets.keys().collect::<Vec<_>>(),
-        unread => known.unread.iter().map(|(path, error)| (path.as_str(), error)).collect::<Vec<_>>(),
+        manifests => known.manifests,
+        runs => app.runs_of_store(None, 0, LATEST_RUNS)?.1,
     };
     Ok(page(&app, &caller, ("dashboard.html", "Dashboard", "/"), data))
 }

@@ -3,6 +3,8 @@
 use minijinja::Environment;
 use minijinja::value::{Value, ValueKind};
 
+use crate::report::p99_mark;
+
 const ABSENT: &str = "–";
 
 /// Makes the filters known to templates.
@@ -16,9 +18,19 @@ pub fn add(env: &mut Environment<'static>) {
         number(value, |x| format!("{x:.digits$}"))
     });
     env.add_filter("count", |value: &Value| number(value, |x| grouped(x as i64)));
+    env.add_filter("p99_mark", p99_mark);
     env.add_filter("text", |value: &Value| match value.kind() {
         ValueKind::None | ValueKind::Undefined => ABSENT.to_owned(),
         _ => value.to_string(),
+    });
+    // A path of a project in an address: its parts escaped, its slashes kept.
+    env.add_filter("urlpath", |path: &str| {
+        let part =
+            |part: &str| url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>();
+        path.split('/').map(|text| part(text).replace('+', "%20")).collect::<Vec<_>>().join("/")
+    });
+    env.add_filter("urlencode", |text: &str| {
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>()
     });
     env.add_filter("moment", |value: &Value| match value.as_str() {
         // To the second, as people read it.
@@ -35,7 +47,7 @@ fn number(value: &Value, show: impl Fn(f64) -> String) -> String {
 }
 
 /// Milliseconds in the unit that fits.
-fn duration(ms: f64) -> String {
+pub fn duration(ms: f64) -> String {
     match ms {
         ms if ms < 1.0 => format!("{:.0} µs", ms * 1000.0),
         ms if ms < 10.0 => format!("{ms:.1} ms"),

@@ -18,12 +18,14 @@
       return;
     }
     if (now.finished === undefined) return;
-    bar.max = now.total;
-    bar.value = now.finished;
+    if (now.total !== null) {
+      bar.max = now.total;
+      bar.value = now.finished;
+    }
     const accuracy = judged ? `, ${((100 * right) / judged).toFixed(1)} % right so far` : "";
     const seconds = (now.elapsed_ms / 1000).toFixed(1);
     words.textContent =
-      `${now.finished} of ${now.total} samples in ${seconds} s; ${now.requests_live} requests live, ` +
+      `${now.finished}${now.total === null ? "" : ` of ${now.total}`} samples in ${seconds} s; ${now.requests_live} requests live, ` +
       `${now.requests_remembered} remembered${accuracy}`;
   });
   source.addEventListener("sample", (event) => {

@@ -19,6 +19,7 @@ mod experiments;
 mod forms;
 mod format;
 mod look;
+mod project;
 
 /// Name and text of every template.
 const TEMPLATES: &[(&str, &str)] = &[
@@ -32,10 +33,18 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("experiment.html", include_str!("experiment.html")),
     ("sample.html", include_str!("sample.html")),
     ("compare.html", include_str!("compare.html")),
+    ("results.html", include_str!("results.html")),
+    ("manifests.html", include_str!("manifests.html")),
+    ("manifest.html", include_str!("manifest.html")),
+    ("job.html", include_str!("job.html")),
+    ("runs.html", include_str!("runs.html")),
+    ("run.html", include_str!("run.html")),
     ("docs.html", include_str!("docs.html")),
 ];
 
-const STYLE: &str = include_str!("style.css");
+/// With what charts need.
+const STYLE: &str =
+    concat!(include_str!("../../report/charts/charts.css"), include_str!("style.css"));
 const SCRIPT: &str = include_str!("live.js");
 
 /// The templates, compiled once.
@@ -99,6 +108,7 @@ pub fn routes() -> Router<App> {
         .route("/docs", get(docs))
         .merge(experiments::routes())
         .merge(look::routes())
+        .merge(project::routes())
 }
 
 type Answer = Result<Response, ApiError>;

@@ -1,6 +1,7 @@
 //! A server with OpenAI's interface: its fields, and what of them comes from the environment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -45,6 +46,9 @@ const OWN_FIELDS: &[&str] = &[
     "stream",
     "stream_options",
     "n",
+    // Of embeddings.
+    "input",
+    "encoding_format",
 ];
 
 /// The settings of a server, with the names of what the environment adds.
@@ -174,6 +178,7 @@ pub(super) fn read_common(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<
         tokenizer: tokenizer.map(|path| setting.root.join(path.value)),
         context_length: fields.count("context_length", 1..=u32::MAX).map(u64::from),
         price,
+        wants_likelihoods: Arc::default(),
     };
     let headers_env = texts(fields.text_table("headers_env"));
     let openai = OpenAi { model: model?.value, ..openai };

@@ -17,8 +17,24 @@ use crate::stage::{Context, Setting, StageError};
 /// Time to get ready where the manifest is silent: large models load for minutes.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
 /// Variables that a server sees besides those that the manifest names: without them few programs find
-/// their own files.
-const ENV: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+/// their own files, the models that are here already, or the accelerators that are theirs.
+const ENV: &[&str] = &[
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "TRANSFORMERS_CACHE",
+    "CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+];
 
 struct Started {
     command: Vec<String>,

@@ -1,16 +1,15 @@
 //! `expand`: template × rows of a fixture gives flows. Knows nothing of engines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 
-use super::flow_template::StepTemplate;
 use super::flows::{Flows, Growth};
 use super::{
     Artifact, ArtifactKind, Context, Done, FlowTemplate, Inputs, Need, Setting, Stage, StageError,
@@ -24,6 +23,7 @@ use crate::template::{LANGUAGE, Templates};
 
 mod bad;
 mod hub;
+mod maker;
 mod order;
 mod parquet;
 mod rows;
@@ -36,10 +36,11 @@ mod text;
 mod web;
 
 use bad::{BadRow, RowError};
+use maker::Maker;
 use order::Sorter;
 use rows::{Row, Rows};
 use seen::{Names, Seen};
-use shape::{Shape, columns};
+use shape::Shape;
 use source::{FORMATS, Fixture, Format, Source};
 use steps::Pool;
 
@@ -519,115 +520,5 @@ impl Out<'_> {
         let (count, bytes) = (self.count, self.bytes);
         self.tell.send_modify(|growth| (growth.flows, growth.bytes) = (count, bytes));
         Ok(())
-    }
-}
-
-/// Makes flows of one template: all its texts compiled once.
-struct Maker<'a> {
-    template: &'a FlowTemplate,
-    templates: Templates,
-    /// Names of the texts that wait for an earlier step.
-    later: BTreeSet<String>,
-    pool: Option<Pool>,
-}
-
-impl<'a> Maker<'a> {
-    fn new(template: &'a FlowTemplate, pool: Option<Pool>) -> Result<Self, StageError> {
-        let mut templates = Templates::default();
-        let mut later = BTreeSet::new();
-        for step in &template.steps {
-            for (name, source) in steps::texts(step) {
-                if StepTemplate::waits(source) {
-                    later.insert(name.clone());
-                }
-                templates
-                    .add(&name, source)
-                    .map_err(|error| StageError::User(error.to_string()))?;
-            }
-        }
-        Ok(Maker { template, templates, later, pool })
-    }
-
-    /// The flow of a row; `id` stands in place of what the template calls it.
-    fn flow(&self, context: &Value, id: Option<String>, number: u64) -> Result<Flow, String> {
-        let id = match (id, &self.template.id) {
-            (Some(id), _) => id,
-            (None, None) => format!("row-{number}"),
-            (None, Some(expression)) => match self.evaluate("id", expression, context)? {
-                Value::String(text) => text,
-                other => other.to_string(),
-            },
-        };
-        let targets = match &self.template.targets {
-            None => Vec::new(),
-            Some(expression) => targets(self.evaluate("targets", expression, context)?)?,
-        };
-        let mut tags = BTreeMap::new();
-        for tag in &self.template.tags {
-            let value = context["row"].get(tag).ok_or_else(|| {
-                format!(
-                    "there is no column `{tag}` for the tag (known: {})",
-                    context["row"].as_object().map(columns).unwrap_or_default()
-                )
-            })?;
-            tags.insert(
-                tag.clone(),
-                value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-            );
-        }
-        // Texts that wait are rendered on trial, with empty outputs: a wrong column shows before anything is
-        // asked.
-        let trial = (!self.later.is_empty()).then(|| {
-            let steps = self.template.steps.iter();
-            let outputs = steps.map(|step| (step.id.clone(), json!({ "output": "" })));
-            json!({ "row": context["row"], "steps": outputs.collect::<Map<_, _>>() })
-        });
-        let trial = trial.as_ref().unwrap_or(context);
-        let mut waits = false;
-        let mut steps = Vec::new();
-        for (nth, step) in self.template.steps.iter().enumerate() {
-            steps.push(self.step(step, nth, context, trial, &mut waits)?);
-        }
-        let row = waits.then(|| context["row"].clone());
-        Ok(Flow { id, occurrence: 0, steps, targets, tags, row })
-    }
-
-    fn evaluate(&self, field: &str, source: &str, context: &Value) -> Result<Value, String> {
-        self.templates
-            .evaluate(source, context)
-            .map_err(|error| self.explain(field, &error, context))
-    }
-
-    fn explain(
-        &self,
-        name: &str,
-        error: &crate::template::TemplateError,
-        context: &Value,
-    ) -> String {
-        let known = if error.undefined {
-            format!(
-                " (columns of the row: {})",
-                context["row"].as_object().map(columns).unwrap_or_default()
-            )
-        } else {
-            String::new()
-        };
-        format!("`{name}` of the flow template: {error}{known}")
-    }
-}
-
-/// Accepted answers: a text, a number, or a list of those.
-fn targets(value: Value) -> Result<Vec<String>, String> {
-    let one = |value: Value| match value {
-        Value::String(text) => Ok(text),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(flag) => Ok(flag.to_string()),
-        other => {
-            Err(format!("`targets` must give a text, a number or a list of those, not {other}"))
-        }
-    };
-    match value {
-        Value::Array(items) => items.into_iter().map(one).collect(),
-        value => Ok(vec![one(value)?]),
     }
 }

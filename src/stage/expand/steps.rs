@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Maker;
+use super::maker::Maker;
 use crate::digest::Digest;
 use crate::sample::{Message, Role, Said, Shot, Step, Text};
 use crate::stage::flow_template::{Draw, StepTemplate};

@@ -9,23 +9,23 @@ use camino::Utf8PathBuf;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Artifact, ArtifactKind, Context, Done, Flows, Inputs, Need, Samples, Setting, Stage, StageError,
 };
 use crate::digest::{Digest, Recipe};
-use crate::engine::{Access, Client, Limits, Mode, Resource, Told};
+use crate::engine::{Limits, Resource};
 use crate::history;
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method};
-use crate::record::{Event, Profile, StopRule};
+use crate::record::{Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::store::{Record, Store};
 
 mod calls;
 mod embedding;
+mod job;
 pub mod limits;
 pub mod prompt;
 pub mod rag;
@@ -39,7 +39,7 @@ mod tools;
 pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
 
 use sample::{Job, Semantics};
-use scoring::{Doors, Scoring};
+use scoring::Scoring;
 
 /// Version of what a workflow's result holds.
 const REV: u32 = 2;
@@ -150,7 +150,7 @@ pub(super) fn read(
     let calls = fields.choice("tool_calls", &["text", "native"]);
     let native_calls = calls.is_some_and(|calls| calls.value == "native")
         && method.is_some_and(Method::uses_tools);
-    let (scoring, further) = scoring::read(&fields, setting);
+    let (scoring, further) = scoring::read(&fields, setting, method);
     let (concurrency, batching_off) = read_concurrency(&fields, method);
     let cache = fields.boolean("cache").unwrap_or(true);
     let cache_max_size = fields.count("cache_max_size", 16..=2048).unwrap_or(256);
@@ -169,6 +169,7 @@ pub(super) fn read(
             .into_iter()
             .chain(rival.flatten())
             .chain(models)
+            .chain(tools.needs())
             .chain(further)
             .collect(),
         // What is wrong with the method has been said; its neighbours are checked all the same.
@@ -290,7 +291,7 @@ impl Workflow {
 
     /// The settings that decide answers, with the tools' files read.
     pub fn semantics(&self, inputs: &Inputs, context: &Context) -> Result<Semantics, StageError> {
-        let tools = self.tools.build(context)?;
+        let tools::Built { tools, searches } = self.tools.build(inputs, context)?;
         let (_, engine) = self.sources(inputs);
         let price = engine.backend.price();
         if self.sample_limits.cost.is_some() && price.is_none() {
@@ -312,6 +313,7 @@ impl Workflow {
                 false => Vec::new(),
             },
             tools,
+            searches,
             sampling: Sampling {
                 response_format: self.response_format(context)?,
                 ..self.sampling.clone()
@@ -349,61 +351,6 @@ impl Workflow {
             (Artifact::Flows(flows), Artifact::Engine(engine)) => (flows, engine),
             _ => unreachable!("BUG: the graph lets only flows and engines in here"),
         }
-    }
-
-    /// What runs one sample.
-    pub fn job(
-        &self,
-        inputs: &Inputs,
-        context: &Context,
-        mode: Mode,
-        stop: CancellationToken,
-    ) -> Result<Job, StageError> {
-        let (_, engine) = self.sources(inputs);
-        let (emit, stage) = (context.emit.clone(), self.name.clone());
-        let (warn_emit, warn_stage) = (emit.clone(), stage.clone());
-        let warn = move |message| {
-            warn_emit(Event::Notice { stage: Some(warn_stage.clone()), message });
-        };
-        let tell = move |told| {
-            let stage = stage.clone();
-            emit(match told {
-                Told::Notice(message) => Event::Notice { stage: Some(stage), message },
-                Told::Progress(message) => Event::EngineLoading { stage, message },
-                Told::Retry { key, attempt, retry } => {
-                    Event::RequestRetried { stage, key, attempt, retry }
-                }
-            });
-        };
-        let access = Access {
-            run: context.run.id.clone(),
-            goes_on: context.options.goes_on.clone(),
-            mode,
-            limits: self.limits.clone(),
-            memory_max: self.cache_max_size as usize,
-            stop,
-            budget: context.budget.clone(),
-            tell: Arc::new(tell),
-        };
-        let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
-        let rag = rag.unwrap_or_default();
-        let doors = Doors::open(&self.scoring, inputs, context, &access)?;
-        let prices = doors.prices().clone().into_iter().chain(rag.prices()).collect();
-        let client = Client::new(engine.clone(), context.store.clone(), access);
-        let settings = self.semantics(inputs, context)?;
-        Ok(Job {
-            shared: sample::shared_recipe(&settings, engine.identity),
-            settings,
-            doors,
-            client,
-            store: context.store.clone(),
-            mode,
-            run: context.run.id.clone(),
-            time_limit: self.sample_limits.time,
-            rag,
-            aside_prices: prices,
-            warnings: prompt::Warnings::new(engine, Box::new(warn)),
-        })
     }
 
     /// What is let in at once, and why: for plan and report.

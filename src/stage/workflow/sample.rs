@@ -8,21 +8,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::calls;
 use super::limits::SampleLimits;
 use super::prompt::{self, Warnings};
 use super::rag::{self, Rag};
 use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
-use crate::method::{self, Method, Turn, react};
+use crate::method::{self, Method, Turn};
 use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
 };
 use crate::store::{self, Port, Record, Store, Witness};
-use crate::tool::{Observation, Tool};
+use crate::tool::Tool;
 
 /// Version of the loop below and of the sample's form.
 const REV: u32 = 1;
@@ -47,6 +46,8 @@ pub struct Job {
     pub time_limit: Option<Duration>,
     /// The engines that retrieval asks.
     pub rag: rag::Doors,
+    /// Those that searches of agents ask, by the tool.
+    pub searches: BTreeMap<String, Client>,
     /// What tokens cost of those whom scorers and retrieval ask, by the name in [`ScorerRequest`].
     pub aside_prices: BTreeMap<String, Price>,
     /// What there is to say of prompts.
@@ -81,6 +82,8 @@ pub struct Semantics {
     pub instructions: String,
     /// Tools by name.
     pub tools: Vec<Box<dyn Tool>>,
+    /// Of these, the searches that ask an engine.
+    pub searches: Vec<Arc<rag::Search>>,
     /// The same as requests offer them, where the model calls them in the provider's own form; else empty.
     pub offered: Vec<ToolSpec>,
     /// Sampling where the step says nothing else.
@@ -151,9 +154,9 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         return Ok(found);
     }
     let start = Instant::now();
-    let question = String::new();
+    let (question, opening) = (String::new(), Vec::new());
     let (steps, requests, aside) = (Vec::new(), Vec::new(), Vec::new());
-    let mut run = Run { job, flow, flow_digest, epoch, question, steps, requests, aside };
+    let mut run = Run { job, flow, flow_digest, epoch, question, opening, steps, requests, aside };
     let (mut outcome, mut detail) = match run.in_time().await {
         Err(Failure::Missing(mut missing)) => {
             let made = run.requests.iter().chain(run.aside.iter().map(|made| &made.request));
@@ -162,15 +165,21 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         }
         ended => ended?,
     };
-    let Run { steps, requests, question, aside: mut scoring, .. } = run;
+    let Run { steps, requests, question, opening, aside: mut scoring, .. } = run;
     let wall_ms = ms(start);
     let started = Instant::now();
     let (mut answer, mut scores, mut readings) = (None, Vec::new(), Vec::new());
     if let (Outcome::Answered, Some(step)) = (outcome, steps.last()) {
+        let wrote = job.settings.method.writes();
         let subject = Subject {
             flow,
             question: &question,
-            reply: step.transcript.last().map_or("", |message| message.content.as_str()),
+            opening: &opening,
+            wrote,
+            reply: match wrote {
+                true => step.transcript.last().map_or("", |message| message.content.as_str()),
+                false => "",
+            },
             by_method: step.answer.as_deref(),
         };
         let scored = scoring::score(&job.settings.scoring, &job.doors, &subject, &mut scoring);
@@ -188,12 +197,9 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
     let metrics_ms = Some(ms(started));
     let made = requests.iter().chain(scoring.iter().map(|made| &made.request));
     let live = made.clone().any(|request| request.served_from == ServedFrom::Live);
+    let first = made.clone().next().map(|request| request.served_from);
     let observed = Observed {
-        served_from: if live || requests.is_empty() {
-            ServedFrom::Live
-        } else {
-            requests[0].served_from
-        },
+        served_from: first.filter(|_| !live).unwrap_or(ServedFrom::Live),
         wall_ms,
         requests,
         metrics_ms,
@@ -236,30 +242,32 @@ async fn remember(job: &Job, recipe: Recipe, key: Key, ran: &Ran) -> Result<(), 
 }
 
 /// A sample under way.
-struct Run<'a> {
-    job: &'a Job,
-    flow: &'a Flow,
-    flow_digest: Digest,
-    epoch: u32,
+pub(super) struct Run<'a> {
+    pub(super) job: &'a Job,
+    pub(super) flow: &'a Flow,
+    pub(super) flow_digest: Digest,
+    pub(super) epoch: u32,
     /// The last one asked.
-    question: String,
-    steps: Vec<StepRun>,
-    requests: Vec<RequestObserved>,
+    pub(super) question: String,
+    /// The last prompt, where scorers look at it.
+    pub(super) opening: Vec<Message>,
+    pub(super) steps: Vec<StepRun>,
+    pub(super) requests: Vec<RequestObserved>,
     /// What retrieval asked other engines.
-    aside: Vec<ScorerRequest>,
+    pub(super) aside: Vec<ScorerRequest>,
 }
 
 /// A call as the model has written it.
-struct Asked {
-    tool: String,
-    input: String,
-    thought: String,
+pub(super) struct Asked {
+    pub(super) tool: String,
+    pub(super) input: String,
+    pub(super) thought: String,
     /// By which its answer names it, in the provider's own form.
-    id: Option<String>,
+    pub(super) id: Option<String>,
 }
 
 /// How a step ended, with what there is to say.
-type Ended = (Outcome, Option<String>);
+pub(super) type Ended = (Outcome, Option<String>);
 
 impl Run<'_> {
     /// All steps, within the time of a sample.
@@ -275,6 +283,13 @@ impl Run<'_> {
     }
 
     async fn all_steps(&mut self) -> Result<Ended, Failure> {
+        if !self.job.settings.method.writes() && self.flow.steps.len() > 1 {
+            return Err(Failure::User(format!(
+                "the method `{}` writes nothing that a later step could go on from, and the flow template has {} steps",
+                self.job.settings.method.name(),
+                self.flow.steps.len()
+            )));
+        }
         for step in &self.flow.steps {
             let ended = match self.step(step).await {
                 Ok(ended) => ended,
@@ -294,7 +309,7 @@ impl Run<'_> {
     }
 
     /// An agent that was cut short.
-    fn end_trace(&mut self) {
+    pub(super) fn end_trace(&mut self) {
         if let Some(trace) = self.steps.last_mut().and_then(|step| step.trace.as_mut()) {
             trace.termination_reason = Termination::Error;
         }
@@ -326,6 +341,9 @@ impl Run<'_> {
         };
         let opening = method::open(settings.method, &settings.instructions, step, &texts, &before);
         self.job.warnings.look(self.flow, &opening);
+        if settings.scoring.likelihoods().next().is_some() {
+            self.opening.clone_from(&opening);
+        }
         let trace = settings
             .method
             .uses_tools()
@@ -340,6 +358,9 @@ impl Run<'_> {
             retrieval_info,
             trace,
         });
+        if !settings.method.writes() {
+            return Ok((Outcome::Answered, None));
+        }
         let mut building = Some(building);
         for number in 1..=settings.max_turns {
             let start = building.take().unwrap_or_else(Instant::now);
@@ -493,107 +514,13 @@ impl Run<'_> {
         })
     }
 
-    fn tool(&self, name: &str) -> Option<&dyn Tool> {
-        let tools = self.job.settings.tools.iter().map(AsRef::as_ref);
-        tools.into_iter().find(|tool| tool.name().eq_ignore_ascii_case(name))
-    }
-
-    /// The input of a call in the provider's own form.
-    fn input_of(&self, tool: &str, arguments: &str) -> String {
-        match self.tool(tool) {
-            Some(tool) => tool.input_of(arguments),
-            None => arguments.to_owned(),
-        }
-    }
-
-    /// Calls a tool and gives its observation back.
-    async fn call(
-        &mut self,
-        step: &Step,
-        number: u32,
-        asked: Asked,
-    ) -> Result<Option<Ended>, Failure> {
-        let run = self.steps.last_mut().expect("BUG: a call outside a step");
-        let trace = run.trace.as_mut().expect("BUG: a call of a method without tools");
-        let mut turn = trace_step(number, asked.thought);
-        turn.action = Some(asked.tool.clone());
-        turn.action_input = Some(asked.input.clone());
-        let same = |step: &&TraceStep| {
-            (&step.action, &step.action_input) == (&turn.action, &turn.action_input)
-        };
-        if trace.steps.iter().filter(same).count() + 1 >= react::SAME_ACTION_MAX {
-            trace.termination_reason = Termination::LoopDetected;
-            trace.steps.push(turn);
-            let detail = format!("the same action {} times", react::SAME_ACTION_MAX);
-            return Ok(Some((Outcome::Unparsable, Some(detail))));
-        }
-        let calling = Instant::now();
-        let (observation, key) = match self.tool(&asked.tool) {
-            Some(tool) => match calls::call(self.job, tool, &asked.input, &self.place()).await {
-                Ok(answered) => answered,
-                Err(calls::Failed::Store(failure)) => return Err(failure),
-                Err(calls::Failed::Tool(error)) => {
-                    self.end_trace();
-                    let detail = format!("the tool `{}` failed: {error}", asked.tool);
-                    return Ok(Some((Outcome::ProviderError, Some(detail))));
-                }
-            },
-            None => {
-                let tools = self.job.settings.tools.iter();
-                let known: Vec<_> = tools.map(|tool| tool.name()).collect();
-                let (tool, known) = (asked.tool, known.join(", "));
-                (Observation::error(format!("unknown tool `{tool}`; tools: {known}")), None)
-            }
-        };
-        self.observe(Phase::Tool, calling);
-        let run = self.steps.last_mut().expect("BUG: a call outside a step");
-        run.calls.extend(key);
-        let Observation { text, succeeded } = observation;
-        self.observation(step, turn, text, succeeded, asked.id.as_deref());
-        Ok(None)
-    }
-
-    /// Which call the next one is.
-    fn place(&self) -> calls::Place {
-        calls::Place {
-            flow: self.flow_digest,
-            replica: Replica { epoch: self.epoch, occurrence: self.flow.occurrence },
-            number: self.steps.iter().map(|run| run.calls.len()).sum(),
-        }
-    }
-
-    /// Adds an observation to trace and transcript.
-    fn observation(
-        &mut self,
-        step: &Step,
-        mut turn: TraceStep,
-        text: String,
-        succeeded: bool,
-        call_id: Option<&str>,
-    ) {
-        let run = self.steps.last_mut().expect("BUG: an observation outside a step");
-        let format = &step.observation;
-        run.transcript.push(match call_id {
-            None => Message::new(format.role, format!("{}{text}", format.prefix)),
-            Some(id) => Message {
-                tool_call_id: Some(id.to_owned()),
-                ..Message::new(Role::Tool, text.clone())
-            },
-        });
-        turn.observation = Some(text);
-        turn.succeeded = Some(succeeded);
-        if let Some(trace) = &mut run.trace {
-            trace.steps.push(turn);
-        }
-    }
-
-    fn observe(&mut self, phase: Phase, start: Instant) {
+    pub(super) fn observe(&mut self, phase: Phase, start: Instant) {
         let request = self.requests.last_mut().expect("BUG: a phase before any request");
         *request.phases_ms.entry(phase).or_default() += ms(start);
     }
 }
 
-fn trace_step(step: u32, thought: String) -> TraceStep {
+pub(super) fn trace_step(step: u32, thought: String) -> TraceStep {
     TraceStep {
         step,
         thought,
@@ -604,6 +531,6 @@ fn trace_step(step: u32, thought: String) -> TraceStep {
     }
 }
 
-fn ms(start: Instant) -> f64 {
+pub(super) fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
 }

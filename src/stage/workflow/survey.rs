@@ -60,7 +60,7 @@ impl Ahead {
         // What cannot be read is told when it is needed.
         let passages = settings.rag.as_ref().map_or(0, |rag| rag.bytes_max());
         let observation = settings.tools.iter().map(|tool| tool.bytes_max()).max().unwrap_or(0);
-        let (mut asked, mut reply, mut questions) = (0, 0, 0);
+        let (mut asked, mut reply, mut questions, mut opening_bytes) = (0, 0, 0, 0);
         for step in &flow.steps {
             let text = |text: &Text| match text {
                 Text::Ready(text) => text.len() as u64,
@@ -84,11 +84,13 @@ impl Ahead {
                 + 2 * FRAME;
             questions += text(&step.user);
             let opening = if step.continues { before + own } else { own };
+            opening_bytes = opening;
             let most = u64::from(step.max_tokens.unwrap_or(settings.sampling.max_tokens));
             // Replies that stand in the prompt: of this step, and of a conversation that goes on.
             let mut said = if step.continues { replies } else { 0 };
             let mut bytes = opening;
-            for _ in 0..settings.max_turns {
+            let turns = if settings.method.writes() { settings.max_turns } else { 0 };
+            for _ in 0..turns {
                 self.ceiling += price.ceiling(bytes + said, most);
                 self.estimate += price.ceiling(bytes / 4 + said, most);
                 bytes += observation + 2 * FRAME;
@@ -110,6 +112,23 @@ impl Ahead {
                 self.ceiling += price.ceiling(bytes + 2 * reply, u64::from(most));
                 self.estimate += price.ceiling(bytes / 4 + reply, u64::from(most));
             }
+        }
+        // Each option after the last prompt.
+        for name in settings.scoring.likelihoods() {
+            let Some(price) = job.aside_prices.get(name) else { continue };
+            for option in &flow.options {
+                let bytes = opening_bytes + option.len() as u64;
+                self.ceiling += price.ceiling(bytes, 1);
+                self.estimate += price.ceiling(bytes / 4, 1);
+            }
+        }
+        // Searches of agents: every turn may be one, for as much as a reply holds. As for judges, another model counts.
+        for search in &settings.searches {
+            let Some(price) = job.aside_prices.get(search.port()) else { continue };
+            let calls = flow.steps.len() as u64 * u64::from(settings.max_turns);
+            let bytes = search.query_frame() + FRAME;
+            self.ceiling += price.ceiling(calls * (bytes + 2 * reply), 0);
+            self.estimate += price.ceiling(calls * (bytes / 4 + reply), 0);
         }
         // Retrieval, once a step.
         for (port, bytes, most) in settings.rag.iter().flat_map(|rag| rag.asking()) {
@@ -319,6 +338,14 @@ impl Workflow {
             let bytes = rag.bytes_to_embed(&job.store, forced).await;
             cost.ceiling += price.ceiling(bytes, 0);
             cost.estimate += price.ceiling(bytes / 4, 0);
+        }
+        if let Some(cost) = survey.cost.as_mut().filter(|_| survey.samples_to_ask > 0) {
+            for search in &job.settings.searches {
+                let Some(price) = job.aside_prices.get(search.port()) else { continue };
+                let bytes = search.bytes_to_embed(&job.store, forced).await;
+                cost.ceiling += price.ceiling(bytes, 0);
+                cost.estimate += price.ceiling(bytes / 4, 0);
+            }
         }
         Ok(survey)
     }

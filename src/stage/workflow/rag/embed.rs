@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
-use super::{Asked, Doors, EMBEDDINGS};
+use super::{Asked, EMBEDDINGS};
 use crate::digest::{Digest, Key, Recipe};
 use crate::engine::{Client, Failure, Mode, unix_ms};
 use crate::retrieval::{Hit, Passage, nearest};
@@ -21,7 +21,9 @@ const AT_ONCE: usize = 64;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The vectors of a collection, when they are first needed.
-pub(super) struct Dense {
+pub(in crate::stage::workflow) struct Dense {
+    /// Who asks, as it stands in what was observed.
+    port: String,
     /// Of the engine, the collection, and how it is cut.
     recipe: Recipe,
     /// Stand before a question and before a passage: many models were trained with such words.
@@ -38,41 +40,53 @@ struct Vectors {
 }
 
 impl Dense {
-    pub(super) fn new(recipe: Recipe, engine: Digest, prefixes: (String, String)) -> Self {
+    pub(super) fn new(
+        port: &str,
+        recipe: Recipe,
+        engine: Digest,
+        prefixes: (String, String),
+    ) -> Self {
         let (query_prefix, passage_prefix) = prefixes;
         let recipe = recipe
             .field("embed_rev", REV)
             .field("passage_prefix", passage_prefix.clone())
             .input(EMBEDDINGS, engine);
-        Dense { recipe, query_prefix, passage_prefix, vectors: OnceCell::new() }
+        let port = port.to_owned();
+        Dense { port, recipe, query_prefix, passage_prefix, vectors: OnceCell::new() }
     }
 
     /// Adds all of it to a recipe.
     pub(super) fn describe(&self, recipe: Recipe) -> Recipe {
-        let of_passages = Digest::of_json(&self.recipe);
-        recipe.input(EMBEDDINGS, of_passages).field("rag_query_prefix", self.query_prefix.clone())
+        recipe
+            .input(EMBEDDINGS, self.of_passages())
+            .field("rag_query_prefix", self.query_prefix.clone())
+    }
+
+    /// What the vectors of the passages depend on.
+    pub(super) fn of_passages(&self) -> Digest {
+        Digest::of_json(&self.recipe)
     }
 
     /// The passages that lie nearest to a question. Keys of what was asked go to `asked`.
     pub(super) async fn search(
         &self,
-        doors: &Doors,
+        door: &Client,
         question: &str,
         passages: &[Passage],
         most: usize,
         asked: &mut Asked,
     ) -> Result<Vec<Hit>, Failure> {
-        let door = doors.embeddings.as_ref().expect("BUG: embeddings without their engine");
         let vectors =
             self.vectors.get_or_try_init(|| self.vectors_of(door, passages, asked).boxed()).await?;
         asked.keys.push(self.recipe.key());
-        let query = embed(door, format!("{}{question}", self.query_prefix), "a question", asked);
-        let (query, key) = query.await?;
+        let text = format!("{}{question}", self.query_prefix);
+        let (query, key) = embed(&self.port, door, text, "a question", asked).await?;
         asked.keys.push(key);
         if query.len() != vectors.dimension {
             return Err(Failure::User(format!(
-                "`{EMBEDDINGS}`: the question has {} numbers, and the passages have {}: has the model behind this name \
+                "`{}`: the question has {} numbers, and the passages have {}: has the model behind this name \
                  changed?",
+                self.port,
                 query.len(),
                 vectors.dimension
             )));
@@ -116,7 +130,7 @@ impl Dense {
             }
             if vector.len() != vectors.dimension {
                 let (one, other) = (vectors.dimension, vector.len());
-                let words = format!("`{EMBEDDINGS}`: vectors of {one} and of {other} numbers");
+                let words = format!("`{}`: vectors of {one} and of {other} numbers", self.port);
                 return Err(Failure::User(words));
             }
             vectors.values.extend(vector);
@@ -136,7 +150,7 @@ impl Dense {
         let mut asked = Asked::default();
         let text = format!("{}{}", self.passage_prefix, passage.text);
         let what = format!("passage {} of `{}`", passage.number, passage.source);
-        let (vector, _) = embed(door, text, &what, &mut asked).await?;
+        let (vector, _) = embed(&self.port, door, text, &what, &mut asked).await?;
         Ok((vector, asked))
     }
 
@@ -174,12 +188,13 @@ impl Dense {
 
 /// The embedding of a text, and the key of the request.
 async fn embed(
+    port: &str,
     door: &Client,
     text: String,
     what: &str,
     asked: &mut Asked,
 ) -> Result<(Vec<f32>, Key), Failure> {
-    let answer = asked.ask(EMBEDDINGS, door, &embedding::request(text)).await?;
+    let answer = asked.ask(port, door, &embedding::request(text)).await?;
     let completion = answer.completion.map_err(|(code, detail)| {
         Failure::User(format!(
             "the engine `{}` refuses to embed {what} ({code}): {detail}; a smaller `chunk_size` makes shorter passages",

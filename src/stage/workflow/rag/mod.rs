@@ -22,8 +22,10 @@ use crate::tool::retrieval::{Collection, Indexed};
 
 mod embed;
 mod rerank;
+mod search;
 
 use embed::Dense;
+pub(super) use search::{Hybrid, Search};
 
 /// Version of how passages come into a prompt.
 const REV: u32 = 1;
@@ -32,8 +34,8 @@ const METHODS: &[&str] = &["none", "naive", "hybrid", "reranked"];
 /// Passages where the manifest is silent.
 const TOP_K_DEFAULT: u32 = 5;
 /// Passages that are put into another order, as a manifest may set them, and where it is silent.
-const CANDIDATES: std::ops::RangeInclusive<u32> = 2..=100;
-const CANDIDATES_DEFAULT: u32 = 20;
+pub(super) const CANDIDATES: std::ops::RangeInclusive<u32> = 2..=100;
+pub(super) const CANDIDATES_DEFAULT: u32 = 20;
 /// The ports of engines.
 const RERANKER: &str = "rag.reranker";
 pub(super) const EMBEDDINGS: &str = "rag.embeddings";
@@ -104,7 +106,7 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> (Option<Declar
     (declared, needs)
 }
 
-fn read_engine(fields: &Fields<'_>, name: &str, port: &str) -> Option<Need> {
+pub(super) fn read_engine(fields: &Fields<'_>, name: &str, port: &str) -> Option<Need> {
     let stage = fields.text(name)?;
     Some(Need { port: port.to_owned(), stage, kinds: vec![ArtifactKind::Engine], many: false })
 }
@@ -146,12 +148,9 @@ impl Declared {
         let reranked = self.method == "reranked";
         let (text, id) = &self.corpus.columns;
         let dense = (self.method == "hybrid").then(|| {
-            let settings = json!({
-                "rev": retrieval::REV, "chunk_size": self.chunk_size, "text": text, "id": id,
-            });
-            let recipe = Recipe::new("embeddings", embed::REV).field("passages", settings);
-            let recipe = recipe.input("rag corpus", imported.digest);
-            Dense::new(recipe, engine(inputs, EMBEDDINGS).identity, self.prefixes.clone())
+            let recipe = of_passages(self.chunk_size, (text, id), imported.digest);
+            let engine = engine(inputs, EMBEDDINGS).identity;
+            Dense::new(EMBEDDINGS, recipe, engine, self.prefixes.clone())
         });
         Ok(Rag {
             method: self.method.clone(),
@@ -190,6 +189,15 @@ impl Declared {
         let embeddings = (self.method == "hybrid").then(|| door(EMBEDDINGS)).transpose()?;
         Ok(Doors { reranker, embeddings, prices })
     }
+}
+
+/// What the passages of a collection depend on, for their vectors: the same for whoever searches it.
+fn of_passages(chunk_size: u32, (text, id): (&str, &str), corpus: Digest) -> Recipe {
+    let settings = json!({
+        "rev": retrieval::REV, "chunk_size": chunk_size, "text": text, "id": id,
+    });
+    let recipe = Recipe::new("embeddings", embed::REV).field("passages", settings);
+    recipe.input("rag corpus", corpus)
 }
 
 /// The doors to the engines of retrieval.
@@ -315,7 +323,8 @@ impl Rag {
         let most = if is_plain { self.top_k } else { self.candidates } as usize;
         let mut hits = indexed.bm25.search(question, most);
         if let Some(dense) = &self.dense {
-            let near = dense.search(doors, question, &indexed.passages, most, asked).await?;
+            let door = doors.embeddings.as_ref().expect("BUG: embeddings without their engine");
+            let near = dense.search(door, question, &indexed.passages, most, asked).await?;
             hits = retrieval::fuse(&[hits, near], most);
         }
         if let Some(door) = doors.reranker.as_ref().filter(|_| hits.len() > 1) {

@@ -4,6 +4,8 @@
 //! A program is right when it ends well and its last line was reached: the tests are followed by a line that
 //! prints a word, so that code that ends the program before the tests run is not right.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -17,8 +19,8 @@ use crate::scorer::json as json_text;
 use crate::stage::child::{self, End, tail};
 use crate::stage::{Context, StageError};
 
-/// Version of how programs are made and run.
-pub(super) const REV: u32 = 1;
+/// Version of how programs are made and run. 2: an end by the time of the processor has the words of one by the clock.
+pub(super) const REV: u32 = 2;
 pub(super) const SOURCE: &str =
     "functional correctness by tests (HumanEval, Chen et al. 2021; MBPP, Austin et al. 2021)";
 
@@ -134,7 +136,9 @@ impl Code {
         let ran = ran.map_err(|error| broken("cannot start", &error))?;
         let mut score = Score { value: Some(0.0), ..Score::new(name) };
         let status = match ran.end {
-            End::TimedOut => {
+            End::Exited(status) if !is_out_of_time(status) => status,
+            // Which of the two comes first depends on what else the machine does.
+            End::TimedOut | End::Exited(_) => {
                 let limit = humantime::format_duration(self.timeout);
                 score.detail = Some(format!("no end within {limit}"));
                 return Ok(score);
@@ -143,7 +147,6 @@ impl Code {
                 score.detail = Some(format!("it wrote more than {} KiB", TALK_MAX >> 10));
                 return Ok(score);
             }
-            End::Exited(status) => status,
         };
         let said = String::from_utf8_lossy(&ran.stdout);
         let reached = self.done.is_none() || said.lines().any(|line| line.trim() == word);
@@ -160,6 +163,15 @@ impl Code {
         }
         Ok(score)
     }
+}
+
+/// Whether the limit on the time of the processor has ended it: by one of its signals, which whoever stands between
+/// may give on as a number.
+fn is_out_of_time(status: ExitStatus) -> bool {
+    const SIGKILL: i32 = 9;
+    const SIGXCPU: i32 = 24;
+    let signal = status.signal().or(status.code().map(|code| code - 128));
+    matches!(signal, Some(SIGKILL | SIGXCPU))
 }
 
 /// The last line of an error, without what differs from run to run: folders and addresses.
@@ -202,6 +214,16 @@ mod tests {
         assert!(
             python().program("def g(): pass", &targets).0.starts_with("def g(): pass\n\nassert")
         );
+    }
+
+    #[test]
+    fn an_end_by_the_limit_of_time_is_told_from_others() {
+        // As wait(2) packs them: the signal in the low bits, the exit code above.
+        for (raw, expected) in
+            [(9, true), (24, true), (11, false), (137 << 8, true), (1 << 8, false), (0, false)]
+        {
+            assert_eq!(is_out_of_time(ExitStatus::from_raw(raw)), expected, "{raw}");
+        }
     }
 
     #[test]

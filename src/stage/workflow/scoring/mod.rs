@@ -11,7 +11,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::engine::{Access, Client, Failure, Mode, Resource};
 use crate::method::extract::{self, Extractor};
 use crate::record::{Price, ScorerRequest};
-use crate::sample::{Completion, Flow, Outcome, Reading, Request, Score, Unscored};
+use crate::sample::{Completion, Flow, Message, Outcome, Reading, Request, Score, Unscored};
 use crate::scorer::{Json, Pattern, Scorer, Texts, json as json_text, pattern};
 use crate::stage::workflow::embedding;
 use crate::stage::{Artifact, Context, Inputs, StageError};
@@ -19,6 +19,7 @@ use crate::stage::{Artifact, Context, Inputs, StageError};
 mod code;
 mod command;
 mod judge;
+mod likelihood;
 mod read;
 mod sandbox;
 mod semantic;
@@ -28,6 +29,7 @@ pub(super) use read::read;
 use code::Code;
 use command::Command;
 use judge::Judge;
+use likelihood::Likelihood;
 use sandbox::Sandbox;
 use semantic::Semantic;
 
@@ -53,6 +55,7 @@ enum Way {
     Semantic(Semantic),
     Code(Code),
     Command(Command),
+    Likelihood(Likelihood),
 }
 
 impl Way {
@@ -71,6 +74,7 @@ impl Way {
             Way::Semantic(_) => ("semantic", semantic::REV, Value::Null),
             Way::Code(code) => ("code", code::REV, code.describe()),
             Way::Command(command) => ("command", command::REV, command.describe()),
+            Way::Likelihood(likelihood) => ("choice", likelihood::REV, likelihood.describe()),
         }
     }
 
@@ -84,13 +88,14 @@ impl Way {
             Way::Semantic(_) => semantic::SOURCE,
             Way::Code(_) => code::SOURCE,
             Way::Command(_) => command::SOURCE,
+            Way::Likelihood(_) => likelihood::SOURCE,
         }
     }
 
     /// Whether it says nothing without a target.
     fn needs_targets(&self) -> bool {
         match self {
-            Way::Plain(_) | Way::Semantic(_) | Way::Code(_) => true,
+            Way::Plain(_) | Way::Semantic(_) | Way::Code(_) | Way::Likelihood(_) => true,
             Way::Pattern(pattern) => pattern.has_group(),
             Way::Json(_) | Way::Judge(_) | Way::Command(_) => false,
         }
@@ -101,8 +106,13 @@ impl Way {
         matches!(self, Way::Json(_) | Way::Code(_))
     }
 
-    fn asks_engine(&self) -> bool {
-        matches!(self, Way::Judge(_) | Way::Semantic(_))
+    /// The port of the engine that it asks: one of its own, or that of the workflow.
+    fn asks(&self, scorer: &str) -> Option<String> {
+        match self {
+            Way::Judge(_) | Way::Semantic(_) => Some(port(scorer)),
+            Way::Likelihood(_) => Some("engine".to_owned()),
+            _ => None,
+        }
     }
 
     fn starts_programs(&self) -> bool {
@@ -124,9 +134,10 @@ fn port(scorer: &str) -> String {
     format!("{scorer}.engine")
 }
 
-fn engine<'a>(scorer: &str, inputs: &'a Inputs) -> &'a Arc<Resource> {
-    match inputs.one(&port(scorer)) {
-        Artifact::Engine(engine) => engine,
+/// The engine that a scorer asks, if it asks one.
+fn engine<'a>(Named { name, way }: &Named, inputs: &'a Inputs) -> Option<&'a Arc<Resource>> {
+    match inputs.one(&way.asks(name)?) {
+        Artifact::Engine(engine) => Some(engine),
         _ => unreachable!("BUG: the graph lets only engines in here"),
     }
 }
@@ -139,13 +150,26 @@ impl Scoring {
         context: &Context,
     ) -> Result<Prepared, StageError> {
         let (mut engines, mut files) = (BTreeMap::new(), BTreeMap::new());
-        for Named { name, way } in &self.scorers {
-            if way.asks_engine() {
-                let engine = engine(name, inputs);
-                if let Way::Semantic(_) = way {
-                    embedding::check(&format!("the scorer `{name}`"), engine)?;
+        for named in &self.scorers {
+            let Named { name, way } = named;
+            match (way, engine(named, inputs)) {
+                (_, None) => {}
+                // It is the workflow's, which stands in every key already.
+                (Way::Likelihood(_), Some(engine)) => {
+                    engine.backend.likelihoods().map_err(|why| {
+                        StageError::User(format!(
+                            "the scorer `{name}` needs log-probabilities of prompts, and the engine `{}` gives none: \
+                             {why}; with any engine, `by = \"letter\"` reads the letter that the model writes",
+                            engine.stage
+                        ))
+                    })?;
                 }
-                engines.insert(name.clone(), engine.identity);
+                (_, Some(engine)) => {
+                    if let Way::Semantic(_) = way {
+                        embedding::check(&format!("the scorer `{name}`"), engine)?;
+                    }
+                    engines.insert(name.clone(), engine.identity);
+                }
             }
             if let Way::Command(command) = way {
                 files.insert(name.clone(), command.import(context)?);
@@ -156,12 +180,9 @@ impl Scoring {
 
     /// What tokens of scorers cost, by scorer.
     pub(super) fn prices(&self, inputs: &Inputs) -> BTreeMap<String, Price> {
-        let asking = self.scorers.iter().filter(|named| named.way.asks_engine());
-        asking
-            .filter_map(|named| {
-                Some((named.name.clone(), engine(&named.name, inputs).backend.price()?))
-            })
-            .collect()
+        let price =
+            |named: &Named| Some((named.name.clone(), engine(named, inputs)?.backend.price()?));
+        self.scorers.iter().filter_map(price).collect()
     }
 
     /// The scorers in their order, by the names of their values.
@@ -182,6 +203,18 @@ impl Scoring {
             _ => None,
         });
         files.flatten().collect()
+    }
+
+    /// Whether nothing of it needs a reply.
+    pub(super) fn needs_no_reply(&self) -> bool {
+        let likelihood = |named: &Named| matches!(named.way, Way::Likelihood(_));
+        self.extractors.is_empty() && self.scorers.iter().all(likelihood)
+    }
+
+    /// Scorers that ask for the likelihood of each option.
+    fn likelihoods(&self) -> impl Iterator<Item = &str> {
+        let all = self.scorers.iter().filter(|named| matches!(named.way, Way::Likelihood(_)));
+        all.map(|named| named.name.as_str())
     }
 
     /// Scorers that ask: the name, bytes of the prompt beyond what is judged, most tokens of the reply.
@@ -220,6 +253,11 @@ impl Prepared {
         self.scoring.judging()
     }
 
+    /// Scorers that ask for the likelihood of each option.
+    pub fn likelihoods(&self) -> impl Iterator<Item = &str> {
+        self.scoring.likelihoods()
+    }
+
     /// Most answers of one reply.
     pub fn answers(&self) -> usize {
         self.scoring.extractors.len().max(1)
@@ -253,9 +291,12 @@ impl Doors {
     ) -> Result<Doors, StageError> {
         let (mut clients, mut sandboxes) = (BTreeMap::new(), BTreeMap::new());
         let looks_only = context.options.offline && access.mode == Mode::Frozen;
-        for Named { name, way } in &scoring.scorers {
-            if way.asks_engine() {
-                let engine = engine(name, inputs);
+        for named in &scoring.scorers {
+            let Named { name, way } = named;
+            if let Some(engine) = engine(named, inputs) {
+                if let Way::Likelihood(_) = way {
+                    engine.backend.expect_likelihoods();
+                }
                 super::check_budget(engine, context)?;
                 let client = Client::new(engine.clone(), context.store.clone(), access.clone());
                 clients.insert(name.clone(), client);
@@ -295,6 +336,10 @@ pub struct Subject<'a> {
     pub flow: &'a Flow,
     /// The last question as it was asked.
     pub question: &'a str,
+    /// The last prompt, before the model wrote anything: empty where no scorer looks at it.
+    pub opening: &'a [Message],
+    /// Whether the model was to write anything.
+    pub wrote: bool,
     /// The final reply as it came.
     pub reply: &'a str,
     /// What the method read in it.
@@ -321,6 +366,8 @@ enum Unable {
     Asking(Failure),
     /// By itself: a program that broke.
     Broken(String),
+    /// The engine says the same again: what the sample ends in.
+    Ended(Outcome, String),
 }
 
 impl From<Failure> for Unable {
@@ -364,12 +411,18 @@ pub async fn score(
         scores: Vec::new(),
         readings: Vec::new(),
     };
-    if scored.answer.is_none() {
+    if scored.answer.is_none() && subject.wrote {
         scored.outcome = Outcome::Unparsable;
         let by = extractors.first().map_or("method", |extractor| &extractor.name);
         scored.detail = Some(format!("the extractor `{by}` finds no answer in the reply"));
     }
     let all = async {
+        if !subject.wrote {
+            let answer = Answer { subject, text: "", extracted: false };
+            scored.scores = prepared.scores(doors, &answer, made).await?;
+            scored.answer = scored.scores.first().and_then(|score| score.parsed.clone());
+            return Ok(());
+        }
         if extractors.is_empty() {
             let Some(text) = &scored.answer else { return Ok(()) };
             let answer = Answer { subject, text, extracted: false };
@@ -399,6 +452,10 @@ pub async fn score(
                 Unable::Asking(failure @ Failure::Engine(_)) => failure.to_string(),
                 Unable::Asking(failure) => return Err(failure),
                 Unable::Broken(detail) => detail,
+                Unable::Ended(outcome, detail) => {
+                    scored.outcome = outcome;
+                    detail
+                }
             });
             scored.answer = None;
             scored.scores.clear();
@@ -439,6 +496,9 @@ impl Prepared {
                 Way::Judge(judge) => judge.score(name, doors, answer, made).await?,
                 Way::Semantic(semantic) => semantic.score(name, doors, text, targets, made).await?,
                 Way::Code(code) => code.score(name, doors, text, answer).await?,
+                Way::Likelihood(likelihood) => {
+                    likelihood.score(name, doors, answer.subject, made).await?
+                }
                 Way::Command(command) => {
                     let files = self.files.get(name).expect("BUG: files of a scorer were not read");
                     command.score(name, doors, files, answer).await?
@@ -453,6 +513,11 @@ impl Prepared {
 type Told = Result<Completion, (String, String)>;
 
 impl Doors {
+    /// Whether the engine of a scorer puts prompts into a chat format.
+    fn formats_chat(&self, scorer: &str) -> bool {
+        self.clients.get(scorer).expect("BUG: a scorer without its door").formats_chat()
+    }
+
     /// Asks the engine of a scorer; what was observed goes to `made`.
     async fn ask(
         &self,

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::code::{self, Code};
 use super::command::Command;
 use super::judge::{self, Judge};
+use super::likelihood::{self, Likelihood};
 use super::semantic::Semantic;
 use super::{Named, Scoring, Way, port};
 use crate::manifest::{Diagnostic, Fields, Span, Spanned, TextOrTable, is_name};
+use crate::method::Method;
 use crate::method::extract::{self, Extractor, Rule};
 use crate::scorer::{self, Json, Pattern};
 use crate::stage::{ArtifactKind, Need, Setting};
@@ -34,8 +36,10 @@ const RULES: &[(&str, &str)] = &[
     ("json", "{ name = \"field\", kind = \"json\", pointer = \"/answer\" }"),
     ("after", "{ name = \"tail\", kind = \"after\", marker = \"=>\" }"),
 ];
+/// What a choice is made by.
+const CHOICES: &[&str] = &["letter", "log_likelihood"];
 /// Names that metrics of another meaning have.
-const TAKEN: &[&str] = &["accuracy", "accuracy_all"];
+const TAKEN: &[&str] = &["accuracy", "accuracy_all", "corpus_bleu", "corpus_chrf"];
 
 /// Time of a program where the manifest is silent.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,14 +48,20 @@ const CODE_TIMEOUT: Duration = Duration::from_secs(10);
 const CODE_MEMORY_MB: u32 = 2048;
 const JUDGE_TOKENS: u32 = 512;
 
-/// Reads `scorers` and `extractors`, with the stages that they need.
+/// Reads `scorers` and `extractors`, with the stages that they need. Without a reply there is one thing to score.
 pub(in crate::stage::workflow) fn read(
     fields: &Fields<'_>,
     setting: &Setting<'_>,
+    method: Option<&'static dyn Method>,
 ) -> (Scoring, Vec<Need>) {
+    let silent = method.is_some_and(|method| !method.writes());
     let mut needs = Vec::new();
     let mut scorers = Names::new("scorer");
     match fields.entries("scorers") {
+        None if silent => {
+            let likelihood = Likelihood { normalize: "none".to_owned(), delimiter: None };
+            scorers.all.push(Named { name: "choice".to_owned(), way: Way::Likelihood(likelihood) });
+        }
         None => {
             for name in DEFAULT {
                 let way = Way::Plain(scorer::find(name).expect("BUG: a default that is no scorer"));
@@ -76,7 +86,15 @@ pub(in crate::stage::workflow) fn read(
             extractors.all.push(Extractor { name: name.value, rule });
         }
     }
-    (Scoring { scorers: scorers.all, extractors: extractors.all }, needs)
+    let scoring = Scoring { scorers: scorers.all, extractors: extractors.all };
+    if silent && !scoring.needs_no_reply() {
+        let message = "the method `likelihood` writes nothing, so there is no reply to take an answer from or to score";
+        let hint =
+            "scorers = [{ kind = \"choice\", by = \"log_likelihood\" }], and no `extractors`";
+        let name = if fields.has("extractors") { "extractors" } else { "scorers" };
+        fields.error(Diagnostic::at(fields.place(name), message).hint(hint));
+    }
+    (scoring, needs)
 }
 
 /// What has been read, and whether its names are free.
@@ -95,7 +113,7 @@ impl<T> Names<T> {
         let what = self.what;
         if !is_name(&name.value) || TAKEN.contains(&name.value.as_str()) {
             let message = format!("`{}` is no name for a {what}", name.value);
-            let hint = "letters, digits, `_` and `-`; `accuracy` and `accuracy_all` are taken";
+            let hint = "letters, digits, `_` and `-`; `accuracy`, `accuracy_all`, `corpus_bleu` and `corpus_chrf` are taken";
             fields.error(Diagnostic::at(name.span, message).hint(hint));
             return false;
         }
@@ -165,7 +183,7 @@ fn read_scorer(
         "semantic" => Some(Way::Semantic(Semantic)),
         "code" => read_code(&table).map(Way::Code),
         "command" => read_command(&table, setting).map(Way::Command),
-        "choice" => read_choice(&table).then(|| scorer::find("choice").map(Way::Plain)).flatten(),
+        "choice" => read_choice(&table),
         plain => scorer::find(plain).map(Way::Plain),
     };
     if matches!(kind.value.as_str(), "judge" | "semantic") {
@@ -181,20 +199,26 @@ fn read_scorer(
     Some((name, way?))
 }
 
-/// Letters are read from answers; likelihoods of letters would have to come from an engine.
-fn read_choice(table: &Fields<'_>) -> bool {
-    let Some(by) = table.choice("by", &["letter", "log_likelihood"]) else {
-        return !table.has("by");
-    };
-    if by.value == "log_likelihood" {
-        let message = "a choice by log-likelihood takes the log-probabilities of the tokens of a prompt, and the \
-                       engines of forge give those of a reply only";
-        let hint = "use `by = \"letter\"`, and let the model write the letter, with `max_tokens` small or \
-                    `regex = \"[A-D]\"` on the workflow";
-        table.error(Diagnostic::at(by.span, message).hint(hint));
-        return false;
+/// Letters are read from answers; likelihoods come from the engine of the workflow.
+fn read_choice(table: &Fields<'_>) -> Option<Way> {
+    let by = table.choice("by", CHOICES);
+    if by.is_none() && table.has("by") {
+        return None;
     }
-    true
+    let normalize = table.choice("normalize", likelihood::NORMALIZE);
+    let delimiter = table.raw_text("delimiter").map(|text| text.value);
+    if by.is_some_and(|by| by.value == "log_likelihood") {
+        let normalize = normalize.map_or_else(|| "none".to_owned(), |text| text.value);
+        return Some(Way::Likelihood(Likelihood { normalize, delimiter }));
+    }
+    for name in ["normalize", "delimiter"] {
+        if table.has(name) {
+            let message = format!("`{name}` is for choices by log-likelihood");
+            let hint = "add `by = \"log_likelihood\"`";
+            table.error(Diagnostic::at(table.place(name), message).hint(hint));
+        }
+    }
+    scorer::find("choice").map(Way::Plain)
 }
 
 fn pattern_of(table: &Fields<'_>) -> Option<Pattern> {

@@ -60,8 +60,8 @@ impl Sandbox {
             let Ok(folder) = tempfile::tempdir() else { return false };
             let Some(path) = Utf8Path::from_path(folder.path()) else { return false };
             let Ok(path) = path.canonicalize_utf8() else { return false };
-            // In the namespaces this shell sees no process but its own and its parents there.
-            let mut check = "[ $$ -lt 20 ]".to_owned();
+            // In the namespaces this shell is a child of their first process.
+            let mut check = "[ $PPID -eq 1 ]".to_owned();
             let mut words = vec!["sh".to_owned(), "-c".to_owned(), String::new(), "sh".to_owned()];
             if walls == Walls::All {
                 check.push_str(
@@ -135,6 +135,11 @@ impl Sandbox {
                 add(&["unshare", "--user", "--"]);
             }
             Walls::None => {}
+        }
+        if self.walls != Walls::None {
+            // The first process of a namespace gives the end of the program on as its exit code: `unshare` has only words
+            // for a child that was killed.
+            add(&["sh", "-c", "\"$@\"; exit $?", "sh"]);
         }
         if self.limits {
             let mut limits = vec![

@@ -2,14 +2,18 @@
 //! each in a table `tool.<name>`. Knows nothing of when they are called.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use serde_json::Value;
 
+use super::rag::{self, Hybrid, Search as HybridSearch};
 use crate::digest::Digest;
+use crate::engine::{Access, Client};
 use crate::manifest::{Diagnostic, Fields, is_name};
 use crate::method::{Method, react};
-use crate::stage::{Context, Setting, StageError};
+use crate::record::Price;
+use crate::stage::{Context, Inputs, Need, Setting, StageError};
 use crate::tool::retrieval::{Collection, Retrieval, Settings};
 use crate::tool::{self, Tool};
 
@@ -59,6 +63,14 @@ struct Search {
     top_k: u32,
     chunk_size: u32,
     output_limit: u32,
+    hybrid: Option<Hybrid>,
+    need: Option<Need>,
+}
+
+/// Tools that are ready. A search by embeddings stands in both lists.
+pub(super) struct Built {
+    pub(super) tools: Vec<Box<dyn Tool>>,
+    pub(super) searches: Vec<Arc<HybridSearch>>,
 }
 
 /// Reads tools. They count for methods that can call them; beside other methods they may stand all the same: a
@@ -110,7 +122,7 @@ fn read_own(fields: &Fields<'_>, setting: &Setting<'_>) -> Vec<(String, Option<D
         }
         let declared = match table.choice("kind", KINDS) {
             Some(kind) => match kind.value.as_str() {
-                "retrieval" => read_search(&table, setting).map(Declared::Retrieval),
+                "retrieval" => read_search(&name.value, &table, setting).map(Declared::Retrieval),
                 "http" => http::read(&table).map(Declared::Http),
                 _ => command::read(&table, setting).map(Declared::Command),
             },
@@ -126,23 +138,49 @@ fn read_own(fields: &Fields<'_>, setting: &Setting<'_>) -> Vec<(String, Option<D
     own
 }
 
-fn read_search(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Search> {
+fn read_search(name: &str, fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Search> {
     let corpus = corpus::read(fields, setting);
     let description = fields.text("description").map(|text| text.value);
     let top_k = fields.count("top_k", TOP_K).unwrap_or(TOP_K_DEFAULT);
     let chunk_size = fields.count("chunk_size", CHUNK_SIZE).unwrap_or(CHUNK_SIZE_DEFAULT);
+    let (hybrid, need) = read_hybrid(name, fields).unzip();
     Some(Search {
         corpus: corpus?,
         description: description.unwrap_or_else(|| "finds passages of text".to_owned()),
         top_k,
         chunk_size,
         output_limit: read_output_limit(fields),
+        hybrid,
+        need,
     })
+}
+
+/// Embeddings beside words, where a model is given.
+fn read_hybrid(tool: &str, fields: &Fields<'_>) -> Option<(Hybrid, Need)> {
+    let port = format!("tool.{tool}.embeddings");
+    let need = rag::read_engine(fields, "embeddings", &port);
+    let candidates = fields.count("candidates", rag::CANDIDATES);
+    let prefix = |name: &str| fields.raw_text(name).map_or_else(String::new, |text| text.value);
+    let prefixes = (prefix("query_prefix"), prefix("passage_prefix"));
+    if need.is_none() && !fields.has("embeddings") {
+        for name in ["candidates", "query_prefix", "passage_prefix"] {
+            if fields.has(name) {
+                let message = format!("`{name}` is for a search by embeddings");
+                let hint = "`embeddings = \"<engine>\"`: a model that ranks passages beside BM25";
+                fields.error(Diagnostic::at(fields.place(name), message).hint(hint));
+            }
+        }
+    }
+    let candidates = candidates.unwrap_or(rag::CANDIDATES_DEFAULT);
+    Some((Hybrid { port, candidates, prefixes }, need?))
 }
 
 fn read_output_limit(fields: &Fields<'_>) -> u32 {
     fields.count("output_limit", 1..=OUTPUT_LIMIT_MAX).unwrap_or(OUTPUT_LIMIT)
 }
+
+/// Doors to engines by the name of the tool, and what their tokens cost by port.
+type Opened = (BTreeMap<String, Client>, Vec<(String, Price)>);
 
 impl Tools {
     /// Files and folders that they read.
@@ -155,12 +193,50 @@ impl Tools {
         self.lookup.iter().chain(own)
     }
 
-    /// The tools themselves, with their files in the store.
-    pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Tool>>, StageError> {
-        self.names.iter().map(|name| self.one(name, context)).collect()
+    /// The searches by embeddings among those that may be called.
+    fn hybrids(&self) -> impl Iterator<Item = (&String, &Search, &Hybrid)> {
+        self.names.iter().filter_map(|name| match self.own.get(name)? {
+            Declared::Retrieval(search) => Some((name, search, search.hybrid.as_ref()?)),
+            _ => None,
+        })
     }
 
-    fn one(&self, name: &str, context: &Context) -> Result<Box<dyn Tool>, StageError> {
+    /// The engines that they ask.
+    pub(super) fn needs(&self) -> Vec<Need> {
+        self.hybrids().filter_map(|(_, search, _)| search.need.clone()).collect()
+    }
+
+    /// The tools themselves, with their files in the store.
+    pub(super) fn build(&self, inputs: &Inputs, context: &Context) -> Result<Built, StageError> {
+        let mut searches = Vec::new();
+        let tools = self.names.iter().map(|name| self.one(name, inputs, context, &mut searches));
+        let tools = tools.collect::<Result<_, _>>()?;
+        Ok(Built { tools, searches })
+    }
+
+    /// Opens the engines that they ask.
+    pub(super) fn open(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        access: &Access,
+    ) -> Result<Opened, StageError> {
+        let (mut doors, mut prices) = (BTreeMap::new(), Vec::new());
+        for (name, _, hybrid) in self.hybrids() {
+            let (door, price) = hybrid.open(name, inputs, context, access)?;
+            prices.extend(price.map(|price| (hybrid.port.clone(), price)));
+            doors.insert(name.clone(), door);
+        }
+        Ok((doors, prices))
+    }
+
+    fn one(
+        &self,
+        name: &str,
+        inputs: &Inputs,
+        context: &Context,
+        searches: &mut Vec<Arc<HybridSearch>>,
+    ) -> Result<Box<dyn Tool>, StageError> {
         Ok(match (name, self.own.get(name)) {
             ("calculator", _) => Box::new(tool::calculator::Calculator),
             ("lookup", _) => {
@@ -180,7 +256,15 @@ impl Tools {
                     digest: imported.digest,
                 };
                 let read = imported.reader(search.chunk_size as usize);
-                Box::new(Retrieval::new(settings, Collection::new(read)))
+                let words = Retrieval::new(settings, Collection::new(read));
+                match &search.hybrid {
+                    None => Box::new(words),
+                    Some(hybrid) => {
+                        let search = Arc::new(hybrid.build(words, inputs));
+                        searches.push(search.clone());
+                        Box::new(search)
+                    }
+                }
             }
             (_, Some(Declared::Http(http))) => Box::new(http.build(name)?),
             (_, Some(Declared::Command(command))) => Box::new(command.build(name, context)?),

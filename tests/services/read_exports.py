@@ -1,6 +1,6 @@
 """Reads what forge exports with the readers of those it is for, and prints what they found as JSON.
 
-    python3 tests/scripts/read_exports.py tables FOLDER | inspect FOLDER | lm-eval FOLDER
+    python3 tests/services/read_exports.py tables FOLDER | inspect FOLDER | lm-eval FOLDER
 """
 import glob
 import json

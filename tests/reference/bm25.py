@@ -1,6 +1,6 @@
 """Scores of BM25, written down from the formula of Robertson et al. (1995) with Lucene's idf.
 
-Prints what the test in src/retrieval/bm25.rs expects. Plain Python:  python3 tests/scripts/bm25.py
+Prints what the test in src/retrieval/bm25.rs expects. Plain Python:  python3 tests/reference/bm25.py
 """
 import math
 import re

@@ -1,0 +1,98 @@
+//! What all samples of a workflow share, made once: doors to its engines, settings, and what is told on the way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::sample::{self, Job};
+use super::scoring::Doors;
+use super::{Workflow, prompt};
+use crate::digest::Digest;
+use crate::engine::{Access, Client, Mode, Told};
+use crate::record::Event;
+use crate::stage::{Artifact, Context, Inputs, StageError};
+
+impl Workflow {
+    /// What runs one sample.
+    pub fn job(
+        &self,
+        inputs: &Inputs,
+        context: &Context,
+        mode: Mode,
+        stop: CancellationToken,
+    ) -> Result<Job, StageError> {
+        let (_, engine) = self.sources(inputs);
+        let (emit, stage) = (context.emit.clone(), self.name.clone());
+        let (warn_emit, warn_stage) = (emit.clone(), stage.clone());
+        let warn = move |message| {
+            warn_emit(Event::Notice { stage: Some(warn_stage.clone()), message });
+        };
+        self.make_room(inputs, context, &warn);
+        let tell = move |told| {
+            let stage = stage.clone();
+            emit(match told {
+                Told::Notice(message) => Event::Notice { stage: Some(stage), message },
+                Told::Progress(message) => Event::EngineLoading { stage, message },
+                Told::Retry { key, attempt, retry } => {
+                    Event::RequestRetried { stage, key, attempt, retry }
+                }
+            });
+        };
+        let access = Access {
+            run: context.run.id.clone(),
+            goes_on: context.options.goes_on.clone(),
+            mode,
+            limits: self.limits.clone(),
+            memory_max: self.cache_max_size as usize,
+            stop,
+            budget: context.budget.clone(),
+            tell: Arc::new(tell),
+        };
+        let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
+        let rag = rag.unwrap_or_default();
+        let doors = Doors::open(&self.scoring, inputs, context, &access)?;
+        let (searches, further) = self.tools.open(inputs, context, &access)?;
+        let prices =
+            doors.prices().clone().into_iter().chain(rag.prices()).chain(further).collect();
+        let client = Client::new(engine.clone(), context.store.clone(), access);
+        let settings = self.semantics(inputs, context)?;
+        Ok(Job {
+            shared: sample::shared_recipe(&settings, engine.identity),
+            settings,
+            doors,
+            client,
+            store: context.store.clone(),
+            mode,
+            run: context.run.id.clone(),
+            time_limit: self.sample_limits.time,
+            rag,
+            searches,
+            aside_prices: prices,
+            warnings: prompt::Warnings::new(engine, Box::new(warn)),
+        })
+    }
+
+    /// A workflow holds all of its models to its end: where a judge waited for the memory of the model that it judges,
+    /// both would wait for ever.
+    fn make_room(&self, inputs: &Inputs, context: &Context, warn: &dyn Fn(String)) {
+        let models = inputs.0.iter().filter_map(|input| match &input.artifact {
+            Artifact::Engine(engine) => Some((engine.identity, engine.backend.memory())),
+            _ => None,
+        });
+        let models: BTreeMap<Digest, u64> = models.filter(|(_, bytes)| *bytes > 0).collect();
+        let together: u64 = models.values().sum();
+        if models.len() > 1
+            && let Some(bound) = context.memory.allow(together)
+        {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            warn(format!(
+                "its {} models are needed at once and take about {:.1} GiB, more than the {:.1} GiB that models may take: \
+                 they are loaded all the same",
+                models.len(),
+                gib(together),
+                gib(bound)
+            ));
+        }
+    }
+}
