@@ -85,7 +85,10 @@ fn peak_kb(rows: usize, seed: &str) -> u64 {
 #[test]
 fn memory_does_not_grow_with_the_rows() {
     for seed in ["", "\nshuffle_seed = 1"] {
-        let (few, many) = (peak_kb(200, seed), peak_kb(8000, seed));
+        // Pages of the program itself count as well, and which of them are there varies by a megabyte or two from
+        // run to run. That only ever adds, so the least of three says most.
+        let least = |rows| (0..3).map(|_| peak_kb(rows, seed)).min().unwrap();
+        let (few, many) = (least(200), least(8000));
         // The rows themselves have 16 MB, the flows as much again.
         assert!(few > 0 && many < few + 6000, "{few} kB for 200 rows, {many} kB for 8,000");
         tell!("{few} kB for 200 rows, {many} kB for 8,000{}", seed.replace('\n', ", "));
