@@ -303,7 +303,7 @@ fn of_two_at_once_the_first_to_share_wins_for_both() {
     let racer = || {
         let project = Project::empty();
         let manifest = "[pipeline]\nname = \"race\"\n[stage.draw]\nkind = \"command\"\nshell = true\n\
-            command = \"od -An -N8 -tx8 /dev/urandom > out/draw.txt; sleep 1.5\"\noutputs = [\"out/draw.txt\"]\n";
+            command = \"od -An -N8 -tx8 /dev/urandom > out/draw.txt; sleep 4\"\noutputs = [\"out/draw.txt\"]\n";
         project.write("pipelines/bench.toml", manifest);
         project
     };
