@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::RunInfo;
 use crate::record::scores::Comparison;
-use crate::stats::{Interval, Summary};
+use crate::stats::{Difference, Interval, Summary};
 
 /// What stands where there is no value: an unknown number is never shown as zero.
 pub(super) const ABSENT: &str = "–";
@@ -33,6 +33,16 @@ pub(super) fn moment(text: &str) -> String {
         (Some(day), Some("T"), Some(time), true) => format!("{day} {time} UTC"),
         _ => text.to_owned(),
     }
+}
+
+/// The smallest difference that so many rows would show, in points; `None` where nobody can say.
+pub(super) fn detectable(of: &Difference) -> Option<String> {
+    // Shares are never further apart than 100 points.
+    let words = |detectable: f64| match detectable < 1.0 {
+        true => format!("{:.1}", detectable * 100.0),
+        false => "none: too few rows".to_owned(),
+    };
+    of.detectable.map(words)
 }
 
 /// A share, with one decimal.
