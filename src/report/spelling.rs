@@ -231,4 +231,17 @@ mod tests {
         assert_eq!((of(999).as_str(), of(1000).as_str()), ("2.00 ms *", "2.00 ms"));
         assert_eq!(of(0), ABSENT);
     }
+
+    #[test]
+    fn so_few_rows_show_nothing_rather_than_more_than_everything() {
+        let pair = |(cluster, a): (usize, f64)| crate::stats::Pair { cluster, a, b: 1.0 - a };
+        let words = |values: &[f64]| {
+            let pairs: Vec<_> = values.iter().copied().enumerate().map(pair).collect();
+            let result = crate::stats::difference(&pairs).unwrap();
+            (result.detectable.unwrap() >= 1.0, detectable(&result).unwrap())
+        };
+        assert_eq!(words(&[0.0, 1.0, 0.0]), (true, "none: too few rows".to_owned()));
+        let (none, words) = words(&[0.0, 1.0].repeat(50));
+        assert!(!none && words.parse::<f64>().unwrap() < 100.0, "{words}");
+    }
 }
