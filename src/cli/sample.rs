@@ -227,6 +227,7 @@ pub(super) fn text(found: &Found) -> String {
                 (None, why) => json!(why).as_str().unwrap_or("–").to_owned(),
             };
             let parsed = score.parsed.as_ref().map(|parsed| format!(" (read as `{parsed}`)"));
+            let parsed = parsed.or(score.verdict.as_ref().map(|verdict| format!(" (`{verdict}`)")));
             let detail = score.detail.as_ref().map(|detail| format!(" ({detail})"));
             let (parsed, detail) = (parsed.unwrap_or_default(), detail.unwrap_or_default());
             format!("{} {value}{parsed}{detail}", score.scorer)

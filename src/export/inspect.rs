@@ -395,6 +395,9 @@ fn scores(sample: &Sample) -> Value {
         if score.matched.is_some() || score.parsed.is_some() {
             value["metadata"] = json!({ "matched": score.matched, "parsed": score.parsed });
         }
+        if let Some(verdict) = &score.verdict {
+            value["metadata"]["verdict"] = verdict.as_str().into();
+        }
         Some((score.scorer.clone(), value))
     };
     Value::Object(sample.scores.iter().filter_map(score).collect())

@@ -50,6 +50,8 @@ struct Check {
 enum What {
     /// A mean over rows.
     Metric(Metric),
+    /// What a scorer makes of all answers together; it has no interval.
+    Corpus(&'static str),
     /// The share of samples that ended so.
     Outcome(Outcome),
     /// A time of live requests.
@@ -117,6 +119,7 @@ impl What {
     fn name(&self) -> String {
         match self {
             What::Metric(metric) | What::Drop(metric) => metric.name().to_owned(),
+            What::Corpus(name) => (*name).to_owned(),
             What::Outcome(outcome) => outcome.name().to_owned(),
             What::Time(clock, (point, _)) => {
                 let prefix = Clock::ALL.iter().find(|(_, known)| known == clock);
@@ -128,7 +131,7 @@ impl What {
 
     fn unit(&self) -> Unit {
         match self {
-            What::Metric(_) | What::Outcome(_) => Unit::Share,
+            What::Metric(_) | What::Corpus(_) | What::Outcome(_) => Unit::Share,
             What::Drop(_) => Unit::Difference,
             What::Time(..) => Unit::Ms,
             What::Cost => Unit::Dollars,
@@ -146,6 +149,7 @@ impl Gate {
         let check = |check: &Check| {
             let kind = match check.what {
                 What::Metric(_) => "metric",
+                What::Corpus(_) => "corpus",
                 What::Outcome(_) => "outcome",
                 What::Time(..) => "time",
                 What::Cost => "cost",
@@ -191,6 +195,7 @@ impl Gate {
                     }),
                     (What::Drop(metric), _) => self.drop(metric, &part, other.as_ref())?,
                     (What::Metric(metric), _) => self.mean(metric, &part)?,
+                    (What::Corpus(name), _) => part.corpus(name),
                     (What::Outcome(outcome), _) => part.share(*outcome),
                     (What::Time(clock, (_, point)), _) => part.time(*clock, *point),
                     (What::Cost, _) => part.cost(),
@@ -344,13 +349,23 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn share(&self, outcome: Outcome) -> Measured {
+    fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         self.rows.iter().for_each(|row| tally.add(&row.sample));
+        tally
+    }
+
+    fn corpus(&self, name: &str) -> Measured {
+        let value = self.tally().summary().metrics.get(name).copied().flatten();
+        let value = value.ok_or_else(|| "no sample has a score".to_owned())?;
+        Ok(Estimated { value, ..Estimated::default() })
+    }
+
+    fn share(&self, outcome: Outcome) -> Measured {
         if self.rows.is_empty() {
             return Err("there are no samples".to_owned());
         }
-        let value = tally.outcome(outcome) as f64 / self.rows.len() as f64;
+        let value = self.tally().outcome(outcome) as f64 / self.rows.len() as f64;
         Ok(Estimated { value, ..Estimated::default() })
     }
 

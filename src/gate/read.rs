@@ -3,7 +3,7 @@
 use super::{Check, Clock, Gate, POINTS, What};
 use crate::manifest::{Diagnostic, Fields};
 use crate::record::scores::{Metric, PairBy};
-use crate::record::{Bound, Side};
+use crate::record::{Bound, CORPUS, Side};
 use crate::sample::Outcome;
 use crate::stats::{BadReducer, REDUCERS, Reducer};
 
@@ -119,7 +119,7 @@ pub fn read(name: &str, fields: Fields<'_>, known: &Known<'_>) -> Gate {
 /// Metrics first, then how samples ended, times, and money.
 fn order(what: &What) -> u8 {
     match what {
-        What::Metric(_) => 0,
+        What::Metric(_) | What::Corpus(_) => 0,
         What::Drop(_) => 1,
         What::Outcome(_) => 2,
         What::Time(..) => 3,
@@ -151,7 +151,7 @@ fn read_checks(gate: &str, fields: &Fields<'_>, known: &Known<'_>) -> Vec<Check>
             }
         };
         let range = match what {
-            What::Metric(_) | What::Outcome(_) | What::Drop(_) => 0.0..=1.0,
+            What::Metric(_) | What::Corpus(_) | What::Outcome(_) | What::Drop(_) => 0.0..=1.0,
             What::Time(..) => 0.0..=MS_MAX,
             What::Cost => 0.0..=1e9,
         };
@@ -191,7 +191,8 @@ fn what(side: Side, measure: &str, metrics: Option<&[&str]>) -> Option<What> {
         }
     }
     let is_metric = metrics.is_none_or(|metrics| metrics.contains(&measure));
-    is_metric.then(|| What::Metric(Metric::of(measure)))
+    let corpus = CORPUS.into_iter().find(|name| *name == measure);
+    is_metric.then(|| corpus.map_or_else(|| What::Metric(Metric::of(measure)), What::Corpus))
 }
 
 /// How a sample can end without an answer.
@@ -216,7 +217,11 @@ fn names(metrics: &[&str]) -> Vec<String> {
 
 fn read_metric(fields: &Fields<'_>, known: &Known<'_>) -> Option<Metric> {
     let metric = match &known.metrics {
-        Some(metrics) => fields.choice("metric", metrics)?,
+        // What all answers come to together has no rows to be compared by.
+        Some(metrics) => {
+            let of_rows = metrics.iter().copied().filter(|name| !CORPUS.contains(name));
+            fields.choice("metric", &of_rows.collect::<Vec<_>>())?
+        }
         None => fields.text("metric")?,
     };
     Some(Metric::of(&metric.value))

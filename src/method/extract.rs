@@ -1,14 +1,16 @@
 //! Further ways to take an answer out of a reply, each with a name: what is scored is then said by the
 //! manifest and not by the method alone. Knows nothing of targets.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::answer;
 use crate::digest::Recipe;
-use crate::scorer::{Pattern, json as json_text, normal};
+use crate::scorer::{Pattern, json as json_text, number};
 
 /// Version of what extractors take: raised when the same reply would give another answer.
-const REV: u32 = 1;
+const REV: u32 = 2;
 
 /// Extractors that need no settings, by the names under which manifests may use them.
 pub const BUILT_IN: &[&str] =
@@ -80,7 +82,7 @@ impl Extractor {
             Rule::Flexible => marked(reply).or_else(|| last_line(reply)),
             Rule::Whole => Some(answer::undecorated(reply)),
             Rule::LastLine => last_line(reply),
-            Rule::LastNumber => normal::last_number(reply),
+            Rule::LastNumber => number::last(reply),
             Rule::Regex { pattern, last } => {
                 pattern.find(reply, *last).map(|found| found.trim().to_owned())
             }
@@ -94,6 +96,15 @@ impl Extractor {
             Rule::After { marker } => after(reply, marker).map(|(_, found)| found),
         };
         found.filter(|found| !found.is_empty())
+    }
+
+    /// What of an answer that it gave stands behind a mark; `reply` is where it is from.
+    pub fn marked<'a>(&self, reply: &str, answer: &'a str) -> Option<Cow<'a, str>> {
+        match &self.rule {
+            Rule::Strict | Rule::After { .. } | Rule::Json { .. } => Some(Cow::Borrowed(answer)),
+            Rule::Regex { pattern, .. } if pattern.has_group() => Some(Cow::Borrowed(answer)),
+            _ => behind_mark(reply, answer),
+        }
     }
 
     fn describe(&self) -> String {
@@ -128,6 +139,14 @@ fn after(reply: &str, marker: &str) -> Option<(usize, String)> {
         let found = answer::undecorated(rest.lines().next().unwrap_or(""));
         (!found.is_empty()).then_some((at, found))
     })
+}
+
+/// What of an answer stands behind a mark: all of it where it is what the reply marks.
+pub fn behind_mark<'a>(reply: &str, answer: &'a str) -> Option<Cow<'a, str>> {
+    if marked(reply).as_deref() == Some(answer) {
+        return Some(Cow::Borrowed(answer));
+    }
+    marked(answer).map(Cow::Owned)
 }
 
 /// What a reply marks as its answer; of several marks the last.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::scores::{Metric, ScoreTable};
-use crate::stats::{Interval, vote, wilson};
+use crate::stats::{Interval, mean, vote, wilson};
 
 /// Bins of equal width from 0 to 1; a row on an edge is in the lower one.
 const BINS: usize = 5;
@@ -28,7 +28,7 @@ pub struct AgreementBin {
     pub ci: Option<Interval>,
 }
 
-/// The draws of all rows that have at least two with a verdict.
+/// The draws of all rows that have at least two answers, and a verdict on that of most.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// Those rows.
@@ -52,13 +52,13 @@ impl Agreement {
         let mut single = 0.0;
         for draws in table.draws(&Metric::Accuracy) {
             let Some(vote) = vote(&draws).filter(|vote| vote.of > 1) else { continue };
+            let Some(value) = vote.value else { continue };
             let bin = &mut bins[bin_of(vote.votes, vote.of)];
             bin.0 += 1;
             bin.1 += vote.votes as f64 / vote.of as f64;
-            bin.2 += u64::from(vote.value >= 1.0);
-            let right: f64 =
-                draws.iter().filter(|d| d.reading.is_some()).filter_map(|d| d.value).sum();
-            single += right / vote.of as f64;
+            bin.2 += u64::from(value >= 1.0);
+            let judged = draws.iter().filter(|d| d.reading.is_some()).filter_map(|d| d.value);
+            single += mean(judged).unwrap_or(0.0);
         }
         let rows: u64 = bins.iter().map(|(rows, ..)| rows).sum();
         if rows == 0 {

@@ -25,7 +25,7 @@ pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};
 pub use speed::{InFlight, Speed, Steady, Timing};
 pub use stop::{StopRule, Stopper, Stopping};
-pub use tally::{ExtractorSummary, Tally, TallySummary};
+pub use tally::{CORPUS, ExtractorSummary, Tally, TallySummary};
 pub use verdict::{Bound, Finding, Side, Unit, Verdict};
 
 /// Version of the JSON of records and events; `tests/records` keeps a file of each. Version 2 has no latency of

@@ -2,14 +2,15 @@
 //! of them compared. The one place for it: reports, gates and differences of runs ask here.
 //! Knows nothing of how results are shown.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::sample::{Outcome, Sample};
+use crate::sample::{Outcome, Sample, Score};
 use crate::stats::{
-    self, Betting, Draw, Estimate, Estimator, Interval, Reduced, Reducer, beta_binomial,
+    self, Betting, Draw, Estimate, Estimator, Interval, Reduced, Reducer, beta_binomial, vote,
 };
 
 mod pairs;
@@ -99,32 +100,49 @@ impl Metric {
         }
     }
 
-    fn draw<'a>(&self, sample: &'a Sample) -> Draw<'a> {
-        let score = match self {
+    fn score<'a>(&self, sample: &'a Sample) -> Option<&'a Score> {
+        match self {
             Metric::Scorer(name) => sample.scores.iter().find(|score| score.scorer == *name),
             _ => sample.scores.first(),
-        };
-        let asked = sample.outcome.is_final();
+        }
+    }
+
+    fn value(&self, sample: &Sample) -> Option<f64> {
         let graded = matches!(self, Metric::Scorer(_));
-        let value = score.and_then(|score| match graded {
+        let value = self.score(sample).and_then(|score| match graded {
             true => score.value,
             false => score.is_right().map(|right| f64::from(u8::from(right))),
         });
-        let unanswered = asked && sample.outcome != Outcome::Answered;
-        let value = value.or((*self == Metric::AccuracyAll && unanswered).then_some(0.0));
-        let reading = score.and_then(|score| score.parsed.as_deref()).or(sample.answer.as_deref());
-        Draw { asked, value, reading }
+        let unanswered = sample.outcome.is_final() && sample.outcome != Outcome::Answered;
+        value.or((*self == Metric::AccuracyAll && unanswered).then_some(0.0))
     }
+
+    /// A draw votes for its answer, never for what a scorer says of it: two wrong answers that a judge calls wrong are
+    /// two answers.
+    fn draw<'a>(&self, sample: &'a Sample) -> Draw<'a> {
+        let parsed = self.score(sample).and_then(|score| score.parsed.as_deref());
+        let answer = || sample.answer.as_deref().map(|answer| Cow::Owned(form(answer)));
+        let reading = parsed.map(Cow::Borrowed).or_else(answer);
+        Draw { asked: sample.outcome.is_final(), value: self.value(sample), reading }
+    }
+}
+
+/// An answer that its scorer compares in no form of its own, as judges and programs do: equal but for case and spaces.
+/// Signs, articles and punctuation stay, as nobody knows here whether they matter: `x+1` is not `x-1`. What else is to
+/// count as one answer is for an extractor to say.
+fn form(answer: &str) -> String {
+    let words: Vec<&str> = answer.split_whitespace().collect();
+    words.join(" ").to_lowercase()
 }
 
 /// Whether the first scorer holds a sample fully right; `None` without scores.
 pub fn right(sample: &Sample) -> Option<f64> {
-    Metric::Accuracy.draw(sample).value
+    Metric::Accuracy.value(sample)
 }
 
 /// The same, and what has no answer is wrong.
 pub fn right_of_all(sample: &Sample) -> Option<f64> {
-    Metric::AccuracyAll.draw(sample).value
+    Metric::AccuracyAll.value(sample)
 }
 
 struct RowOf<'a> {
@@ -256,13 +274,20 @@ impl<'a> ScoreTable<'a> {
         self.rows.iter().map(|row| row.draws.iter().map(|sample| metric.draw(sample)).collect())
     }
 
+    /// Whether rows have several answers each, and nowhere are two of them the same: there is nothing to vote over.
+    pub fn has_no_majority(&self) -> bool {
+        let votes = self.draws(&Metric::Accuracy).filter_map(|draws| vote(&draws));
+        let mut votes = votes.filter(|vote| vote.of > 1).peekable();
+        votes.peek().is_some() && votes.all(|vote| vote.votes == 1)
+    }
+
     /// The mean of a metric. The mean of draws is over all of them; any other reducer makes one value of a row.
     pub fn measure(&self, metric: &Metric, reducer: Reducer) -> Measure {
         let mut rows: Vec<stats::Row> = Vec::new();
         let mut ties = 0;
         for row in &self.rows {
             let values: Vec<f64> = if reducer == Reducer::Mean {
-                row.draws.iter().filter_map(|sample| metric.draw(sample).value).collect()
+                row.draws.iter().filter_map(|sample| metric.value(sample)).collect()
             } else {
                 let reduced = row.reduced(metric, reducer);
                 ties += u64::from(reduced.tie);
@@ -329,7 +354,6 @@ mod tests {
 
     use super::*;
     use crate::digest::Recipe;
-    use crate::sample::Score;
     use crate::stats::Test;
 
     /// A draw: an answer, or "" for none; right where it is "7".
@@ -382,6 +406,37 @@ mod tests {
         assert!((majority.estimate.unwrap().value - 2.0 / 3.0).abs() < 1e-12);
         let names: Vec<_> = table.metrics().iter().map(|m| m.name().to_owned()).collect();
         assert_eq!(names, ["accuracy", "f1"], "exact_match says what accuracy says");
+    }
+
+    /// Three answers: "7" is right and the only one given twice; two others are wrong.
+    #[test]
+    fn a_vote_is_for_an_answer_and_not_for_what_a_judge_says_of_it() {
+        let mut samples = draws(&[("a1", &["8", " 7", "9", "7"])]);
+        for sample in &mut samples {
+            let right = sample.answer.as_deref().unwrap().trim() == "7";
+            let verdict = if right { "correct" } else { "incorrect" };
+            sample.scores = vec![Score {
+                value: Some(f64::from(u8::from(right))),
+                verdict: Some(verdict.to_owned()),
+                ..Score::new("judge")
+            }];
+        }
+        let majority = |samples: &[Sample]| {
+            let table = table(samples);
+            let measure = table.measure(&Metric::Accuracy, Reducer::Majority);
+            (measure.estimate.map(|estimate| estimate.value), measure.ties, table.has_no_majority())
+        };
+        assert_eq!(majority(&samples), (Some(1.0), Some(0), false));
+        // Of three wrong ones that are all different, none is what most draws say.
+        assert_eq!(majority(&samples[..3]), (Some(0.0), Some(1), true));
+        assert_eq!(majority(&samples[..1]), (Some(0.0), Some(0), false), "one draw is no vote");
+    }
+
+    #[test]
+    fn equal_answers_are_equal_but_for_case_and_spaces() {
+        assert_eq!(form(" New  York\n"), form("new york"));
+        assert_ne!(form("x+1"), form("x-1"));
+        assert_ne!(form("C#"), form("C"));
     }
 
     #[test]

@@ -140,8 +140,8 @@ pub struct ExtractorSummary {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Answers that the first scorer holds fully right.
     pub correct: u64,
-    /// Replies from which it took another answer than the first extractor (in normal form), or only one of the
-    /// two took any.
+    /// Replies from which it took another answer than the first extractor (as the first scorer reads it, else in
+    /// normal form), or only one of the two took any.
     pub differs: u64,
     /// Of these, those whose verdict by the first scorer is another one; no answer is not right.
     pub verdict_differs: u64,
@@ -199,7 +199,11 @@ impl Tally {
         let Some(first) = sample.readings.first() else { return };
         let right =
             |reading: &Reading| reading.scores.first().and_then(Score::is_right).unwrap_or(false);
-        let form = |reading: &Reading| reading.answer.as_deref().map(normal::text);
+        // 18 and $18.00 are one answer where a number is asked for.
+        let form = |reading: &Reading| {
+            let parsed = reading.scores.first().and_then(|score| score.parsed.clone());
+            parsed.or_else(|| reading.answer.as_deref().map(normal::text))
+        };
         let first_form = form(first);
         for (i, reading) in sample.readings.iter().enumerate() {
             if self.readings.len() <= i {
@@ -403,5 +407,25 @@ mod tests {
         assert_eq!((strict.replies, strict.read, strict.differs), (3, 2, 0));
         assert_eq!((flexible.read, flexible.differs, flexible.verdict_differs), (3, 2, 1));
         assert_eq!(flexible.metrics["accuracy_all"], Some(2.0 / 3.0));
+    }
+
+    #[test]
+    fn extractors_agree_where_the_first_scorer_reads_the_same() {
+        let mut tally = Tally::default();
+        let reading = |extractor: &str, answer: &str, parsed: &str| Reading {
+            extractor: extractor.into(),
+            answer: Some(answer.to_owned()),
+            scores: vec![Score {
+                value: Some(1.0),
+                parsed: Some(parsed.to_owned()),
+                ..Score::new("numeric")
+            }],
+        };
+        let mut one = sample(Outcome::Answered, Some(1.0));
+        one.readings = vec![reading("strict", "$18.00", "18"), reading("last", "18", "18")];
+        tally.add(&one);
+        one.readings[1] = reading("last", "9", "9");
+        tally.add(&one);
+        assert_eq!(tally.summary().extractors[1].differs, 1);
     }
 }

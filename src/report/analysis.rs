@@ -2,7 +2,8 @@
 //! nothing of how either is worked out (`record::scores`).
 
 use super::spelling::{
-    ABSENT, COMPARED, Table, bounds, compared, count, count_or_absent, how, named, percent,
+    ABSENT, COMPARED, Table, bounds, compared, count, count_or_absent, detectable, how, named,
+    percent,
 };
 use super::{Cell, Report};
 use crate::digest::Recipe;
@@ -92,7 +93,7 @@ impl Analysis {
 
 /// Sets the measures of all cells and compares them.
 pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison>, BadAnalysis> {
-    let mut measures: Vec<(Vec<Measure>, Option<Agreement>)> = Vec::new();
+    let mut measures: Vec<(Vec<Measure>, Option<Agreement>, bool)> = Vec::new();
     let comparisons = {
         let tables = cells.iter().map(|cell| table(cell, analysis));
         let tables = tables.collect::<Result<Vec<_>, _>>()?;
@@ -100,11 +101,12 @@ pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison
         for table in &tables {
             let wanted = analysis.wanted(&table.metrics(), table.epochs());
             let measured = wanted.iter().map(|(m, reducer)| table.measure(m, *reducer));
-            measures.push((measured.collect(), Agreement::of(table)));
+            let no_vote = analysis.reducers.contains(&Reducer::Majority) && table.has_no_majority();
+            measures.push((measured.collect(), Agreement::of(table), no_vote));
         }
         pairs(cells, &tables, analysis)
     };
-    for (cell, (measures, agreement)) in cells.iter_mut().zip(measures) {
+    for (cell, (measures, agreement, no_vote)) in cells.iter_mut().zip(measures) {
         // One interval of accuracy, wherever it is shown.
         let estimate = measures.first().and_then(|measure| measure.estimate);
         if let Some(estimate) = estimate {
@@ -113,6 +115,14 @@ pub fn analyse(cells: &mut [Cell], analysis: &Analysis) -> Result<Vec<Comparison
         }
         cell.measures = measures;
         cell.agreement = agreement;
+        if no_vote {
+            cell.warnings.push(
+                "no two draws of any row gave the same answer, so `majority` has nothing to vote over and takes the \
+                 first of each; let `extractors` take the answer out, or a scorer that reads answers (`numeric`, \
+                 `exact_match`) come first"
+                    .to_owned(),
+            );
+        }
     }
     Ok(comparisons)
 }
@@ -244,8 +254,7 @@ pub(super) fn comparisons(report: &Report) -> Option<Table> {
             None => count(c.common),
             Some(result) => format!("{} of {} common", count(result.rows), count(c.common)),
         });
-        let detectable = result.and_then(|result| result.detectable);
-        row.push(detectable.map_or_else(absent, |d| format!("{:.1}", d * 100.0)));
+        row.push(result.and_then(detectable).unwrap_or_else(absent));
         row.push(how(c));
         row
     };

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::RunInfo;
 use crate::record::scores::Comparison;
-use crate::stats::{Interval, Summary};
+use crate::stats::{Difference, Interval, Summary};
 
 /// What stands where there is no value: an unknown number is never shown as zero.
 pub(super) const ABSENT: &str = "–";
@@ -33,6 +33,16 @@ pub(super) fn moment(text: &str) -> String {
         (Some(day), Some("T"), Some(time), true) => format!("{day} {time} UTC"),
         _ => text.to_owned(),
     }
+}
+
+/// The smallest difference that so many rows would show, in points; `None` where nobody can say.
+pub(super) fn detectable(of: &Difference) -> Option<String> {
+    // Shares are never further apart than 100 points.
+    let words = |detectable: f64| match detectable < 1.0 {
+        true => format!("{:.1}", detectable * 100.0),
+        false => "none: too few rows".to_owned(),
+    };
+    of.detectable.map(words)
 }
 
 /// A share, with one decimal.
@@ -220,5 +230,18 @@ mod tests {
         let of = |count: usize| p99(Summary::of(vec![2.0; count]).as_ref());
         assert_eq!((of(999).as_str(), of(1000).as_str()), ("2.00 ms *", "2.00 ms"));
         assert_eq!(of(0), ABSENT);
+    }
+
+    #[test]
+    fn so_few_rows_show_nothing_rather_than_more_than_everything() {
+        let pair = |(cluster, a): (usize, f64)| crate::stats::Pair { cluster, a, b: 1.0 - a };
+        let words = |values: &[f64]| {
+            let pairs: Vec<_> = values.iter().copied().enumerate().map(pair).collect();
+            let result = crate::stats::difference(&pairs).unwrap();
+            (result.detectable.unwrap() >= 1.0, detectable(&result).unwrap())
+        };
+        assert_eq!(words(&[0.0, 1.0, 0.0]), (true, "none: too few rows".to_owned()));
+        let (none, words) = words(&[0.0, 1.0].repeat(50));
+        assert!(!none && words.parse::<f64>().unwrap() < 100.0, "{words}");
     }
 }

@@ -84,9 +84,12 @@ pub struct Score {
     /// The target that gave the best value.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub matched: Option<String>,
-    /// What the scorer compared, after its own reading of the answer.
+    /// What the scorer compared, after its own reading of the answer: answers that it reads alike are one answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parsed: Option<String>,
+    /// What a judge said of the answer, by its name in the manifest.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub verdict: Option<String>,
     /// What the scorer has to say: a judge's reason, the first field that differs, the end of a failed test.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
@@ -104,6 +107,7 @@ impl Score {
             unscored: None,
             matched: None,
             parsed: None,
+            verdict: None,
             detail: None,
             requests: Vec::new(),
         }

@@ -16,10 +16,12 @@ mod f1;
 mod includes;
 pub mod json;
 pub mod normal;
+pub mod number;
 mod numeric;
 pub mod pattern;
 mod rouge;
 mod target;
+mod typeset;
 
 pub use json::Json;
 pub use pattern::Pattern;
@@ -72,6 +74,8 @@ impl Compared {
 pub struct Texts<'a> {
     /// What was answered.
     pub answer: &'a str,
+    /// What of it stands behind a mark such as `Answer:`; all of it where the mark itself was taken off.
+    pub marked: Option<&'a str>,
     /// What is accepted.
     pub targets: &'a [String],
     normal: OnceCell<String>,
@@ -79,9 +83,15 @@ pub struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    /// An answer with its targets.
+    /// An answer without a mark, with its targets.
     pub fn new(answer: &'a str, targets: &'a [String]) -> Self {
-        Texts { answer, targets, normal: OnceCell::new(), accepted: OnceCell::new() }
+        let (normal, accepted) = (OnceCell::new(), OnceCell::new());
+        Texts { answer, marked: None, targets, normal, accepted }
+    }
+
+    /// The same with what stands behind a mark.
+    pub fn with_marked(self, marked: Option<&'a str>) -> Self {
+        Texts { marked, ..self }
     }
 
     fn normal(&self) -> &str {
@@ -206,6 +216,9 @@ mod tests {
         check("exact_match", "J. K. Rowling", &["JK Rowling"], 1.0);
         check("exact_match", "Washington, D.C.", &["Washington DC"], 1.0);
         check("exact_match", "2,161,000", &["2161000"], 1.0);
+        check("exact_match", "$70{,}000", &["70000"], 1.0);
+        check("exact_match", "70\u{202f}000", &["70,000"], 1.0);
+        check("exact_match", "\\frac{1}{2}", &["1/2"], 1.0);
         check("exact_match", "Guinea-Bissau", &["Guinea Bissau"], 1.0);
         check("exact_match", "Science & Nature", &["Science and Nature"], 1.0);
         check("exact_match", "Nine years", &["9 years"], 1.0);
@@ -215,6 +228,9 @@ mod tests {
     fn exact_match_keeps_what_matters() {
         check("exact_match", "3.14", &["314"], 0.0);
         check("exact_match", "-5", &["5"], 0.0);
+        check("exact_match", "-$5", &["5"], 0.0);
+        check("exact_match", "-$5", &["-5"], 1.0);
+        check("exact_match", "-.5", &["0.5"], 0.0);
         check("exact_match", "$0.05", &["0.05"], 1.0);
         check("exact_match", "Paris, France", &["Paris"], 0.0);
         // "One" is as often no number.
@@ -264,6 +280,16 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_mark_the_number_at_the_front_counts() {
+        let targets = ["18".to_owned()];
+        let value = |marked| {
+            let texts = Texts::new("18 (9*2)", &targets).with_marked(marked);
+            find("numeric").unwrap().compare(&texts).value
+        };
+        assert_eq!((value(None), value(Some("18 (9*2)"))), (0.0, 1.0));
+    }
+
+    #[test]
     fn numeric_reads_the_last_number_with_its_sign_and_units() {
         check("numeric", "about $1,234.50 in all", &["1234.5"], 1.0);
         check("numeric", "12 apples, so 7 left", &["7"], 1.0);
@@ -277,5 +303,7 @@ mod tests {
         check("numeric", "7e5", &["2e5"], 0.0);
         check("numeric", "1.5e3", &["1500"], 1.0);
         check("numeric", "2,161,000 people", &["2161000"], 1.0);
+        check("numeric", "70\\,000", &["70{,}000"], 1.0);
+        check("numeric", "\\frac{1}{2}", &["0.5"], 1.0);
     }
 }

@@ -2,15 +2,14 @@
 //!
 //! SQuAD's rules are: lower case, no punctuation, no articles, single spaces. Taken literally they make
 //! 3.14 equal 314, -5 equal 5, and "J. K. Rowling" differ from "JK Rowling". So here a point or comma
-//! inside a number and a sign before it are part of the number, and lone letters join into initials.
+//! inside a number and a sign before it are part of the number, and lone letters join into initials. Groups of thousands
+//! join however they are typeset, but for a plain space: `12 345` may be a list, and words are counted here.
 //! `&` is "and", and "nine" is 9, as people who judge answers hold them.
 
-use num_bigint::BigInt;
-use num_rational::BigRational;
 use unicode_normalization::UnicodeNormalization;
 
-/// Digits of a number, before and after the point, and of its power of ten.
-const DIGITS_MAX: usize = 300;
+use super::number::is_sign;
+use super::typeset;
 
 /// Small numbers as words, and as digits (from the VQA evaluation, Antol et al. 2015). Without "one", which is
 /// as often no number: "one of the four" does not say 1.
@@ -43,6 +42,7 @@ pub fn text_without_possessives(raw: &str) -> Option<String> {
 }
 
 fn normal(raw: &str, drop_possessives: bool) -> String {
+    let raw = &*typeset::plain(raw);
     let mut words = Words::with_capacity(raw.len() + 4);
     // Of ASCII, as most answers are, both give the same, and this one needs no tables and no copy.
     if raw.is_ascii() {
@@ -79,8 +79,18 @@ fn fold(len: usize, at: impl Fn(usize) -> Option<char>, drop_possessives: bool, 
                 words.push('0');
                 words.push('.');
             }
-            ',' if is_digit(before) && parts_thousands(|j| at(i + j)) => {}
-            '-' | '−' if is_digit(after) && is_sign(before) => words.push('-'),
+            ',' if parts_thousands(&at, i - 1) => {}
+            '-' | '−' if is_sign(before) => {
+                // -$5 is minus five dollars.
+                let currency = usize::from(matches!(after, Some('$' | '€' | '£')));
+                let point = usize::from(at(i + currency) == Some('.'));
+                if is_digit(at(i + currency + point)) {
+                    words.push('-');
+                    i += currency;
+                } else {
+                    words.end();
+                }
+            }
             '&' => {
                 words.end();
                 "and".chars().for_each(|c| words.push(c));
@@ -165,135 +175,17 @@ fn is_article(word: &str) -> bool {
     matches!(word, "a" | "an" | "the")
 }
 
-/// Whether what follows a comma is exactly three digits, as in 2,161,000.
-fn parts_thousands(after_comma: impl Fn(usize) -> Option<char>) -> bool {
-    let is_digit = |i: usize| after_comma(i).is_some_and(|c| c.is_ascii_digit());
-    (0..3).all(is_digit) && !is_digit(3)
-}
-
-/// Whether a dash is a sign: nothing, space or an opening mark comes before it.
-fn is_sign(before: Option<char>) -> bool {
-    before.is_none_or(|c| c.is_whitespace() || "([{$€£=:*\"".contains(c))
-}
-
-/// The last number in a text as a plain decimal: `$1,234.50` gives `1234.5`. `None` without a number.
-pub fn last_number(raw: &str) -> Option<String> {
-    let chars: Vec<char> = raw.nfkc().collect();
-    let mut last = None;
-    let mut i = 0;
-    while i < chars.len() {
-        let point_first = chars[i] == '.' && chars.get(i + 1).is_some_and(char::is_ascii_digit);
-        if !chars[i].is_ascii_digit() && !point_first {
-            i += 1;
-            continue;
-        }
-        let start = i;
-        let mut number = String::new();
-        let mut has_point = false;
-        while let Some(&c) = chars.get(i) {
-            let digit_next = chars.get(i + 1).is_some_and(char::is_ascii_digit);
-            match c {
-                '0'..='9' => number.push(c),
-                '.' if digit_next && !has_point => {
-                    has_point = true;
-                    number.push('.');
-                }
-                ',' if !has_point && parts_thousands(|j| chars.get(i + 1 + j).copied()) => {}
-                _ => break,
-            }
-            i += 1;
-        }
-        let before = |n: usize| start.checked_sub(n + 1).map(|j| chars[j]);
-        let dash = start.checked_sub(1).map(|j| chars[j]).filter(|c| matches!(c, '-' | '−'));
-        let currency = start.checked_sub(2).map(|j| chars[j]);
-        let negative = match (dash, start.checked_sub(1).map(|j| chars[j])) {
-            (Some(_), _) => is_sign(before(1)),
-            // -$5 is minus five dollars.
-            (None, Some('$' | '€' | '£')) => {
-                matches!(currency, Some('-' | '−')) && is_sign(before(2))
-            }
-            _ => false,
-        };
-        let exponent = take_exponent(&chars, &mut i);
-        let is_date = start > 0 && chars[start - 1] == '/';
-        let denominator = if is_date { None } else { take_denominator(&chars, &mut i) };
-        last = value(&number, exponent, denominator.as_deref(), negative).or(last);
-    }
-    last.map(|value| plain(&value))
-}
-
-/// `e3` or `E-3` right after a number.
-fn take_exponent(chars: &[char], i: &mut usize) -> i32 {
-    let sign = usize::from(matches!(chars.get(*i + 1), Some('+' | '-')));
-    let digits: String =
-        chars.iter().skip(*i + 1 + sign).take_while(|c| c.is_ascii_digit()).collect();
-    if !matches!(chars.get(*i), Some('e' | 'E')) || digits.is_empty() {
-        return 0;
-    }
-    let minus = chars[*i + 1] == '-';
-    *i += 1 + sign + digits.len();
-    let exponent = digits.parse().unwrap_or(i32::MAX);
-    if minus { -exponent } else { exponent }
-}
-
-/// `/3` right after a number; not the day of 1/3/2020.
-fn take_denominator(chars: &[char], i: &mut usize) -> Option<String> {
-    let digits: String = chars.iter().skip(*i + 1).take_while(|c| c.is_ascii_digit()).collect();
-    let after = chars.get(*i + 1 + digits.len());
-    if chars.get(*i) != Some(&'/') || digits.is_empty() || matches!(after, Some('/')) {
-        return None;
-    }
-    *i += 1 + digits.len();
-    Some(digits)
-}
-
-/// The exact value; `None` of one that no question asks for: a zero denominator, hundreds of digits.
-fn value(
-    number: &str,
-    exponent: i32,
-    denominator: Option<&str>,
-    negative: bool,
-) -> Option<BigRational> {
-    if number.len() > DIGITS_MAX || exponent.unsigned_abs() as usize > DIGITS_MAX {
-        return None;
-    }
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let numerator: BigInt = format!("{whole}{fraction}").parse().ok()?;
-    let denominator: BigInt = denominator.unwrap_or("1").parse().ok()?;
-    if denominator == BigInt::from(0) {
-        return None;
-    }
-    let value = BigRational::new(numerator, denominator);
-    let value = value * ten().pow(exponent - i32::try_from(fraction.len()).ok()?);
-    Some(if negative { -value } else { value })
-}
-
-fn ten() -> BigRational {
-    BigRational::from_integer(BigInt::from(10))
-}
-
-/// Plain decimal text, or a reduced fraction where the decimals do not end.
-fn plain(value: &BigRational) -> String {
-    let mut places = 0_usize;
-    let mut scaled = value.clone();
-    while !scaled.is_integer() && places < DIGITS_MAX {
-        scaled *= ten();
-        places += 1;
-    }
-    if !scaled.is_integer() {
-        return value.to_string();
-    }
-    let digits = scaled.to_integer().to_string();
-    let (sign, digits) = match digits.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", digits.as_str()),
-    };
-    if places == 0 {
-        return format!("{sign}{digits}");
-    }
-    let digits = format!("{digits:0>width$}", width = places + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - places);
-    format!("{sign}{whole}.{fraction}")
+/// Whether a comma stands between groups of a number, as in 2,161,000: one to three digits before it, of the first
+/// group none of them a leading zero, and exactly three after it.
+fn parts_thousands(at: impl Fn(usize) -> Option<char>, comma: usize) -> bool {
+    let is_digit = |i: usize| at(i).is_some_and(|c| c.is_ascii_digit());
+    let before = (1..=4).take_while(|n| comma.checked_sub(*n).is_some_and(is_digit)).count();
+    let first = comma.wrapping_sub(before);
+    let is_first = first.checked_sub(1).and_then(&at) != Some(',');
+    (1..=3).contains(&before)
+        && (!is_first || at(first) != Some('0'))
+        && (1..=3).all(|n| is_digit(comma + n))
+        && !is_digit(comma + 4)
 }
 
 #[cfg(test)]
@@ -307,7 +199,16 @@ mod tests {
         check("J.K. Rowling", "jk rowling");
         check("Washington, D.C.", "washington dc");
         check("1,5 and 2,161,000", "1 5 and 2161000");
-        check("x = -.5", "x 0.5");
+        check("x = -.5", "x -0.5");
+        check("-$5, −€7 and -$.5", "-5 -7 and -0.5");
+        check("$-5 but 3-$5", "-5 but 3 5");
+        check(
+            "70{,}000, 70\\,000, 70\u{202f}000, 70\u{a0}000, 70\u{2009}000",
+            "70000 70000 70000 70000 70000",
+        );
+        check("70 000 and 1, 234", "70 000 and 1 234");
+        check("0,123 and 2020,300", "0 123 and 2020 300");
+        check("\\boxed{\\frac{1}{2} \\text{ cup}}", "1 2 cup");
         check("minus -5, range 3-5", "minus -5 range 3 5");
         check("ＡＢＣ　１２", "abc 12");
         check("Rubik’s cube", "rubiks cube");
@@ -345,23 +246,5 @@ mod tests {
             fold(folded.len(), |i| folded.get(i).copied(), false, &mut words);
             assert_eq!(text(raw), words.finish(), "{raw:?}");
         }
-    }
-
-    #[test]
-    fn last_numbers() {
-        let check = |raw: &str, want: Option<&str>| {
-            assert_eq!(last_number(raw).as_deref(), want, "{raw:?}");
-        };
-        check("costs -$5.00", Some("-5"));
-        check("007", Some("7"));
-        check("-0", Some("0"));
-        check(".50", Some("0.5"));
-        check("3.14.", Some("3.14"));
-        check("v1.2.3", Some("0.3"));
-        check("1/3 of it", Some("1/3"));
-        check("on 1/3/2020", Some("2020"));
-        check("2.50e1 m", Some("25"));
-        check("5/0 or so", None);
-        check("no number", None);
     }
 }

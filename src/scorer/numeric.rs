@@ -1,20 +1,22 @@
-//! The last number of the answer equals the target's. Knows nothing of units.
+//! The number that the answer gives equals the target's. Knows nothing of units.
 
-use super::{Compared, Scorer, Texts, normal};
+use super::{Compared, Scorer, Texts, number};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "numeric",
-    rev: 1,
-    source: "GSM8K's last-number rule (Cobbe et al. 2021), compared as exact decimals",
+    rev: 2,
+    source: "GSM8K's rule (Cobbe et al. 2021): the number at the front of what is marked as the answer, of an answer \
+             without a mark the last one; compared as exact decimals",
     compare,
 };
 
 fn compare(texts: &Texts<'_>) -> Compared {
-    let answer = normal::last_number(texts.answer);
-    let hits = texts
-        .targets
-        .iter()
-        .map(|target| answer.is_some() && answer == normal::last_number(target));
+    let answer = match texts.marked {
+        Some(marked) => number::stated(marked),
+        None => number::last(texts.answer),
+    };
+    let hits =
+        texts.targets.iter().map(|target| answer.is_some() && answer == number::last(target));
     let hits = Compared::first(hits, None);
     Compared { parsed: answer, ..hits }
 }

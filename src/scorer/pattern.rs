@@ -6,7 +6,7 @@ use regex::Regex;
 use super::{Compared, normal, target};
 
 /// Version of what a pattern means.
-pub const REV: u32 = 1;
+pub const REV: u32 = 2;
 /// Where its definition comes from.
 pub const SOURCE: &str = "promptfoo's `regex` (without a group) and Inspect's `pattern` (with one)";
 
@@ -41,16 +41,17 @@ impl Pattern {
     /// Scores an answer.
     pub fn compare(&self, answer: &str, targets: &[String]) -> Compared {
         let found = self.find(answer, false);
-        let parsed = found.map(str::to_owned);
+        let shown = found.map(str::to_owned);
         if !self.has_group() {
+            // What matches says that the answer has a form, and is no reading of it: answers that match alike differ.
             let value = f64::from(u8::from(found.is_some()));
-            return Compared { value, parsed, ..Compared::default() };
+            return Compared { value, detail: shown, ..Compared::default() };
         }
         let said = found.map(normal::text).filter(|said| !said.is_empty());
         let is = |target: &String| {
             said.as_deref().is_some_and(|said| target::accepted(target).all().any(|t| t == said))
         };
-        Compared::first(targets.iter().map(is), parsed)
+        Compared::first(targets.iter().map(is), shown)
     }
 }
 

@@ -93,7 +93,8 @@ pub struct Difference {
     pub better_a: u64,
     /// Rows where the second side is better.
     pub better_b: u64,
-    /// The smallest true difference that this many rows would show in four of five cases.
+    /// The smallest true difference that this many rows would show in four of five cases. Of shares, one of 1 or more
+    /// says that they would show none.
     pub detectable: Option<f64>,
 }
 

@@ -1,5 +1,7 @@
 //! Several draws of one row to one value. Knows nothing of rows beside it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 /// What reducers look like, for messages.
@@ -37,14 +39,14 @@ pub enum BadReducer {
 }
 
 /// One draw of a row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Draw<'a> {
     /// Whether an engine has answered at all; what failed for a passing reason says nothing.
     pub asked: bool,
     /// Its score; absent where there is nothing to score.
     pub value: Option<f64>,
-    /// Its answer as the scorer reads it, by which equal answers are found.
-    pub reading: Option<&'a str>,
+    /// Its answer in the form by which equal answers are found; absent where there is none.
+    pub reading: Option<Cow<'a, str>>,
 }
 
 /// What became of the draws of a row.
@@ -106,8 +108,8 @@ impl Reducer {
 
     /// One value of the draws of a row, in their order.
     ///
-    /// The mean, the majority and the best are of draws with a value. The others count what is right among all
-    /// that was asked: a reply without an answer has not passed.
+    /// The mean and the best are of draws with a value, and the majority is of those with an answer. The others count
+    /// what is right among all that was asked: a reply without an answer has not passed.
     pub fn reduce(self, draws: &[Draw<'_>]) -> Reduced {
         let values = || draws.iter().filter_map(|draw| draw.value);
         let right = values().filter(|value| *value >= 1.0).count() as u64;
@@ -147,25 +149,26 @@ fn pass_all(n: u64, c: u64, k: u64) -> f64 {
 /// What most draws of a row say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vote {
-    /// The value of that answer.
-    pub value: f64,
+    /// The value of that answer; absent where no draw of it came to one.
+    pub value: Option<f64>,
     /// Draws that gave it.
     pub votes: u64,
-    /// Draws that gave any answer with a value.
+    /// Draws that gave any answer.
     pub of: u64,
     /// Whether another answer had as many votes.
     pub tie: bool,
 }
 
-/// Each draw with a value has one vote for its answer. Of answers with as many votes the one that came first
-/// is taken; its value is that of its first draw. `None` where no draw has a vote.
+/// Each draw with an answer has one vote for it, whatever a scorer says of it: that a judge came to no verdict on an
+/// answer makes it no less common. Of answers with as many votes the one that came first is taken; its value is that
+/// of its first draw with one. `None` where no draw has a vote.
 pub fn vote(draws: &[Draw<'_>]) -> Option<Vote> {
-    let mut votes: Vec<(&str, f64, u64)> = Vec::new();
+    let mut votes: Vec<(&str, Option<f64>, u64)> = Vec::new();
     for draw in draws {
-        let (Some(value), Some(reading)) = (draw.value, draw.reading) else { continue };
+        let Some(reading) = draw.reading.as_deref() else { continue };
         match votes.iter_mut().find(|(known, ..)| *known == reading) {
-            Some((_, _, count)) => *count += 1,
-            None => votes.push((reading, value, 1)),
+            Some((_, value, count)) => (*value, *count) = (value.or(draw.value), *count + 1),
+            None => votes.push((reading, draw.value, 1)),
         }
     }
     let most = votes.iter().map(|(.., count)| *count).max()?;
@@ -177,7 +180,7 @@ pub fn vote(draws: &[Draw<'_>]) -> Option<Vote> {
 
 fn majority(draws: &[Draw<'_>]) -> Reduced {
     let vote = vote(draws);
-    Reduced { value: vote.map(|vote| vote.value), tie: vote.is_some_and(|vote| vote.tie) }
+    Reduced { value: vote.and_then(|vote| vote.value), tie: vote.is_some_and(|vote| vote.tie) }
 }
 
 #[cfg(test)]
@@ -191,7 +194,7 @@ mod tests {
             answer => Draw {
                 asked: true,
                 value: Some(f64::from(u8::from(answer == target))),
-                reading: Some(answer),
+                reading: Some(answer.into()),
             },
         };
         answers.iter().map(draw).collect()
@@ -228,7 +231,7 @@ mod tests {
         // Two were asked, and three are needed.
         check("pass@3", &["7", "7", "!"], None);
         check("pass@2", &["", "", "!"], Some(0.0));
-        let unscored = [Draw { asked: true, value: None, reading: Some("7") }];
+        let unscored = [Draw { asked: true, value: None, reading: Some("7".into()) }];
         assert_eq!(Reducer::PassAt(1).reduce(&unscored).value, None);
     }
 
@@ -238,6 +241,20 @@ mod tests {
         assert_eq!(tie(&["8", "7", "7", "8"]), Reduced { value: Some(0.0), tie: true });
         assert_eq!(tie(&["7", "8", "8", "7"]), Reduced { value: Some(1.0), tie: true });
         assert_eq!(tie(&["7", "8", "8"]), Reduced { value: Some(0.0), tie: false });
+    }
+
+    #[test]
+    fn an_answer_without_a_verdict_has_its_votes() {
+        let draw = |reading: &'static str, value| Draw {
+            asked: true,
+            value,
+            reading: Some(reading.into()),
+        };
+        let majority = |draws: &[Draw<'_>]| Reducer::Majority.reduce(draws).value;
+        let (one, two) = (draw("8", Some(1.0)), draw("7", None));
+        assert_eq!(majority(&[one.clone(), two.clone(), two.clone()]), None);
+        let judged = draw("7", Some(0.5));
+        assert_eq!(majority(&[one, two, judged]), Some(0.5));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod editor;
 mod engine;
 mod exports;
 mod gates;
+mod gsm8k;
 mod hub;
 mod history;
 mod increments;

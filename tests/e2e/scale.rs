@@ -23,8 +23,10 @@ fn gsm8k_runs_over_all_rows() {
         let (working, target) = row["answer"].as_str().unwrap().split_once("#### ").unwrap();
         separated += usize::from(target.contains(','));
         // Every tenth has a digit more, and is wrong.
-        let wrong = if i % 10 == 0 { "1" } else { "" };
-        let reply = format!("{working}Answer: **${target}{wrong}.00**.");
+        let said = if i % 10 == 0 { target.replace(',', "") + "1" } else { target.to_owned() };
+        // And every hundredth says more behind the mark.
+        let more = if i % 100 == 1 { " (checked in 999983 ways)" } else { "" };
+        let reply = format!("{working}Answer: **${said}.00**{more}.");
         let rule = json!({ "when": row["question"], "reply": reply });
         replies.push_str(&format!("{rule}\n"));
     }
@@ -45,6 +47,13 @@ fn gsm8k_runs_over_all_rows() {
         "{}",
         ran.stdout.lines().last().unwrap()
     );
+    let extractors = ran.result("ask")["extractors"].clone();
+    let of = |i: usize, name: &str| extractors[i][name].clone();
+    assert_eq!([of(0, "extractor"), of(1, "extractor")], ["strict", "flexible"]);
+    assert_eq!([of(0, "read"), of(1, "read")], [1319, 1319]);
+    // The last number is not the answer where an explanation follows it.
+    assert_eq!([of(1, "differs"), of(1, "verdict_differs")], [14, 14]);
+    assert_eq!(of(1, "correct"), 1319 - 132 - 14);
 }
 
 /// The most memory that an expansion of so many rows of two kilobytes took, in kilobytes.

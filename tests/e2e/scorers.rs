@@ -102,6 +102,58 @@ fn a_gap_between_form_and_content_is_a_warning() {
     assert_eq!(project.ok(&[]).result("ask")["warnings"], json!([]));
 }
 
+/// Answers to the second question: two right ones and three wrong ones that differ; to the first, three wrong ones
+/// that are the same. Verdicts alone would make both wrong.
+#[test]
+fn a_majority_is_of_answers_whoever_judges_them() {
+    const DRAWS: &str = r#"replies = [
+        { when = "What is 1 ", draws = ["8", "1", "9", "1.", "7"] },
+        { draws = ["0", "5", "0", "5", "**5**"] },
+    ]"#;
+    let judge = Server::start(|asked| {
+        let material: Value = serde_json::from_str(asked.question()).unwrap();
+        let is_right = material["answer"] == material["targets"][0];
+        let verdict = if is_right { "correct" } else { "incorrect" };
+        server::reply(&format!("{{\"reason\": \"So it is.\", \"verdict\": \"{verdict}\"}}"))
+    });
+    let by_judge = "{ kind = \"judge\", engine = \"judge\", rubric = \"Is it right?\" }";
+    // Says what the answer is to both questions.
+    let by_program =
+        "{ kind = \"command\", command = [\"python3\", \"score.py\"], files = [\"score.py\"] }";
+    for scorer in [by_judge, by_program] {
+        let project = Project::with(&format!("epochs = 5\nscorers = [{scorer}]"), DRAWS);
+        project.rows(2);
+        project.write(
+            "score.py",
+            "import json, sys\nx = json.load(sys.stdin)\nprint(json.dumps(x['answer'] in x['targets']))\n",
+        );
+        with_judge(&project, &judge.engine("stream = false"));
+        let reducers = "samples = \"ask\"\nreducers = [\"majority\"]";
+        project.edit("pipelines/bench.toml", "samples = \"ask\"", reducers);
+        project.ok(&[]);
+        let cell = report(&project)["cells"][0].clone();
+        let value = |reducer: &str| {
+            let mut all = cell["measures"].as_array().unwrap().iter();
+            let found = all.find(|m| m["metric"] == "accuracy" && m["reducer"] == reducer);
+            found.unwrap()["estimate"]["value"].as_f64().unwrap()
+        };
+        assert!((value("mean") - 0.4).abs() < 1e-9, "{scorer}: {cell:#}");
+        assert_eq!(value("majority"), 0.5, "{scorer}");
+        assert_eq!(cell["agreement"]["majority"], 0.5);
+        assert!(cell.get("warnings").is_none(), "{cell:#}");
+        let edited = DRAWS.replace("\"1.\"", "\"6\"").replace("\"0\", \"5\", \"**5**\"", "\"x\"");
+        project.edit(
+            "pipelines/bench.toml",
+            DRAWS,
+            &edited.replace("\"x\"", "\"x\", \"y\", \"z\""),
+        );
+        project.ok(&[]);
+        let warnings = report(&project)["cells"][0]["warnings"].clone();
+        let said = warnings[0].as_str().unwrap();
+        assert!(said.contains("`majority` has nothing to vote over"), "{warnings}");
+    }
+}
+
 #[test]
 fn a_judge_is_asked_through_the_door_and_no_verdict_is_no_zero() {
     let judge = Server::start(|asked| {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::gsm8k;
 use super::project::{Project, Ran};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -106,6 +107,33 @@ fn llama_cpp_answers_as_it_should_with_eight_at_once() {
         assert_eq!(speed["tpot"].is_object(), stream == "stream = true", "{speed}");
         assert_eq!(project.ok(&[]).live(), 0);
     }
+}
+
+#[test]
+fn gsm8k_runs_on_a_subset_with_llama_cpp() {
+    let Some(folder) = service("xllamacpp") else { return };
+    let project = Project::empty();
+    for file in gsm8k::FILES {
+        project.write(file, &std::fs::read_to_string(format!("{ROOT}/{file}")).unwrap());
+    }
+    let weights = format!("{ROOT}/fixtures/tiny-chat-q8_0.gguf");
+    std::fs::copy(weights, project.path("tiny.gguf")).unwrap();
+    let manifest = project.read(gsm8k::MANIFEST);
+    // The model of this process may not be in this binary.
+    let (before, _) = manifest.split_once("[stage.tiny-chat]").unwrap();
+    // Three worked examples and a question have about 600 tokens, more than a slot has elsewhere.
+    let engine =
+        llama_cpp(&folder, None, "").replace("\"{port}\"]", "\"{port}\", \"4\", \"1024\"]");
+    project.write(gsm8k::MANIFEST, &format!("{before}[stage.server]\nkind = \"engine\"\n{engine}"));
+    let apply = || {
+        let args = [&["apply", gsm8k::MANIFEST, "--json"], gsm8k::ARGS].concat();
+        let ran = Ran::of(project.command(&args).env("ENGINE", "server").output().unwrap());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran
+    };
+    assert_eq!(apply().live(), gsm8k::ROWS as u64);
+    gsm8k::check(&project.read("out/gsm8k/report/report.json"));
+    assert_eq!(apply().live(), 0);
 }
 
 #[test]

@@ -14,6 +14,9 @@ macro_rules! tell {
 #[expect(dead_code, reason = "other tests look at other pages")]
 mod browser;
 mod embeddings;
+#[path = "../e2e/gsm8k.rs"]
+#[expect(dead_code, reason = "the files are copied in folders here")]
+mod gsm8k;
 mod likelihood;
 mod pages;
 #[path = "../e2e/story.rs"]
@@ -24,7 +27,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -156,6 +159,24 @@ fn the_full_benchmark_scores_what_it_should() {
     }
     assert!(accuracy(0, "arithmetic") < accuracy(1, "arithmetic"));
     assert!(accuracy(1, "arithmetic") < accuracy(2, "arithmetic"));
+}
+
+#[test]
+fn gsm8k_runs_on_a_subset() {
+    let clone = Clone::new();
+    copy(&Path::new(ROOT).join("examples/gsm8k"), &clone.dir.path().join("examples/gsm8k"));
+    let apply = || {
+        let engine = [("ENGINE", "tiny-chat")];
+        let (code, done, stderr) = clone.apply_manifest(gsm8k::MANIFEST, gsm8k::ARGS, &engine);
+        assert_eq!(code, 0, "{stderr}");
+        done
+    };
+    let first = apply();
+    assert_eq!(first["requests"]["live"], gsm8k::ROWS);
+    let report = clone.dir.path().join("out/gsm8k/report/report.json");
+    gsm8k::check(&fs::read_to_string(report).unwrap());
+    let again = apply();
+    assert_eq!((&again["requests"]["live"], results(&again)), (&json!(0), results(&first)));
 }
 
 /// A time-out leaves a request in the engine; the next one waits for it and is answered rightly.

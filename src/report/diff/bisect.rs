@@ -160,10 +160,12 @@ pub fn summary(of: &Bisection) -> String {
     let Some(found) = &of.found else {
         let detectable = of.bad.difference().and_then(|result| result.detectable);
         let hint = detectable.map_or_else(String::new, |detectable| {
+            let shown = match detectable < 1.0 {
+                true => format!("a difference of {:.1} points in four of five cases", detectable * 100.0),
+                false => "no difference at all, however large".to_owned(),
+            };
             format!(
-                "\nhint: so many rows show a difference of {:.1} points in four of five cases; ask more questions, or \
-                 more draws of each (`epochs`)",
-                detectable * 100.0
+                "\nhint: so many rows show {shown}; ask more questions, or more draws of each (`epochs`)"
             )
         });
         return format!(

@@ -541,9 +541,9 @@
 
   function scoreTable(scores) {
     return grid(
-      ["scorer", "value", "best target", "compared", "detail"],
+      ["scorer", "value", "best target", "compared, or verdict", "detail"],
       scores.map((score) => [
-        score.scorer, scoreValue(score), orDash(score.matched), orDash(score.parsed), orDash(score.detail),
+        score.scorer, scoreValue(score), orDash(score.matched), orDash(score.parsed ?? score.verdict), orDash(score.detail),
       ]),
     );
   }

@@ -18,7 +18,7 @@ use crate::engine::{Limits, Resource};
 use crate::history;
 use crate::manifest::{Diagnostic, Fields};
 use crate::method::{self, Method};
-use crate::record::{Profile, StopRule};
+use crate::record::{CORPUS, Profile, StopRule};
 use crate::report::CellInfo;
 use crate::sample::{ResponseFormat, Sample, Sampling};
 use crate::store::{Record, Store};
@@ -279,9 +279,17 @@ fn read_fail_on_error(fields: &Fields<'_>) -> FailOnError {
 }
 
 impl Workflow {
-    /// The metrics of its samples: accuracy in both forms, and its scorers.
+    /// The metrics of its samples: accuracy in both forms, its scorers, and what those make of all answers together.
     pub fn metrics(&self) -> Vec<&str> {
-        ["accuracy", "accuracy_all"].into_iter().chain(self.scoring.names()).collect()
+        let made = |name: &&str| {
+            self.scoring.names().any(|scorer| name.strip_prefix("corpus_") == Some(scorer))
+        };
+        let corpora = CORPUS.into_iter().filter(made);
+        ["accuracy", "accuracy_all"]
+            .into_iter()
+            .chain(self.scoring.names())
+            .chain(corpora)
+            .collect()
     }
 
     /// Draws of each row.

@@ -12,7 +12,7 @@ use crate::sample::{Finish, Message, Request, ResponseFormat, Role, Sampling, Sc
 use crate::scorer::json as json_text;
 
 /// Version of what a judge is asked and of how its verdict is read.
-pub(super) const REV: u32 = 1;
+pub(super) const REV: u32 = 2;
 pub(super) const SOURCE: &str = "a model as judge (Zheng et al. 2023; Inspect's `model_graded_qa`), with a reason before a verdict from a list";
 
 /// What a judge may be shown, by the names in manifests.
@@ -143,7 +143,7 @@ impl Judge {
             found.as_ref().and_then(|found| Some(found.get("reason")?.as_str()?.to_owned()));
         Score {
             value: Some(*value),
-            parsed: Some(verdict.clone()),
+            verdict: Some(verdict.clone()),
             detail: reason,
             ..Score::new(name)
         }
@@ -169,6 +169,8 @@ mod tests {
             let score = judge.read("judge", reply, Finish::Stop);
             assert_eq!(score.value, want, "{reply}");
             assert_eq!(score.unscored.is_none(), want.is_some(), "{reply}");
+            assert_eq!(score.verdict.is_some(), want.is_some(), "{reply}");
+            assert_eq!(score.parsed, None, "a verdict is no reading of an answer");
         };
         check("{\"reason\": \"Yes.\", \"verdict\": \"correct\"}", Some(1.0));
         check("```json\n{\"verdict\": \"Partly\"}\n```", Some(0.5));

@@ -2,6 +2,7 @@
 //! scorers are in `scorer`; those that act are in the files beside this one. Knows nothing of how replies come
 //! to be, and asks engines through their one door.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -380,6 +381,8 @@ impl From<Failure> for Unable {
 struct Answer<'a> {
     subject: &'a Subject<'a>,
     text: &'a str,
+    /// What of it stands behind a mark.
+    marked: Option<Cow<'a, str>>,
     /// Whether an extractor took it out.
     extracted: bool,
 }
@@ -418,25 +421,30 @@ pub async fn score(
     }
     let all = async {
         if !subject.wrote {
-            let answer = Answer { subject, text: "", extracted: false };
+            let answer = Answer { subject, text: "", marked: None, extracted: false };
             scored.scores = prepared.scores(doors, &answer, made).await?;
             scored.answer = scored.scores.first().and_then(|score| score.parsed.clone());
             return Ok(());
         }
         if extractors.is_empty() {
             let Some(text) = &scored.answer else { return Ok(()) };
-            let answer = Answer { subject, text, extracted: false };
+            let marked = extract::behind_mark(subject.reply, text);
+            let answer = Answer { subject, text, marked, extracted: false };
             scored.scores = prepared.scores(doors, &answer, made).await?;
             return Ok(());
         }
         for i in 0..readings.len() {
             let Some(text) = readings[i].answer.clone() else { continue };
             // The same answer gets the same scores.
-            let same = readings[..i].iter().find(|earlier| earlier.answer.as_ref() == Some(&text));
-            readings[i].scores = match same {
-                Some(same) => same.scores.clone(),
+            let marked = extractors[i].marked(subject.reply, &text);
+            let same = |j: &usize| {
+                let earlier = readings[*j].answer.as_deref();
+                earlier == Some(&text) && extractors[*j].marked(subject.reply, &text) == marked
+            };
+            readings[i].scores = match (0..i).find(same) {
+                Some(same) => readings[same].scores.clone(),
                 None => {
-                    let answer = Answer { subject, text: &text, extracted: true };
+                    let answer = Answer { subject, text: &text, marked, extracted: true };
                     prepared.scores(doors, &answer, made).await?
                 }
             };
@@ -477,7 +485,7 @@ impl Prepared {
         if targets.is_empty() && scorers.iter().all(|named| named.way.needs_targets()) {
             return Ok(Vec::new());
         }
-        let texts = Texts::new(answer.text, targets);
+        let texts = Texts::new(answer.text, targets).with_marked(answer.marked.as_deref());
         let reply = if answer.extracted { answer.text } else { answer.subject.reply };
         let mut scores = Vec::with_capacity(scorers.len());
         for Named { name, way } in scorers {

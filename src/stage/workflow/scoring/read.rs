@@ -41,6 +41,9 @@ const CHOICES: &[&str] = &["letter", "log_likelihood"];
 /// Names that metrics of another meaning have.
 const TAKEN: &[&str] = &["accuracy", "accuracy_all", "corpus_bleu", "corpus_chrf"];
 
+/// Scorers that have a value over all answers together, which is worked out by the name.
+const WITH_CORPUS: &[&str] = &["bleu", "chrf"];
+
 /// Time of a program where the manifest is silent.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time of an answer's code where the manifest is silent, as HumanEval's harness has it, rounded up.
@@ -176,6 +179,13 @@ fn read_scorer(
         return None;
     };
     let name = table.text("name").unwrap_or_else(|| kind.clone());
+    let is_corpus = |name: &Spanned<String>| WITH_CORPUS.contains(&name.value.as_str());
+    if (is_corpus(&kind) || is_corpus(&name)) && kind.value != name.value {
+        let message = format!("a scorer of kind `{}` cannot be named `{}`", kind.value, name.value);
+        let hint = "`bleu` and `chrf` go by these names and no others: by them `corpus_bleu` and `corpus_chrf` are made";
+        table.error(Diagnostic::at(name.span, message).hint(hint));
+        return None;
+    }
     let way = match kind.value.as_str() {
         "regex" => pattern_of(&table).map(Way::Pattern),
         "json" => read_json(&table, setting).map(|json| Way::Json(Box::new(json))),
