@@ -14,7 +14,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing};
 #[cfg(doc)]
 use crate::sample::ResponseFormat;
-use crate::sample::{Completion, Request};
+use crate::sample::{Completion, Request, Usage};
 
 mod attempts;
 mod budget;
@@ -49,6 +49,14 @@ pub enum EngineError {
     /// Trying again is of no use, and yet it says nothing about the request: never remembered.
     #[error("{0}")]
     Broken(String),
+    /// The engine answered, and its answer is of no use: that is `error`, and costs what an answer costs.
+    #[error("{error}")]
+    Billed {
+        /// What is wrong with it.
+        error: Box<EngineError>,
+        /// Its tokens, as far as they are known.
+        usage: Usage,
+    },
 }
 
 /// A failure that may pass.
@@ -83,6 +91,22 @@ impl EngineError {
     /// A failure that may pass.
     pub fn passing(reason: &str, detail: impl Into<String>) -> Self {
         EngineError::Passing(Trouble::new(reason, detail))
+    }
+
+    /// The same about an answer that came, with its tokens. What may pass says for itself whether it may be billed.
+    pub fn billed(self, usage: Usage) -> Self {
+        match self {
+            error @ (EngineError::Passing(_) | EngineError::Billed { .. }) => error,
+            error => EngineError::Billed { error: Box::new(error), usage },
+        }
+    }
+
+    /// What is wrong, and the tokens that are billed for it.
+    pub fn unbilled(self) -> (Self, Usage) {
+        match self {
+            EngineError::Billed { error, usage } => (*error, usage),
+            error => (error, Usage::ZERO),
+        }
     }
 }
 

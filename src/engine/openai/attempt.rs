@@ -66,7 +66,9 @@ pub(super) async fn complete(
         Err(error) => return Err(blame(ready, visit, error)),
     };
     visit.succeeded();
-    let completion = told.completion(ready, request, &mut notices)?;
+    let billed = told.usage.unwrap_or_default();
+    let completion = told.completion(ready, request, &mut notices);
+    let completion = completion.map_err(|error| error.billed(billed))?;
     Ok(Reply { completion, stamps, notices })
 }
 
