@@ -155,6 +155,17 @@ impl<'a> Asking<'a> {
                     gate.failed(&wording(&detail), &detail);
                     return Err(Gone::Engine(detail));
                 }
+                Err(EngineError::Passing(trouble)) if trouble.unsent => {
+                    // It ends: an engine that cannot recover says so above, and then is broken.
+                    if let Some(reserved) = reserved {
+                        reserved.settle(Some(0.0));
+                    }
+                    gate.give_back(prompt + most);
+                    drop(permit);
+                    self.failed(trouble, ms(start), Duration::ZERO);
+                    self.attempts -= 1;
+                    continue;
+                }
                 Err(EngineError::Passing(trouble)) => trouble,
                 Err(EngineError::Billed { .. }) => panic!("BUG: an answer is billed once"),
             };

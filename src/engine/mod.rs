@@ -72,6 +72,8 @@ pub struct Trouble {
     pub retry_after: Option<Duration>,
     /// Whether the provider may want money for it all the same: it began to answer, or nobody knows.
     pub may_be_billed: bool,
+    /// Whether nothing was sent, because the engine has to recover first: no attempt.
+    pub unsent: bool,
 }
 
 impl Trouble {
@@ -83,6 +85,7 @@ impl Trouble {
             overload: false,
             retry_after: None,
             may_be_billed: true,
+            unsent: false,
         }
     }
 }
