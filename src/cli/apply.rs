@@ -410,6 +410,7 @@ fn done_line(finished: &Finished, times: &SampleTimes) -> Value {
         "requests": record.requests,
         "retries": record.retries,
         "spent": record.spent,
+        "unknown_cost_samples": record.unknown_cost_samples,
         "stages": record.stages.iter().map(stage).collect::<Vec<_>>(),
         "results": finished.samples.iter().map(result).collect::<Vec<_>>(),
         "files": finished.files,

@@ -12,7 +12,7 @@ use super::summary;
 use super::terminal::{duration, visible, visible_json, visible_line};
 use super::{FAILED, Failure, print};
 use crate::history::{self, Events, Run};
-use crate::record::{Event, StageRun};
+use crate::record::{Event, StageRun, dollars};
 use crate::report::gates;
 use crate::store::Store;
 
@@ -163,6 +163,7 @@ fn words(event: &Event) -> String {
             requests,
             output_tokens,
             cost,
+            cost_unknown,
             ..
         } => {
             let mut parts = vec![format!("{flow}: {}", outcome.name())];
@@ -175,7 +176,8 @@ fn words(event: &Event) -> String {
                 let tokens = output_tokens.filter(|tokens| *tokens > 0);
                 parts.extend(tokens.map(|tokens| format!("{tokens} tokens")));
             }
-            parts.extend(cost.filter(|cost| *cost > 0.0).map(|cost| format!("${cost:.4}")));
+            let worth = cost.filter(|cost| *cost > 0.0 || *cost_unknown);
+            parts.extend(worth.map(|cost| dollars(cost, !cost_unknown)));
             parts.join(", ")
         }
         Event::Notice { message, .. } => format!("warning: {message}"),

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::say;
 use super::terminal::visible;
-use crate::record::{Event, Retry, ServedFrom, StageState};
+use crate::record::{Event, Retry, ServedFrom, StageState, dollars};
 
 /// How often a plain log tells how far a workflow is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -30,6 +30,8 @@ struct Stage {
     tokens: u64,
     /// Dollars, where the price is known.
     cost: Option<f64>,
+    /// Whether there is more that nobody knows.
+    cost_unknown: bool,
     retries: u64,
     /// What the last failed attempt was, and how long is waited.
     trouble: String,
@@ -46,6 +48,7 @@ impl Stage {
             live: 0,
             tokens: 0,
             cost: None,
+            cost_unknown: false,
             retries: 0,
             trouble: String::new(),
             started,
@@ -60,7 +63,7 @@ impl Stage {
             let seconds = self.started.elapsed().as_secs_f64().max(0.001);
             words.push(format!("{:.0} tokens/s", self.tokens as f64 / seconds));
         }
-        words.extend(self.cost.map(|cost| format!("${cost:.4}")));
+        words.extend(self.cost.map(|cost| dollars(cost, !self.cost_unknown)));
         if self.retries > 0 {
             words.push(format!("{} retries, last {}", self.retries, self.trouble));
         }
@@ -124,8 +127,10 @@ impl Progress {
             }
             Event::EngineLoading { stage, message } => self.loading(stage, message),
             Event::RequestRetried { stage, retry, .. } => self.retried(stage, retry),
-            Event::SampleFinished { stage, served_from, output_tokens, cost, .. } => {
-                self.sample(stage, *served_from, *output_tokens, *cost);
+            Event::SampleFinished {
+                stage, served_from, output_tokens, cost, cost_unknown, ..
+            } => {
+                self.sample(stage, *served_from, *output_tokens, *cost, *cost_unknown);
             }
             Event::Notice { stage, message } => {
                 let stage = stage.as_deref().map_or_else(String::new, |stage| format!("{stage}: "));
@@ -232,6 +237,7 @@ impl Progress {
         served_from: ServedFrom,
         output_tokens: Option<u64>,
         cost: Option<f64>,
+        cost_unknown: bool,
     ) {
         let mut stages = self.stages.lock().expect("BUG: the stage lock is poisoned");
         let Some(stage) = stages.get_mut(name) else { return };
@@ -241,6 +247,7 @@ impl Progress {
         if let Some(cost) = cost {
             *stage.cost.get_or_insert_default() += cost;
         }
+        stage.cost_unknown |= cost_unknown;
         if let Some(bar) = &stage.bar {
             bar.set_position(stage.done);
             bar.set_message(visible(&stage.words()));

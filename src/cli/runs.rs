@@ -311,7 +311,7 @@ fn table(store: &Store, runs: &[Run]) -> Vec<String> {
             samples(run),
             record.requests.live.to_string(),
             record.requests.hits().to_string(),
-            record.cost().map_or_else(|| "–".to_owned(), |cost| format!("${cost:.4}")),
+            record.cost_text().unwrap_or_else(|| "–".to_owned()),
             accuracies(&record.workflows().collect::<Vec<_>>()),
             tags.join(" "),
         ]);

@@ -91,6 +91,6 @@ pub(super) fn took(record: &RunRecord) -> String {
             format!(", {n} attempts failed and tried again ({reasons})")
         }
     };
-    let spent = record.cost().map_or_else(String::new, |cost| format!("; ${cost:.4} spent"));
+    let spent = record.cost_text().map_or_else(String::new, |cost| format!("; {cost} spent"));
     format!("stages {stages}; {asked}{retried}{spent}")
 }

@@ -179,6 +179,8 @@ struct Seen {
     requests: Vec<SeenRequest>,
     #[serde(default)]
     scoring: Vec<SeenScoring>,
+    #[serde(default)]
+    cut_short: bool,
 }
 
 #[derive(Deserialize)]
@@ -188,6 +190,8 @@ struct SeenRequest {
     phases_ms: SeenPhases,
     live_ms: Option<f64>,
     usage: Usage,
+    #[serde(default)]
+    unknown_attempts: u32,
 }
 
 /// Of the phases, the one that latencies leave out.
@@ -210,6 +214,7 @@ impl From<Seen> for Observed {
             wall_ms: seen.wall_ms,
             requests: seen.requests.into_iter().map(RequestObserved::from).collect(),
             metrics_ms: None,
+            cut_short: seen.cut_short,
             scoring: scoring
                 .map(|made| ScorerRequest { scorer: made.scorer, request: made.request.into() })
                 .collect(),
@@ -228,6 +233,7 @@ impl From<SeenRequest> for RequestObserved {
             live_ms: seen.live_ms,
             usage: seen.usage,
             attempts: 0,
+            unknown_attempts: seen.unknown_attempts,
             retries: Vec::new(),
             timing: None,
         }

@@ -9,7 +9,7 @@ use super::gate::{Pass, Signal};
 use super::{Engine, EngineError, Reply, Trouble};
 use crate::digest::Key;
 use crate::record::{Retry, Timing};
-use crate::sample::{Completion, Request};
+use crate::sample::{Completion, Request, Usage};
 
 /// Longest pause before the second attempt; doubled each time. The pause is drawn evenly between nothing
 /// and that ("full jitter": Brooker 2015, "Exponential Backoff And Jitter").
@@ -25,6 +25,8 @@ const WORDING: usize = 80;
 /// What an engine said for good.
 pub(super) struct Answered {
     pub(super) outcome: Result<Completion, (String, String)>,
+    /// Tokens that are paid for: also of an answer that was refused after it came.
+    pub(super) usage: Usage,
     pub(super) timing: Timing,
 }
 
@@ -51,13 +53,30 @@ pub(super) struct Asking<'a> {
     pub(super) retries: Vec<Retry>,
     /// How long they took, with the pauses after them.
     pub(super) retry_ms: f64,
+    /// Tokens of an answer that was of no use.
+    pub(super) billed: Usage,
+    /// Attempts that failed and may be billed all the same: nobody knows for how much.
+    pub(super) unknown_attempts: u32,
     /// When the first attempt was sent: queueing and loading are no part of the time-out.
     began: Option<Instant>,
+    /// Since then, how long the engine took to recover: no part of it either.
+    recovering: Duration,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn new(door: &'a Client, key: Key, request: &'a Request) -> Self {
-        Asking { door, key, request, attempts: 0, retries: Vec::new(), retry_ms: 0.0, began: None }
+        Asking {
+            door,
+            key,
+            request,
+            attempts: 0,
+            retries: Vec::new(),
+            retry_ms: 0.0,
+            billed: Usage::ZERO,
+            unknown_attempts: 0,
+            began: None,
+            recovering: Duration::ZERO,
+        }
     }
 
     /// Asks until there is an answer, or no further attempt.
@@ -83,9 +102,13 @@ impl<'a> Asking<'a> {
                 door.unless_stopped(tokio::time::sleep_until(until)).await?;
                 at = gate.paused();
             }
+            let recovering = Instant::now();
             if let Err(error) = door.unless_stopped(ready.recover()).await? {
                 gate.failed("broken", &error.to_string());
                 return Err(Gone::Engine(error.to_string()));
+            }
+            if self.began.is_some() {
+                self.recovering += recovering.elapsed();
             }
             // While this one waited, others may have found that nothing works.
             self.may_ask(&mut is_trial)?;
@@ -95,7 +118,12 @@ impl<'a> Asking<'a> {
             if let Some(reserved) = &mut reserved {
                 reserved.sent();
             }
-            let ended = self.attempt(ready.as_ref()).await;
+            let ended = self.attempt(ready.as_ref()).await.map_err(|error| {
+                let (error, billed) = error.unbilled();
+                self.billed = billed;
+                error
+            });
+            let cost = |usage: &Usage| engine.backend.price().and_then(|price| price.of(usage));
             let trouble = match ended {
                 Ok(Reply { completion, stamps, notices }) => {
                     permit.end(Signal::Fine);
@@ -104,54 +132,79 @@ impl<'a> Asking<'a> {
                     let used = usage.input_tokens.zip(usage.output_tokens).map(|(a, b)| a + b);
                     gate.give_back((prompt + most).saturating_sub(used.unwrap_or(prompt + most)));
                     if let Some(reserved) = reserved {
-                        reserved.settle(engine.backend.price().and_then(|p| p.of(&usage)));
+                        reserved.settle(cost(&usage));
                     }
                     notices.into_iter().for_each(|notice| door.tell(Told::Notice(notice)));
                     let timing = stamps.timing(door.anchor);
-                    return Ok(Answered { outcome: Ok(completion), timing });
+                    return Ok(Answered { outcome: Ok(completion), usage, timing });
                 }
                 Err(EngineError::Rejected { code, detail }) => {
                     if let Some(reserved) = reserved {
-                        reserved.settle(Some(0.0));
+                        reserved.settle(cost(&self.billed));
                     }
                     permit.end(Signal::Fine);
                     gate.succeeded();
                     let timing = Timing { close_ms: ms(start), ..Timing::default() };
-                    return Ok(Answered { outcome: Err((code.to_owned(), detail)), timing });
+                    let (outcome, usage) = (Err((code.to_owned(), detail)), self.billed);
+                    return Ok(Answered { outcome, usage, timing });
                 }
                 Err(EngineError::Broken(detail)) => {
                     if let Some(reserved) = reserved {
-                        reserved.settle(Some(0.0));
+                        reserved.settle(cost(&self.billed));
                     }
                     gate.failed(&wording(&detail), &detail);
                     return Err(Gone::Engine(detail));
                 }
+                Err(EngineError::Passing(trouble)) if trouble.unsent => {
+                    // It ends: an engine that cannot recover says so above, and then is broken.
+                    if let Some(reserved) = reserved {
+                        reserved.settle(Some(0.0));
+                    }
+                    gate.give_back(prompt + most);
+                    drop(permit);
+                    self.failed(trouble, ms(start), Duration::ZERO);
+                    self.attempts -= 1;
+                    continue;
+                }
                 Err(EngineError::Passing(trouble)) => trouble,
+                Err(EngineError::Billed { .. }) => panic!("BUG: an answer is billed once"),
             };
+            self.unknown_attempts += u32::from(trouble.may_be_billed);
             if let Some(reserved) = reserved {
                 // Nobody knows what was begun and broke off did cost.
                 reserved.settle((!trouble.may_be_billed).then_some(0.0));
             }
             permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
             let attempt_ms = ms(start);
-            self.retry_ms += attempt_ms;
-            let wait = self.wait(&trouble, pause)?;
+            let wait = match self.wait(&trouble, pause) {
+                Ok(wait) => wait,
+                Err(gone) => {
+                    self.retry_ms += attempt_ms;
+                    return Err(gone);
+                }
+            };
             pause = (pause * 2).min(BACKOFF_MAX);
             if trouble.retry_after.is_some() {
                 gate.pause(tokio::time::Instant::now() + wait);
             }
-            let retry = Retry {
-                reason: trouble.reason,
-                detail: trouble.detail,
-                attempt_ms,
-                waited_ms: wait.as_secs_f64() * 1000.0,
-            };
-            self.retries.push(retry.clone());
-            door.tell(Told::Retry { key: self.key, attempt: self.attempts, retry });
+            self.failed(trouble, attempt_ms, wait);
             let waiting = Instant::now();
             door.unless_stopped(tokio::time::sleep(wait)).await?;
             self.retry_ms += ms(waiting);
         }
+    }
+
+    /// An attempt failed, and there will be another one.
+    fn failed(&mut self, trouble: Trouble, attempt_ms: f64, wait: Duration) {
+        self.retry_ms += attempt_ms;
+        let retry = Retry {
+            reason: trouble.reason,
+            detail: trouble.detail,
+            attempt_ms,
+            waited_ms: wait.as_secs_f64() * 1000.0,
+        };
+        self.retries.push(retry.clone());
+        self.door.tell(Told::Retry { key: self.key, attempt: self.attempts, retry });
     }
 
     /// Whether nothing is known that would make asking useless. A request that is under way goes on to its
@@ -170,9 +223,10 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Since the first attempt was sent.
+    /// Since the first attempt was sent, without the time in which nothing could be.
     fn elapsed(&self) -> Duration {
-        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+        let since = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        since.saturating_sub(self.recovering)
     }
 
     /// One attempt, within its time.

@@ -148,7 +148,14 @@ fn attempts_text(attempts: u32) -> String {
     if attempts > 1 { format!(" (after {attempts} attempts)") } else { String::new() }
 }
 
-type Remembered = Arc<(Result<Completion, (String, String)>, f64)>;
+type Remembered = Arc<Known>;
+
+/// What an engine has said for good.
+struct Known {
+    completion: Result<Completion, (String, String)>,
+    usage: Usage,
+    live_ms: f64,
+}
 
 /// What the recipes of equal settings share.
 struct Shared {
@@ -229,6 +236,11 @@ impl Client {
     /// Whether messages get the model's chat format on their way.
     pub fn formats_chat(&self) -> bool {
         self.engine.backend.formats_chat()
+    }
+
+    /// Whether the engine wants back what it thought before it called tools.
+    pub fn wants_reasoning(&self) -> bool {
+        self.engine.backend.wants_reasoning()
     }
 
     /// Entries in the memory cache, and its bound.
@@ -341,7 +353,9 @@ impl Client {
             }
         };
         let live_ms = record.witness.phases_ms.get(&Phase::ApiCall).copied().unwrap_or(0.0);
-        Some(self.hold(key, Arc::new((completion, live_ms))))
+        // A refusal has the tokens that were billed for it.
+        let usage = completion.as_ref().map_or(record.witness.usage, |c: &Completion| c.usage);
+        Some(self.hold(key, Arc::new(Known { completion, usage, live_ms })))
     }
 
     /// Puts an answer into memory.
@@ -361,7 +375,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let mut asking = Asking::new(self, key, request);
         let answered = asking.ask().await;
-        let Asking { attempts, retries, retry_ms, .. } = asking;
+        let Asking { attempts, retries, retry_ms, billed, unknown_attempts, .. } = asking;
         if retry_ms > 0.0 {
             phases_ms.insert(Phase::Retry, retry_ms);
         }
@@ -371,15 +385,15 @@ impl Client {
                 served_from: ServedFrom::Live,
                 phases_ms,
                 live_ms: None,
-                // No reply was received.
-                usage: Usage::ZERO,
+                usage: billed,
                 attempts,
+                unknown_attempts,
                 retries,
                 timing: None,
             };
             Failure::Engine(Box::new(Failed { detail, observed }))
         };
-        let Answered { outcome, timing } = match answered {
+        let Answered { outcome, usage, timing } = match answered {
             Ok(answered) => answered,
             Err(Gone::Engine(detail)) => {
                 phases_ms.insert(Phase::Queue, (ms(queued) - retry_ms).max(0.0));
@@ -391,10 +405,6 @@ impl Client {
         // All that was neither the attempt that counts nor one that failed was spent waiting.
         let waited = ms(queued) - retry_ms - timing.close_ms;
         phases_ms.insert(Phase::Queue, waited.max(0.0));
-        let usage = match &outcome {
-            Ok(completion) => completion.usage,
-            Err(_) => Usage::ZERO,
-        };
         let kept = match &outcome {
             Ok(completion) => {
                 let port = Port::Written(json_bytes(completion));
@@ -422,13 +432,15 @@ impl Client {
         }
         // Of two that were made at once the first counts. Of one run there is one, which need not be read back.
         let own = (record.witness.run == self.access.run)
-            .then(|| self.hold(key, Arc::new((outcome, timing.close_ms))));
+            .then(|| Known { completion: outcome, usage, live_ms: timing.close_ms })
+            .map(|known| self.hold(key, Arc::new(known)));
         let Some(remembered) = own.or_else(|| self.keep(key, &record)) else {
             let detail = "the store holds something else under the key of this request";
             return Err(failed(detail.to_owned(), phases_ms, retries));
         };
         let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
         answer.observed.retries = retries;
+        answer.observed.unknown_attempts = unknown_attempts;
         // A refusal says nothing about speed.
         answer.observed.timing = answer.completion.is_ok().then_some(timing);
         Ok(answer)
@@ -446,7 +458,7 @@ fn answer(
     phases_ms: PhasesMs,
     attempts: u32,
 ) -> Answer {
-    let (completion, live_ms) = remembered.as_ref();
+    let Known { completion, usage, live_ms } = remembered.as_ref();
     Answer {
         completion: completion.clone(),
         observed: RequestObserved {
@@ -454,9 +466,9 @@ fn answer(
             served_from,
             phases_ms,
             live_ms: Some(*live_ms),
-            // A refusal has no tokens.
-            usage: completion.as_ref().map_or(Usage::ZERO, |completion| completion.usage),
+            usage: *usage,
             attempts,
+            unknown_attempts: 0,
             retries: Vec::new(),
             timing: None,
         },

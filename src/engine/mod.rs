@@ -14,7 +14,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing};
 #[cfg(doc)]
 use crate::sample::ResponseFormat;
-use crate::sample::{Completion, Request};
+use crate::sample::{Completion, Request, Usage};
 
 mod attempts;
 mod budget;
@@ -49,6 +49,14 @@ pub enum EngineError {
     /// Trying again is of no use, and yet it says nothing about the request: never remembered.
     #[error("{0}")]
     Broken(String),
+    /// The engine answered, and its answer is of no use: that is `error`, and costs what an answer costs.
+    #[error("{error}")]
+    Billed {
+        /// What is wrong with it.
+        error: Box<EngineError>,
+        /// Its tokens, as far as they are known.
+        usage: Usage,
+    },
 }
 
 /// A failure that may pass.
@@ -64,6 +72,8 @@ pub struct Trouble {
     pub retry_after: Option<Duration>,
     /// Whether the provider may want money for it all the same: it began to answer, or nobody knows.
     pub may_be_billed: bool,
+    /// Whether nothing was sent, because the engine has to recover first: no attempt.
+    pub unsent: bool,
 }
 
 impl Trouble {
@@ -75,6 +85,7 @@ impl Trouble {
             overload: false,
             retry_after: None,
             may_be_billed: true,
+            unsent: false,
         }
     }
 }
@@ -83,6 +94,22 @@ impl EngineError {
     /// A failure that may pass.
     pub fn passing(reason: &str, detail: impl Into<String>) -> Self {
         EngineError::Passing(Trouble::new(reason, detail))
+    }
+
+    /// The same about an answer that came, with its tokens. What may pass says for itself whether it may be billed.
+    pub fn billed(self, usage: Usage) -> Self {
+        match self {
+            error @ (EngineError::Passing(_) | EngineError::Billed { .. }) => error,
+            error => EngineError::Billed { error: Box::new(error), usage },
+        }
+    }
+
+    /// What is wrong, and the tokens that are billed for it.
+    pub fn unbilled(self) -> (Self, Usage) {
+        match self {
+            EngineError::Billed { error, usage } => (*error, usage),
+            error => (error, Usage::ZERO),
+        }
     }
 }
 
@@ -276,6 +303,10 @@ pub trait Backend: Send + Sync {
     /// Whether messages get the model's chat format on their way.
     fn formats_chat(&self) -> bool {
         true
+    }
+    /// Whether it wants back what it thought before it called tools.
+    fn wants_reasoning(&self) -> bool {
+        false
     }
     /// Makes the engine. Called once for an identity.
     fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>>;

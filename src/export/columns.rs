@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::{ExportError, Source};
-use crate::record::{Observed, Price, ServedFrom};
+use crate::record::{Observed, Price, RequestObserved, ServedFrom};
 use crate::report::question;
 use crate::sample::{Role, Sample, Score};
 use crate::store::Store;
@@ -157,7 +157,9 @@ pub(super) fn reply(sample: &Sample) -> Option<&str> {
 fn cost(row: &Row<'_>) -> Option<f64> {
     let (price, observed) = (row.price?, row.observed?);
     let live = observed.requests.iter().filter(|made| made.served_from == ServedFrom::Live);
-    live.map(|made| price.of(&made.usage)).sum::<Option<f64>>().map(|sum| sum + 0.0)
+    let known = |made: &RequestObserved| Some(made.cost(&price)).filter(|(_, all)| *all);
+    let costs = live.map(|made| known(made).map(|(cost, _)| cost));
+    costs.sum::<Option<f64>>().filter(|_| !observed.cut_short).map(|sum| sum + 0.0)
 }
 
 /// The columns of one table.

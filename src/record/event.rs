@@ -108,9 +108,12 @@ pub enum Event {
         requests: RequestCounts,
         /// Tokens the engine wrote for it in this run; absent where unknown.
         output_tokens: Option<u64>,
-        /// Dollars for its live requests; absent where unknown.
+        /// Dollars for its live requests, as far as they are known; absent where nobody has said what tokens cost.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         cost: Option<f64>,
+        /// Some of its live requests cost something more that nobody knows.
+        #[serde(skip_serializing_if = "is_false", default)]
+        cost_unknown: bool,
     },
     /// Something the user should know.
     Notice {
@@ -164,9 +167,14 @@ pub enum Event {
     },
 }
 
+/// Whether a count is not worth a word in a record.
+pub(crate) fn is_zero<N: Default + PartialEq>(count: &N) -> bool {
+    *count == N::default()
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-pub(super) fn is_zero(count: &u64) -> bool {
-    *count == 0
+pub(crate) fn is_false(is: &bool) -> bool {
+    !is
 }
 
 impl Event {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Key;
 use crate::sample::Usage;
+use event::is_false;
 
 pub mod agreement;
 mod event;
@@ -19,8 +20,9 @@ pub mod stop;
 mod tally;
 mod verdict;
 
+pub(crate) use event::is_zero;
 pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
-pub use price::Price;
+pub use price::{Price, dollars};
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};
 pub use speed::{InFlight, Speed, Steady, Timing};
@@ -142,6 +144,9 @@ pub struct RequestObserved {
     pub usage: Usage,
     /// How often the engine was asked, 0 for a hit.
     pub attempts: u32,
+    /// Of its attempts, those that failed and may be billed all the same: nobody knows for how much.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub unknown_attempts: u32,
     /// The attempts that failed before the one that counts.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub retries: Vec<Retry>,
@@ -154,6 +159,13 @@ impl RequestObserved {
     /// Whether the engine was asked and gave no answer, after all attempts.
     pub fn has_failed(&self) -> bool {
         self.served_from == ServedFrom::Live && self.live_ms.is_none()
+    }
+
+    /// Dollars for it, and whether that is all: of tokens that nobody has counted, and of attempts that broke off,
+    /// the cost is unknown.
+    pub fn cost(&self, price: &Price) -> (f64, bool) {
+        let cost = price.of(&self.usage);
+        (cost.unwrap_or(0.0), cost.is_some() && self.unknown_attempts == 0)
     }
 }
 
@@ -172,6 +184,9 @@ pub struct Observed {
     /// that is tested.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub scoring: Vec<ScorerRequest>,
+    /// A bound on its time has cut off a request that may be billed, and of which nothing else is known.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub cut_short: bool,
 }
 
 /// A request that a scorer made, or retrieval.
@@ -209,6 +224,7 @@ impl Observed {
             served_from,
             phases_ms: PhasesMs::new(),
             attempts: 0,
+            unknown_attempts: 0,
             retries: Vec::new(),
             timing: None,
             ..request.clone()
@@ -223,6 +239,7 @@ impl Observed {
             requests: self.requests.iter().map(replayed).collect(),
             metrics_ms: None,
             scoring: scoring.collect(),
+            cut_short: false,
         }
     }
 }

@@ -35,6 +35,11 @@ impl Price {
     }
 }
 
+/// Dollars, with four decimals: single requests cost less than a cent. A sum that is not `all` of it says so.
+pub fn dollars(sum: f64, all: bool) -> String {
+    format!("{}${sum:.4}", if all { "" } else { "at least " })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::event::is_zero;
+use super::price::dollars;
 use super::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState, TallySummary, Verdict};
 use crate::digest::{Digest, Key};
 
@@ -120,6 +121,9 @@ pub struct RunRecord {
     /// Dollars for live requests, by workflow stage, as far as prices and tokens are known.
     #[serde(default)]
     pub spent: BTreeMap<String, f64>,
+    /// Samples, by workflow stage, with live requests whose cost is not in `spent`, or not all of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub unknown_cost_samples: BTreeMap<String, u64>,
     /// What the user was told.
     pub notices: Vec<String>,
     /// What the gates said, where there are some.
@@ -148,6 +152,7 @@ impl Default for RunRecord {
             output_tokens: 0,
             retries: BTreeMap::new(),
             spent: BTreeMap::new(),
+            unknown_cost_samples: BTreeMap::new(),
             notices: Vec::new(),
             gates: Vec::new(),
             places: BTreeMap::new(),
@@ -197,9 +202,14 @@ impl RunRecord {
             Event::EngineLoaded { stage, init_ms, .. } => {
                 self.engine_init_ms.insert(stage.clone(), *init_ms);
             }
-            Event::SampleFinished { stage, requests, output_tokens, cost, .. } => {
+            Event::SampleFinished {
+                stage, requests, output_tokens, cost, cost_unknown, ..
+            } => {
                 if let Some(cost) = cost {
                     *self.spent.entry(stage.clone()).or_default() += cost;
+                }
+                if *cost_unknown {
+                    *self.unknown_cost_samples.entry(stage.clone()).or_default() += 1;
                 }
                 self.requests.plus(*requests);
                 self.output_tokens += output_tokens.unwrap_or(0);
@@ -260,9 +270,14 @@ impl RunRecord {
         self.workflows().map(StageRun::samples).sum()
     }
 
-    /// Dollars for live requests; `None` where no price is known.
+    /// Dollars for live requests, as far as they are known; `None` where no price is known.
     pub fn cost(&self) -> Option<f64> {
         (!self.spent.is_empty()).then(|| self.spent.values().sum())
+    }
+
+    /// The same for people: a sum that leaves something out says so.
+    pub fn cost_text(&self) -> Option<String> {
+        Some(dollars(self.cost()?, self.unknown_cost_samples.is_empty()))
     }
 
     /// A stage by name.
@@ -296,6 +311,36 @@ mod tests {
         let json = |record: &RunRecord| serde_json::to_value(record).unwrap();
         assert_eq!(json(&folded), json(&record));
         assert_eq!((record.samples(), record.requests.live), (3, 3));
+    }
+
+    #[test]
+    fn a_sum_that_leaves_something_out_says_so() {
+        let finished = |stage: &str, cost: Option<f64>, cost_unknown: bool| Event::SampleFinished {
+            stage: stage.to_owned(),
+            index: 0,
+            flow: String::new(),
+            outcome: crate::sample::Outcome::Answered,
+            correct: None,
+            served_from: crate::record::ServedFrom::Live,
+            latency_ms: 1.0,
+            requests: crate::record::RequestCounts::default(),
+            output_tokens: None,
+            cost,
+            cost_unknown,
+        };
+        let mut record = RunRecord::default();
+        record.apply(&finished("free", None, false));
+        assert_eq!(record.cost_text(), None);
+        record.apply(&finished("ask", Some(0.25), false));
+        assert_eq!(record.cost_text().as_deref(), Some("$0.2500"));
+        record.apply(&finished("ask", Some(0.5), true));
+        record.apply(&finished("other", None, true));
+        assert_eq!(record.cost_text().as_deref(), Some("at least $0.7500"));
+        let unknown = [("ask".to_owned(), 1), ("other".to_owned(), 1)];
+        assert_eq!(record.unknown_cost_samples, unknown.into());
+        // Where all is known nobody needs to hear of it.
+        let json = serde_json::to_string(&finished("ask", Some(0.25), false)).unwrap();
+        assert!(!json.contains("unknown"), "{json}");
     }
 
     #[test]

@@ -420,6 +420,7 @@ mod tests {
             live_ms: Some(5491.0),
             usage: usage(550, 500),
             attempts: 1,
+            unknown_attempts: 0,
             retries: Vec::new(),
             timing: Some(hidden),
         });

@@ -382,6 +382,7 @@ pub(super) mod tests {
             live_ms: Some(1400.0),
             usage: Usage::counted(Some(1000), Some(20), TokenSource::Usage),
             attempts: 1,
+            unknown_attempts: 0,
             retries: Vec::new(),
             timing: Some(Timing {
                 ttft_ms: Some(450.0),
@@ -398,6 +399,7 @@ pub(super) mod tests {
             requests: vec![request],
             metrics_ms: Some(0.25),
             scoring: Vec::new(),
+            cut_short: false,
         };
         Row::new(sample, observed)
     }

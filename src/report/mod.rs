@@ -33,7 +33,7 @@ pub use html::{Index, html, latency_chart, question};
 pub use markdown::markdown;
 pub use speed::speed_shown;
 pub use spelling::{P99_NOTE, p99_mark};
-pub use took::{Cost, Took, dollars};
+pub use took::{Cost, Took, dollars, dollars_text};
 
 /// Version of `report.json`.
 pub const REPORT_VERSION: u32 = 1;

@@ -5,7 +5,7 @@ use minijinja::{Value, context};
 
 use super::spelling::{ABSENT, Table, count, count_or_absent, duration, p99, rate};
 use super::{Cell, Cost, Report, charts};
-use crate::record::Speed;
+use crate::record::{Speed, dollars};
 use crate::sample::{TokenSource, Usage};
 use crate::stats::Summary;
 
@@ -124,8 +124,8 @@ pub(super) fn costs(report: &Report) -> Option<Table> {
             format!("{} / {} / {cached}", price.input, price.output),
             count_or_absent(usage.input_tokens),
             count_or_absent(usage.output_tokens),
-            dollars(cost.spent),
-            dollars(cost.saved),
+            dollars(cost.spent_at_least, cost.spent.is_some()),
+            dollars(cost.saved_at_least, cost.saved.is_some()),
         ]
     };
     let mut rows = Vec::new();
@@ -139,11 +139,6 @@ pub(super) fn costs(report: &Report) -> Option<Table> {
         }
     }
     (!rows.is_empty()).then(|| Table { head: head.map(str::to_owned).to_vec(), rows })
-}
-
-/// Dollars, with four decimals: single requests cost less than a cent.
-pub(super) fn dollars(amount: Option<f64>) -> String {
-    amount.map_or_else(|| ABSENT.to_owned(), |amount| format!("${amount:.4}"))
 }
 
 /// What numbers per token should not be read without; nothing where one way of counting made them all.

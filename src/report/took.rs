@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Observed, Price, RequestObserved, ServedFrom};
+use crate::record::{self, Observed, Price, RequestObserved, ServedFrom, is_zero};
 use crate::sample::Usage;
 
 /// What the requests of a workflow cost.
@@ -12,22 +12,51 @@ use crate::sample::Usage;
 pub struct Cost {
     /// Dollars for a million tokens.
     pub price: Price,
-    /// Dollars for live requests; null where tokens are unknown.
+    /// Dollars for live requests; null where some of them are unknown.
     pub spent: Option<f64>,
-    /// Dollars that the requests answered from the store would have cost.
+    /// Dollars that the requests answered from the store would have cost; null as above.
     pub saved: Option<f64>,
+    /// Of `spent`, what is known.
+    #[serde(default)]
+    pub spent_at_least: f64,
+    /// Of `saved`, what is known.
+    #[serde(default)]
+    pub saved_at_least: f64,
+    /// Samples with requests whose cost is not known, or not all of it.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub unknown_cost_samples: u64,
 }
 
 impl Cost {
     /// Of no requests.
     fn none(price: Price) -> Cost {
-        Cost { price, spent: Some(0.0), saved: Some(0.0) }
+        Cost {
+            price,
+            spent: Some(0.0),
+            saved: Some(0.0),
+            spent_at_least: 0.0,
+            saved_at_least: 0.0,
+            unknown_cost_samples: 0,
+        }
     }
 
-    fn add(&mut self, request: &RequestObserved) {
-        let live = request.served_from == ServedFrom::Live;
-        let sum = if live { &mut self.spent } else { &mut self.saved };
-        *sum = sum.zip(self.price.of(&request.usage)).map(|(sum, more)| sum + more);
+    /// Adds what a sample has asked; `cut_short` is that something more was asked, and has no end.
+    fn add<'a>(&mut self, requests: impl Iterator<Item = &'a RequestObserved>, cut_short: bool) {
+        let mut unknown = cut_short;
+        if cut_short {
+            self.spent = None;
+        }
+        for request in requests {
+            let (sum, known) = match request.served_from {
+                ServedFrom::Live => (&mut self.spent, &mut self.spent_at_least),
+                _ => (&mut self.saved, &mut self.saved_at_least),
+            };
+            let (cost, is_all) = request.cost(&self.price);
+            *known += cost;
+            *sum = sum.filter(|_| is_all).map(|sum| sum + cost);
+            unknown |= !is_all;
+        }
+        self.unknown_cost_samples += u64::from(unknown);
     }
 
     /// Dollars for all requests, as if none had been remembered.
@@ -43,6 +72,16 @@ pub fn dollars(own: Option<&Cost>, aside: &BTreeMap<String, Cost>) -> Option<f64
         return None;
     }
     own.into_iter().chain(aside.values()).map(Cost::in_all).sum()
+}
+
+/// The same for people: a sum that leaves something out says so.
+pub fn dollars_text(own: Option<&Cost>, aside: &BTreeMap<String, Cost>) -> Option<String> {
+    if own.is_none() && aside.is_empty() {
+        return None;
+    }
+    let all = own.into_iter().chain(aside.values());
+    let known = all.map(|cost| cost.spent_at_least + cost.saved_at_least).sum();
+    Some(record::dollars(known, dollars(own, aside).is_some()))
 }
 
 /// Sums of what was observed of samples, one at a time.
@@ -90,12 +129,11 @@ impl Took {
             self.cached.push(observed.latency_ms());
         }
         if let Some(cost) = &mut self.cost {
-            observed.requests.iter().for_each(|request| cost.add(request));
+            cost.add(observed.requests.iter(), observed.cut_short);
         }
-        for made in &observed.scoring {
-            if let Some(cost) = self.scorer_costs.get_mut(&made.scorer) {
-                cost.add(&made.request);
-            }
+        for (scorer, cost) in &mut self.scorer_costs {
+            let made = observed.scoring.iter().filter(|made| made.scorer == *scorer);
+            cost.add(made.map(|made| &made.request), false);
         }
     }
 
@@ -108,5 +146,65 @@ impl Took {
     pub fn tokens_per_s(&self) -> Option<f64> {
         let seconds = self.live_ms / 1000.0;
         self.live_tokens.filter(|_| seconds > 0.0).map(|tokens| tokens as f64 / seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Recipe;
+    use crate::record::PhasesMs;
+    use crate::sample::TokenSource;
+
+    fn asked(served_from: ServedFrom, usage: Usage, unknown_attempts: u32) -> RequestObserved {
+        RequestObserved {
+            key: Recipe::new("request", 1).key(),
+            served_from,
+            phases_ms: PhasesMs::new(),
+            live_ms: Some(1.0),
+            usage,
+            attempts: 1,
+            unknown_attempts,
+            retries: Vec::new(),
+            timing: None,
+        }
+    }
+
+    fn sample(requests: Vec<RequestObserved>, cut_short: bool) -> Observed {
+        Observed {
+            served_from: ServedFrom::Live,
+            wall_ms: 1.0,
+            requests,
+            metrics_ms: None,
+            scoring: Vec::new(),
+            cut_short,
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_makes_a_sum_a_lower_bound() {
+        let price = Price { input: 1.0, output: 2.0, cached_input: None };
+        let million = Usage::counted(Some(1_000_000), Some(1_000_000), TokenSource::Usage);
+        let cost_of = |samples: &[Observed]| {
+            let mut took = Took::new(Some(price), &BTreeMap::new());
+            samples.iter().for_each(|sample| took.add(sample));
+            took.cost.expect("there is a price")
+        };
+        let known = sample(vec![asked(ServedFrom::Live, million, 0)], false);
+        let stored = sample(vec![asked(ServedFrom::Disk, million, 0)], false);
+        let cost = cost_of(&[known.clone(), stored.clone()]);
+        assert_eq!((cost.spent, cost.saved, cost.unknown_cost_samples), (Some(3.0), Some(3.0), 0));
+        assert_eq!(dollars_text(Some(&cost), &BTreeMap::new()).as_deref(), Some("$6.0000"));
+        for unknown in [
+            sample(vec![asked(ServedFrom::Live, Usage::default(), 0)], false),
+            sample(vec![asked(ServedFrom::Live, Usage::ZERO, 1)], false),
+            sample(vec![], true),
+        ] {
+            let cost = cost_of(&[unknown, known.clone(), stored.clone()]);
+            assert_eq!((cost.spent, cost.spent_at_least), (None, 3.0));
+            assert_eq!((cost.saved, cost.unknown_cost_samples), (Some(3.0), 1));
+            let text = dollars_text(Some(&cost), &BTreeMap::new());
+            assert_eq!(text.as_deref(), Some("at least $6.0000"));
+        }
     }
 }

@@ -131,11 +131,13 @@ fn row(cell: usize, i: usize) -> Row {
             live_ms: Some(live_ms),
             usage: Usage::counted(Some(120), Some(180), TokenSource::Usage),
             attempts: 1,
+            unknown_attempts: 0,
             retries: Vec::new(),
             timing: None,
         }],
         metrics_ms: Some(0.021),
         scoring: Vec::new(),
+        cut_short: false,
     };
     Row::new(sample, observed)
 }

@@ -540,6 +540,64 @@ fn a_budget_stops_before_it_is_passed() {
 }
 
 #[test]
+fn what_is_refused_after_it_came_is_paid_for() {
+    // Nine tokens read, whatever was sent, and two written for a dollar each.
+    let server = Server::start(|_| reply("0"));
+    let price = "price = { input = 0, output = 1000000 }";
+    let cuts =
+        format!("stream = false\ntokenizer = \"tokenizer.json\"\ncontext_length = 100000\n{price}");
+    let project = Project::asking("max_tokens = 10\nconcurrency = 4", &server.engine(&cuts));
+    let tokenizer = format!("{}/fixtures/tiny-chat/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
+    std::fs::copy(tokenizer, project.path("tokenizer.json")).unwrap();
+    project.rows(30);
+    let long = format!("{}{{{{ row.question }}}}", "What is 4 * 4? ".repeat(400));
+    project.edit("templates/qa.toml", "{{ row.question }}", &long);
+    let ran = project.apply(&["--budget", "40"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);
+    let spent = ran.done()["spent"]["ask"].as_f64().unwrap();
+    assert!((30.0..=40.0).contains(&spent), "{spent}");
+    assert_eq!(server.count() as f64 * 2.0, spent);
+    // A refusal is remembered with its price.
+    assert_eq!(project.apply(&["--budget", "40"]).code, 0);
+    assert_eq!(server.count(), 30);
+    let row = &project.report_rows()[0];
+    assert_eq!(row["sample"]["outcome"], "overflow");
+    assert_eq!(row["observed"]["requests"][0]["usage"]["output_tokens"], 2);
+    // So is what `strict` refuses, although nothing of it is remembered.
+    let strict = server.engine(&format!("stream = false\nstrict = true\n{price}"));
+    let project = Project::asking("response_format = \"json_object\"\nstop = [\"0\"]", &strict);
+    project.rows(1);
+    let ran = project.apply(&[]);
+    assert_eq!((ran.code, ran.done()["spent"]["ask"].as_f64()), (1, Some(2.0)), "{}", ran.stderr);
+}
+
+#[test]
+fn a_sum_with_an_unknown_part_is_at_least_that() {
+    let price = "price = { input = 0, output = 1000000 }";
+    // What broke off may be billed, and nobody says for how much.
+    let server = Server::start(|asked| match asked.number {
+        0 => vec![head(), piece(&part("0")), end()],
+        _ => stream("0"),
+    });
+    let (project, ran) = one(&server, "", price);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("at least $2.0000") || ran.stderr.contains("at least $2.0000"));
+    assert_eq!(ran.done()["unknown_cost_samples"], json!({ "ask": 1 }));
+    assert_eq!(sample(&project)["observed"]["requests"][0]["unknown_attempts"], 1);
+    let report = project.read("out/bench/report/report.html");
+    assert!(report.contains("at least $2.0000"), "{report}");
+    // A refused connection, or a `429`, is not billed.
+    let server = Server::start(|asked| match asked.number {
+        0 => vec![Step::Write(whole(429, "{}"))],
+        _ => stream("0"),
+    });
+    let (_, ran) = one(&server, "", price);
+    assert_eq!(ran.done()["unknown_cost_samples"], json!({}));
+    assert!(!ran.stderr.contains("at least"), "{}", ran.stderr);
+}
+
+#[test]
 fn thoughts_calls_and_log_probabilities_are_kept() {
     let server = Server::start(|_| {
         let thought = json!({ "choices": [{ "delta": { "reasoning_content": "well, zero" } }] });
@@ -620,6 +678,44 @@ fn tools_are_called_in_the_form_of_the_provider() {
 }
 
 #[test]
+fn thoughts_go_back_beside_their_calls_where_that_is_wanted() {
+    let server = Server::start(|asked| {
+        let messages = asked.body["messages"].as_array().unwrap();
+        if messages.last().unwrap()["role"] == "tool" {
+            return stream("0");
+        }
+        let part = |delta: Value| piece(&event(&json!({ "choices": [{ "delta": delta }] })));
+        let call = json!({ "index": 0, "id": "call_1", "type": "function",
+            "function": { "name": "calculator", "arguments": "{\"input\": \"0 + 0\"}" } });
+        let ends = json!({ "choices": [{ "delta": {}, "finish_reason": "tool_calls" }] });
+        vec![
+            head(),
+            part(json!({ "reasoning_content": "a sum" })),
+            Step::Sleep(Duration::from_secs(1)),
+            part(json!({ "tool_calls": [call] })),
+            piece(&event(&ends)),
+            piece(b"data: [DONE]\n\n"),
+            end(),
+        ]
+    });
+    let native = "method = \"react\"\ntool_calls = \"native\"";
+    let (project, ran) = one(&server, native, "send_reasoning = true");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let sent = |number: usize| {
+        let asked = server.asked.lock().unwrap()[number].body.clone();
+        asked["messages"].as_array().unwrap().iter().rfind(|m| m["role"] == "assistant").cloned()
+    };
+    assert_eq!(sent(1).unwrap()["reasoning_content"], "a sum");
+    // The call is the answer of that turn, and came a second after the thought.
+    let timing = &project.report_rows()[0]["observed"]["requests"][0]["timing"];
+    let between = timing["ttfa_ms"].as_f64().unwrap() - timing["ttft_ms"].as_f64().unwrap();
+    assert!(between >= 500.0, "{timing}");
+    let (_, ran) = one(&server, native, "");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(sent(3).unwrap().get("reasoning_content").is_none());
+}
+
+#[test]
 fn what_a_manifest_may_not_say_of_a_server() {
     let bad = |engine: &str, wanted: &str| {
         let project =
@@ -638,4 +734,6 @@ fn what_a_manifest_may_not_say_of_a_server() {
     );
     bad("base_url = \"http://h/v1\"\nextra_body = { seed = 1 }", "`seed` is not for `extra_body`");
     bad("base_url = \"http://h/v1\"\nprice = { input = 1 }", "a price needs `output`");
+    let asks = "base_url = \"http://h/v1\"\napi = \"completions\"\nsend_reasoning = true";
+    bad(asks, "`send_reasoning` is for chats");
 }

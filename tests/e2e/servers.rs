@@ -292,6 +292,39 @@ fn a_server_that_loses_its_port_is_started_again() {
 }
 
 #[test]
+fn a_server_that_is_started_again_is_waited_for_in_no_time_out() {
+    let Some(folder) = service("xllamacpp") else { return };
+    // The second start takes longer than a request may.
+    let dies = "echo $$ >> pids; [ $(wc -l < pids) -le 1 ] || sleep 12; \
+                (until [ -e kill ]; do sleep 0.05; done; \
+                [ $(wc -l < pids) -le 1 ] && kill -9 $(tail -1 pids)) &";
+    let engine = llama_cpp(&folder, Some(dies), "");
+    let limits = "concurrency = 4\nepochs = 8\nmax_tokens = 60\nmax_retries = 1\ntimeout = \"10s\"";
+    let project = project(limits, &engine);
+    let ran = killed_at_work(&project);
+    assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
+}
+
+#[test]
+fn a_server_whose_port_is_taken_gets_another() {
+    let Some(folder) = service("xllamacpp") else { return };
+    let loses = "echo \"$0\" >> ports; \
+                 [ $(wc -l < ports) -ge 3 ] || { echo bind: Address already in use >&2; exit 1; };";
+    let project = project("", &llama_cpp(&folder, Some(loses), ""));
+    let ran = project.ok(&[]);
+    let ports: std::collections::BTreeSet<_> =
+        project.read("ports").lines().map(str::to_owned).collect();
+    assert_eq!(ports.len(), 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("was taken by another program"), "{}", ran.stderr);
+    // What never gets one says why.
+    let fails = "echo once >> starts; echo bind: Address already in use >&2; exit 1;";
+    let project = self::project("", &llama_cpp(&folder, Some(fails), ""));
+    let ran = project.apply(&[]);
+    assert_eq!((ran.code, project.read("starts").lines().count()), (1, 3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Address already in use"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_server_that_cannot_start_says_why() {
     let run = |command: &str, more: &str| {
         let engine = format!("backend = \"process\"\ncommand = {command}\nmodel = \"m\"\n{more}");

@@ -68,8 +68,8 @@ pub(super) async fn probe(ready: &Ready) -> Result<(), String> {
         tools: Vec::new(),
         replica: crate::digest::Replica::default(),
     };
-    match complete(ready, &request).await {
-        Err(EngineError::Broken(words)) => Err(words),
+    match complete(ready, &request).await.map_err(EngineError::unbilled) {
+        Err((EngineError::Broken(words), _)) => Err(words),
         _ => Ok(()),
     }
 }
@@ -131,15 +131,26 @@ pub(super) async fn complete(ready: &Ready, request: &Request) -> Result<Reply, 
     };
     visit.succeeded();
     let usage = wire.usage.map(UsageWire::usage).unwrap_or_default();
-    let tokens = tokens(ready.settings.api, wire, usage.output_tokens)?;
-    whole(request, words, &tokens)?;
-    let logprobs = match following(&tokens, words) {
-        Ok(logprobs) => logprobs,
-        Err(why) => by_count(ready, request, words, &tokens).ok_or_else(|| unable(&why))?,
-    };
+    let logprobs = read(ready, request, words, wire).map_err(|error| error.billed(usage))?;
     let completion = Completion::new("", Finish::Stop, usage);
     let completion = Completion { logprobs: Some(logprobs), ..completion };
     Ok(Reply { completion, stamps, notices: Vec::new() })
+}
+
+/// What the server says of the words.
+fn read(
+    ready: &Ready,
+    request: &Request,
+    words: &str,
+    wire: Wire,
+) -> Result<Vec<TokenLogprob>, EngineError> {
+    let written = wire.usage.and_then(|usage| usage.usage().output_tokens);
+    let tokens = tokens(ready.settings.api, wire, written)?;
+    whole(request, words, &tokens)?;
+    match following(&tokens, words) {
+        Ok(logprobs) => Ok(logprobs),
+        Err(why) => by_count(ready, request, words, &tokens).ok_or_else(|| unable(&why)),
+    }
 }
 
 fn body(settings: &OpenAi, request: &Request, words: &str) -> Value {

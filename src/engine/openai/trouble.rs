@@ -11,6 +11,7 @@ use super::connection::{Answer, Broken};
 use super::probe::brief;
 use super::upstream::{Upstream, Visit};
 use crate::engine::{EngineError, Trouble};
+use crate::sample::Usage;
 
 /// Reason of an attempt for which no connection came about.
 pub const REFUSED: &str = "connect";
@@ -38,7 +39,7 @@ pub(super) fn blame(ready: &Ready, visit: Visit<'_>, error: EngineError) -> Engi
     let upstream = visit.upstream;
     let EngineError::Passing(mut trouble) = error else {
         match error {
-            EngineError::Rejected { .. } => visit.succeeded(),
+            EngineError::Rejected { .. } | EngineError::Billed { .. } => visit.succeeded(),
             _ => visit.abstain(),
         }
         return error;
@@ -262,7 +263,9 @@ pub(super) fn said_error(ready: &Ready, error: Value, begun: bool) -> EngineErro
     let text = message(&json).unwrap_or_else(|| brief(&json["error"].to_string()));
     let detail = ready.post.hide(&text);
     if is_overflow(&word(&json), &detail) {
-        return EngineError::Rejected { code: "overflow", detail };
+        let error = EngineError::Rejected { code: "overflow", detail };
+        // Nobody has said what the beginning costs.
+        return if begun { error.billed(Usage::default()) } else { error };
     }
     if is_final {
         return EngineError::Broken(detail);

@@ -17,11 +17,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Mutex;
 use url::Url;
 
 use super::openai::{OpenAi, REFUSED, Ready};
-use super::{Admission, Backend, Engine, EngineError, Progress, Reply};
+use super::{Admission, Backend, Engine, EngineError, Progress, Reply, Trouble};
 use crate::digest::{Digest, Recipe};
 use crate::record::Price;
 use crate::sample::Request;
@@ -44,6 +45,11 @@ const TAIL: u64 = 2000;
 const SECRET: &[&str] = &["TOKEN", "KEY", "SECRET", "PASSWORD"];
 /// Shorter values would tear holes into ordinary words.
 const SECRET_MIN: usize = 4;
+/// Where free ports are looked for, and how many of them.
+const PORTS: std::ops::Range<u16> = 16_384..32_768;
+const PORTS_ASKED: usize = 100;
+/// Ports that a server is started with, one after another, should others take them.
+const PORTS_MAX: u32 = 3;
 /// How long the supervisor gets to stop everything.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -110,6 +116,10 @@ impl Backend for Process {
         self.openai.formats_chat()
     }
 
+    fn wants_reasoning(&self) -> bool {
+        self.openai.wants_reasoning()
+    }
+
     fn admission(&self) -> Admission {
         self.openai.admission()
     }
@@ -128,6 +138,7 @@ impl Backend for Process {
             let served = Served {
                 settings: self.clone(),
                 notices: running.ready.facts_told(),
+                ready: std::sync::Mutex::new(Some(running.ready.clone())),
                 running: Mutex::new(State { running: Some(running), restarts: 0 }),
                 refused: AtomicBool::new(false),
                 progress,
@@ -145,8 +156,29 @@ struct Running {
 }
 
 impl Running {
+    /// Starts it, on another port where somebody else was faster.
     async fn start(settings: &Process, progress: &Progress) -> Result<Running, String> {
-        let port = free_port().map_err(|error| format!("there is no free port: {error}"))?;
+        let mut tries = 1;
+        loop {
+            let port = free_port().map_err(|error| format!("there is no free port: {error}"))?;
+            let (words, log) = match Running::start_at(settings, progress, port).await {
+                Ok(running) => return Ok(running),
+                Err(NotReady { words, ended_with: Some(log) }) => (words, log),
+                Err(NotReady { words, ended_with: None }) => return Err(words),
+            };
+            if tries == PORTS_MAX || !lost(port, &log) {
+                return Err(words);
+            }
+            tries += 1;
+            progress(format!("port {port} was taken by another program; trying another port"));
+        }
+    }
+
+    async fn start_at(
+        settings: &Process,
+        progress: &Progress,
+        port: u16,
+    ) -> Result<Running, NotReady> {
         let mut supervisor = Supervisor::start(settings, port)?;
         let url = |path: &str| {
             Url::parse(&format!("http://127.0.0.1:{port}/{}", path.trim_start_matches('/')))
@@ -159,16 +191,20 @@ impl Running {
         let start = Instant::now();
         let mut told = start;
         loop {
+            // First what answers, then whether it is ours: another program may have the port.
+            let is_healthy = is_healthy(&client, &health).await;
             if let Some(status) = supervisor.ended() {
-                return Err(supervisor.words(&format!("it ended before it was ready ({status})")));
+                let words = supervisor.words(&format!("it ended before it was ready ({status})"));
+                let log = tail(&supervisor.log, supervisor.from).unwrap_or_default();
+                return Err(NotReady { words, ended_with: Some(log) });
             }
-            if is_healthy(&client, &health).await {
+            if is_healthy {
                 break;
             }
             if start.elapsed() > settings.startup_timeout {
                 let limit = humantime::format_duration(settings.startup_timeout);
-                return Err(supervisor
-                    .words(&format!("`{}` did not answer within {limit}", settings.health)));
+                let what = format!("`{}` did not answer within {limit}", settings.health);
+                return Err(supervisor.words(&what).into());
             }
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
@@ -186,10 +222,38 @@ impl Running {
     }
 }
 
-/// A port that nobody uses now. The server may lose it to another program before it listens; then it fails
-/// to start, and says so in its log.
+/// Why a server is not ready.
+struct NotReady {
+    words: String,
+    /// The end of its log, where it ended by itself.
+    ended_with: Option<String>,
+}
+
+impl From<String> for NotReady {
+    fn from(words: String) -> Self {
+        NotReady { words, ended_with: None }
+    }
+}
+
+/// A port that nobody uses now. The server may lose it to another program before it listens, so it is not one of
+/// those that the system hands out for connections (from 32768 on Linux, from 49152 elsewhere).
 fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(PORTS_ASKED);
+    match ports.find(|port| bind(*port).is_ok()) {
+        Some(port) => Ok(port),
+        None => Ok(bind(0)?.local_addr()?.port()),
+    }
+}
+
+fn bind(port: u16) -> std::io::Result<TcpListener> {
+    TcpListener::bind(("127.0.0.1", port))
+}
+
+/// Whether a server that has ended has lost its port to another program: that has it now, or the log says so.
+fn lost(port: u16, log: &str) -> bool {
+    let log = log.to_lowercase();
+    let says = ["address already in use", "address in use", "couldn't bind"];
+    bind(port).is_err() || says.iter().any(|words| log.contains(words))
 }
 
 async fn is_healthy(client: &reqwest::Client, url: &Url) -> bool {
@@ -204,6 +268,8 @@ struct State {
 /// A server that is started again once, should it die.
 struct Served {
     settings: Process,
+    /// Who answers; nobody while it is started again. Not in `running`, which is locked as long as that takes.
+    ready: std::sync::Mutex<Option<Arc<Ready>>>,
     running: Mutex<State>,
     /// Whether its port took a connection no more: some servers lose their listener and keep their process.
     refused: AtomicBool,
@@ -228,12 +294,19 @@ impl Served {
             return Err(EngineError::Broken(format!("{ended}; it was started again once already")));
         }
         state.restarts += 1;
+        *self.ready.lock().expect("BUG: the server lock is poisoned") = None;
         state.running = None;
         (self.progress)(format!("{ended}; starting it again"));
         let running = Running::start(&self.settings, &self.progress).await;
-        state.running = Some(running.map_err(EngineError::Broken)?);
+        let running = running.map_err(EngineError::Broken)?;
         self.refused.store(false, Ordering::Relaxed);
+        *self.ready.lock().expect("BUG: the server lock is poisoned") = Some(running.ready.clone());
+        state.running = Some(running);
         Ok(())
+    }
+
+    fn ready(&self) -> Option<Arc<Ready>> {
+        self.ready.lock().expect("BUG: the server lock is poisoned").clone()
     }
 }
 
@@ -244,17 +317,24 @@ impl Engine for Served {
         first_token: Option<Duration>,
     ) -> BoxFuture<'a, Result<Reply, EngineError>> {
         async move {
-            let ready = self.running.lock().await.running.as_ref().map(|r| r.ready.clone());
-            let Some(ready) = ready else {
-                return Err(EngineError::passing("process", "the server is not there"));
+            // Whoever comes while it is started again waits in `recover`, where no time-out runs.
+            let away = |detail: String| {
+                let mut trouble = Trouble::new("process", detail);
+                (trouble.unsent, trouble.may_be_billed) = (true, false);
+                Err(EngineError::Passing(trouble))
+            };
+            let Some(ready) = self.ready() else {
+                return away("the server is started again".to_owned());
             };
             let reply = ready.complete(request, first_token).await;
-            if matches!(&reply, Err(EngineError::Passing(trouble)) if trouble.reason == REFUSED) {
+            if let Err(EngineError::Passing(trouble)) = &reply
+                && trouble.reason == REFUSED
+            {
                 // Of the server that runs now; one that was started since has refused nobody.
-                let state = self.running.lock().await;
-                if state.running.as_ref().is_some_and(|now| Arc::ptr_eq(&now.ready, &ready)) {
+                if self.ready().is_some_and(|now| Arc::ptr_eq(&now, &ready)) {
                     self.refused.store(true, Ordering::Relaxed);
                 }
+                return away(trouble.detail.clone());
             }
             reply
         }
@@ -266,9 +346,8 @@ impl Engine for Served {
     }
 
     fn prompt_tokens(&self, request: &Request) -> u64 {
-        let state = self.running.try_lock().ok();
-        match state.as_ref().and_then(|state| state.running.as_ref()) {
-            Some(running) => running.ready.prompt_tokens(request),
+        match self.ready() {
+            Some(ready) => ready.prompt_tokens(request),
             None => request.messages.iter().map(|message| message.content.len() as u64 / 4).sum(),
         }
     }
@@ -337,6 +416,21 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// Waits for its end.
+    fn wait(&mut self) {
+        let start = Instant::now();
+        while start.elapsed() < STOP_MAX {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn secrets(env: &BTreeMap<String, String>) -> Vec<String> {
     let is_secret = |name: &str| SECRET.iter().any(|end| name.to_uppercase().ends_with(end));
     let values = env.iter().filter(|(name, value)| is_secret(name) && value.len() >= SECRET_MIN);
@@ -347,15 +441,11 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         // Its standard input closes: the sign to stop the server.
         drop(self.child.stdin.take());
-        let start = Instant::now();
-        while start.elapsed() < STOP_MAX {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        // It takes seconds, in which the other tasks of this thread move to another one.
+        match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| self.wait()),
+            _ => self.wait(),
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

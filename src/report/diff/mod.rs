@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::{Cost, Took, dollars, question};
+use super::{Cost, Took, dollars, dollars_text, question};
 use crate::digest::{Difference, Key};
 use crate::record::scores::{
     Both, Comparison, Metric, NoTag, PairBy, ScoreTable, adjust, both, compare, keep_common,
@@ -174,6 +174,11 @@ impl Sums {
     /// Dollars for all requests, as if none had been remembered.
     pub fn dollars(&self) -> Option<f64> {
         dollars(self.cost.as_ref(), &self.scorer_costs)
+    }
+
+    /// The same for people.
+    pub(super) fn dollars_text(&self) -> Option<String> {
+        dollars_text(self.cost.as_ref(), &self.scorer_costs)
     }
 }
 

@@ -3,7 +3,6 @@
 use super::{CellDiff, Change, Diff, Drawn, Flip, StageDiff, State, Sums};
 use crate::digest::Difference;
 use crate::record::scores::Comparison;
-use crate::report::speed::dollars;
 use crate::report::spelling::{
     ABSENT, COMPARED, Table, compared, count, count_or_absent, duration, how, named,
 };
@@ -136,18 +135,26 @@ pub(super) fn sums(cell: &CellDiff) -> Option<Table> {
         _ => ABSENT.to_owned(),
     };
     let mut amount =
-        |name: &str, value: &dyn Fn(&Sums) -> Option<f64>, show: &dyn Fn(Option<f64>) -> String| {
-            let (x, y) = (value(a), value(b));
-            if x.is_some() || y.is_some() {
-                rows.push([name.to_owned(), show(x), show(y), relative(x, y)]);
+        |name: &str, value: &dyn Fn(&Sums) -> Option<f64>, text: &dyn Fn(&Sums) -> String| {
+            let (x, y) = (text(a), text(b));
+            if x != ABSENT || y != ABSENT {
+                rows.push([name.to_owned(), x, y, relative(value(a), value(b))]);
             }
         };
+    let of = |value: fn(&Sums) -> Option<f64>, show: fn(Option<f64>) -> String| {
+        move |s: &Sums| show(value(s))
+    };
     let tokens = |n: Option<f64>| count_or_absent(n.map(|n| n as u64));
-    amount("tokens in", &|s| Some(s.usage?.input_tokens? as f64), &tokens);
-    amount("tokens out", &|s| Some(s.usage?.output_tokens? as f64), &tokens);
-    amount("cost, were all requests live", &Sums::dollars, &dollars);
-    amount("p50 latency, live", &|s| Some(s.latency_live.as_ref()?.p50_ms), &duration);
-    amount("p95 latency, live", &|s| Some(s.latency_live.as_ref()?.p95_ms), &duration);
+    let read = |s: &Sums| Some(s.usage?.input_tokens? as f64);
+    let written = |s: &Sums| Some(s.usage?.output_tokens? as f64);
+    let cost = |s: &Sums| s.dollars_text().unwrap_or_else(|| ABSENT.to_owned());
+    let p50 = |s: &Sums| Some(s.latency_live.as_ref()?.p50_ms);
+    let p95 = |s: &Sums| Some(s.latency_live.as_ref()?.p95_ms);
+    amount("tokens in", &read, &of(read, tokens));
+    amount("tokens out", &written, &of(written, tokens));
+    amount("cost, were all requests live", &Sums::dollars, &cost);
+    amount("p50 latency, live", &p50, &of(p50, duration));
+    amount("p95 latency, live", &p95, &of(p95, duration));
     let live = |s: &Sums| s.latency_live.as_ref().map_or(0, |live| live.count);
     let (x, y) = (live(a), live(b));
     if x + y > 0 {

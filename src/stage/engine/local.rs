@@ -178,6 +178,10 @@ impl Local {
                 fitting_instances(each, context.run.cores, limit)
             }
         };
+        if let Some(mb) = settings.memory_limit_mb {
+            check_memory(each, instances, mb)
+                .map_err(|why| StageError::User(format!("`{stage}`: {why}")))?;
+        }
         let template = self.chat_template.as_ref().map(|path| context.resolve(path)).transpose()?;
         Ok(MistralRs {
             weights,
@@ -194,6 +198,23 @@ impl Local {
             instances_reason,
         })
     }
+}
+
+/// Whether that many instances of `each` bytes stay within the limit of a manifest.
+fn check_memory(each: u64, instances: u32, limit_mb: u32) -> Result<(), String> {
+    let limit = u64::from(limit_mb) << 20;
+    if each * u64::from(instances) <= limit {
+        return Ok(());
+    }
+    let mb = |bytes: u64| bytes.div_ceil(1 << 20);
+    let hint = match limit / each {
+        0 => "not even one fits: raise it, or take a smaller model or `dtype`".to_owned(),
+        n => format!("{n} would fit: raise it, or set `instances = {n}`"),
+    };
+    Err(format!(
+        "{instances} × {} MiB of the model are more than `memory_limit_mb = {limit_mb}`; {hint}",
+        mb(each)
+    ))
 }
 
 impl Declared for Local {
@@ -233,4 +254,18 @@ async fn fetch(
     work.await
         .unwrap_or_else(|error| Err(format!("fetching panicked: {error}")))
         .map_err(StageError::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_cannot_be_kept_is_refused() {
+        let check = |each_mb: u64, instances, limit| check_memory(each_mb << 20, instances, limit);
+        assert_eq!(check(100, 3, 300), Ok(()));
+        let error = check(100, 4, 399).unwrap_err();
+        assert!(error.contains("4 × 100 MiB") && error.contains("`instances = 3`"), "{error}");
+        assert!(check(100, 1, 99).unwrap_err().contains("not even one"));
+    }
 }

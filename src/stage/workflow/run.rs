@@ -15,7 +15,8 @@ use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
 use crate::record::{
-    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Stopper, Tally, TallySummary,
+    Event, Observed, Price, ProfileBuilder, RequestCounts, RequestObserved, ServedFrom, Stopper,
+    Tally, TallySummary,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample, Score};
@@ -52,6 +53,7 @@ pub(super) async fn run_all(
     let mut window =
         Window::new(workflow, context, engine.backend.price(), job.aside_prices.clone())?;
     window.stopper = workflow.stopper(inputs, context)?;
+    window.unpriced = engine.backend.is_paid() && engine.backend.price().is_none();
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
@@ -269,6 +271,8 @@ struct Window<'a> {
     stopped: bool,
     /// Of the requests of scorers.
     scorer_prices: BTreeMap<String, Price>,
+    /// Whether the engine costs money, and nobody has said how much.
+    unpriced: bool,
 }
 
 impl<'a> Window<'a> {
@@ -294,6 +298,7 @@ impl<'a> Window<'a> {
             stopper: None,
             stopped: false,
             scorer_prices,
+            unpriced: false,
         })
     }
 
@@ -362,6 +367,7 @@ impl<'a> Window<'a> {
         let answered = all.filter(|request| !request.has_failed());
         answered.for_each(|request| requests.add(request.served_from));
         let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
+        let (cost, cost_unknown) = self.cost(observed);
         (self.context.emit)(Event::SampleFinished {
             stage: self.workflow.name.clone(),
             index,
@@ -371,25 +377,27 @@ impl<'a> Window<'a> {
             served_from: observed.served_from,
             latency_ms: observed.latency_ms(),
             requests,
-            cost: self.cost(observed),
+            cost,
+            cost_unknown,
             output_tokens: live.map(|request| request.usage.output_tokens).sum(),
         });
     }
 
-    /// Dollars for the live requests of a sample, those of its scorers included, as far as prices are known.
-    fn cost(&self, observed: &Observed) -> Option<f64> {
+    /// Dollars for the live requests of a sample, those of its scorers included, as far as prices and tokens are
+    /// known, and whether there is more. Of an engine that is paid and has no price all is unknown.
+    fn cost(&self, observed: &Observed) -> (Option<f64>, bool) {
         let own = observed.requests.iter().zip(std::iter::repeat(self.price.as_ref()));
         let scoring = observed.scoring.iter();
         let scoring = scoring.map(|made| (&made.request, self.scorer_prices.get(&made.scorer)));
-        if self.price.is_none() && self.scorer_prices.is_empty() {
-            return None;
-        }
-        let live = own.chain(scoring).filter(|(r, _)| r.served_from == ServedFrom::Live);
-        let priced = live.filter_map(|(request, price)| Some((request, price?)));
-        priced
-            .map(|(request, price)| price.of(&request.usage))
-            .sum::<Option<f64>>()
-            .map(|sum| sum + 0.0)
+        let is_live = |request: &RequestObserved| request.served_from == ServedFrom::Live;
+        let live = own.chain(scoring).filter(|(request, _)| is_live(request));
+        let priced = live.filter_map(|(request, price)| Some(request.cost(price?)));
+        let (sum, all) =
+            priced.fold((0.0, true), |(sum, all), (cost, is_all)| (sum + cost, all && is_all));
+        let unpriced = self.unpriced && observed.requests.iter().any(is_live);
+        let has_price = self.price.is_some() || !self.scorer_prices.is_empty();
+        let cut = observed.cut_short && (has_price || self.unpriced);
+        (has_price.then_some(sum), !all || unpriced || cut)
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {

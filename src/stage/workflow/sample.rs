@@ -156,7 +156,18 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
     let start = Instant::now();
     let (question, opening) = (String::new(), Vec::new());
     let (steps, requests, aside) = (Vec::new(), Vec::new(), Vec::new());
-    let mut run = Run { job, flow, flow_digest, epoch, question, opening, steps, requests, aside };
+    let mut run = Run {
+        job,
+        flow,
+        flow_digest,
+        epoch,
+        question,
+        opening,
+        steps,
+        requests,
+        aside,
+        cut_short: false,
+    };
     let (mut outcome, mut detail) = match run.in_time().await {
         Err(Failure::Missing(mut missing)) => {
             let made = run.requests.iter().chain(run.aside.iter().map(|made| &made.request));
@@ -165,7 +176,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         }
         ended => ended?,
     };
-    let Run { steps, requests, question, opening, aside: mut scoring, .. } = run;
+    let Run { steps, requests, question, opening, cut_short, aside: mut scoring, .. } = run;
     let wall_ms = ms(start);
     let started = Instant::now();
     let (mut answer, mut scores, mut readings) = (None, Vec::new(), Vec::new());
@@ -204,6 +215,7 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         requests,
         metrics_ms,
         scoring,
+        cut_short,
     };
     let sample = Sample {
         flow: flow.id.clone(),
@@ -255,6 +267,8 @@ pub(super) struct Run<'a> {
     pub(super) requests: Vec<RequestObserved>,
     /// What retrieval asked other engines.
     pub(super) aside: Vec<ScorerRequest>,
+    /// The time of the sample was over before its last request was.
+    pub(super) cut_short: bool,
 }
 
 /// A call as the model has written it.
@@ -277,6 +291,7 @@ impl Run<'_> {
             return ended;
         }
         self.end_trace();
+        self.cut_short = matches!(self.job.mode, Mode::Live | Mode::Through | Mode::Afresh);
         let limit = humantime::format_duration(limit);
         // On another day it might end in time.
         Ok((Outcome::ProviderError, Some(format!("`time_limit` of {limit} is passed"))))
@@ -335,10 +350,12 @@ impl Run<'_> {
         if texts.prefill.is_some() {
             self.job.client.continues().map_err(Failure::User)?;
         }
-        let before = match self.steps.last() {
+        let mut before = match self.steps.last() {
             Some(last) if step.continues => last.transcript.clone(),
             _ => Vec::new(),
         };
+        // What was thought belongs to the calls of its own question.
+        before.iter_mut().for_each(|message| message.reasoning = None);
         let opening = method::open(settings.method, &settings.instructions, step, &texts, &before);
         self.job.warnings.look(self.flow, &opening);
         if settings.scoring.likelihoods().next().is_some() {
@@ -418,8 +435,12 @@ impl Run<'_> {
                 if let Some(begun) = run.transcript.pop_if(|last| last.role == Role::Assistant) {
                     completion.text.insert_str(0, &begun.content);
                 }
+                let calls = !settings.offered.is_empty() && !completion.tool_calls.is_empty();
+                let thought = completion.reasoning.as_ref();
+                let reasoning = thought.filter(|_| calls && self.job.client.wants_reasoning());
                 run.transcript.push(Message {
                     tool_calls: completion.tool_calls.clone(),
+                    reasoning: reasoning.cloned(),
                     ..Message::new(Role::Assistant, completion.text.clone())
                 });
                 if completion.finish == Finish::ContentFilter {
