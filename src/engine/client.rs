@@ -238,6 +238,11 @@ impl Client {
         self.engine.backend.formats_chat()
     }
 
+    /// Whether the engine wants back what it thought before it called tools.
+    pub fn wants_reasoning(&self) -> bool {
+        self.engine.backend.wants_reasoning()
+    }
+
     /// Entries in the memory cache, and its bound.
     pub fn memory(&self) -> (u64, u64) {
         let memory = self.memory.lock().expect("BUG: the memory lock is poisoned");

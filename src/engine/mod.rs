@@ -304,6 +304,10 @@ pub trait Backend: Send + Sync {
     fn formats_chat(&self) -> bool {
         true
     }
+    /// Whether it wants back what it thought before it called tools.
+    fn wants_reasoning(&self) -> bool {
+        false
+    }
     /// Makes the engine. Called once for an identity.
     fn load(&self, progress: Progress) -> BoxFuture<'_, Result<Box<dyn Engine>, String>>;
 }

@@ -112,6 +112,7 @@ const WORDS: &[(&str, &str)] = &[
     ("engine/omit", "fields that the server does not take"),
     ("engine/max_tokens_field", "the name by which the server knows `max_tokens`"),
     ("engine/prefill", "how the server goes on with a reply that is begun"),
+    ("engine/send_reasoning", "what the model thought goes back to it beside its tool calls"),
     ("engine/provider", "a name for what answers, in place of its address, so that it may move"),
     ("engine/stream", "receive replies word by word, which times their first token"),
     ("engine/strict", "a setting that the server may ignore is an error"),

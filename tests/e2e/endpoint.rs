@@ -678,6 +678,44 @@ fn tools_are_called_in_the_form_of_the_provider() {
 }
 
 #[test]
+fn thoughts_go_back_beside_their_calls_where_that_is_wanted() {
+    let server = Server::start(|asked| {
+        let messages = asked.body["messages"].as_array().unwrap();
+        if messages.last().unwrap()["role"] == "tool" {
+            return stream("0");
+        }
+        let part = |delta: Value| piece(&event(&json!({ "choices": [{ "delta": delta }] })));
+        let call = json!({ "index": 0, "id": "call_1", "type": "function",
+            "function": { "name": "calculator", "arguments": "{\"input\": \"0 + 0\"}" } });
+        let ends = json!({ "choices": [{ "delta": {}, "finish_reason": "tool_calls" }] });
+        vec![
+            head(),
+            part(json!({ "reasoning_content": "a sum" })),
+            Step::Sleep(Duration::from_secs(1)),
+            part(json!({ "tool_calls": [call] })),
+            piece(&event(&ends)),
+            piece(b"data: [DONE]\n\n"),
+            end(),
+        ]
+    });
+    let native = "method = \"react\"\ntool_calls = \"native\"";
+    let (project, ran) = one(&server, native, "send_reasoning = true");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let sent = |number: usize| {
+        let asked = server.asked.lock().unwrap()[number].body.clone();
+        asked["messages"].as_array().unwrap().iter().rfind(|m| m["role"] == "assistant").cloned()
+    };
+    assert_eq!(sent(1).unwrap()["reasoning_content"], "a sum");
+    // The call is the answer of that turn, and came a second after the thought.
+    let timing = &project.report_rows()[0]["observed"]["requests"][0]["timing"];
+    let between = timing["ttfa_ms"].as_f64().unwrap() - timing["ttft_ms"].as_f64().unwrap();
+    assert!(between >= 500.0, "{timing}");
+    let (_, ran) = one(&server, native, "");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(sent(3).unwrap().get("reasoning_content").is_none());
+}
+
+#[test]
 fn what_a_manifest_may_not_say_of_a_server() {
     let bad = |engine: &str, wanted: &str| {
         let project =
@@ -696,4 +734,6 @@ fn what_a_manifest_may_not_say_of_a_server() {
     );
     bad("base_url = \"http://h/v1\"\nextra_body = { seed = 1 }", "`seed` is not for `extra_body`");
     bad("base_url = \"http://h/v1\"\nprice = { input = 1 }", "a price needs `output`");
+    let asks = "base_url = \"http://h/v1\"\napi = \"completions\"\nsend_reasoning = true";
+    bad(asks, "`send_reasoning` is for chats");
 }

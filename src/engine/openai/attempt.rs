@@ -271,11 +271,12 @@ impl Told {
         }
         let wire: Wire<'_> = serde_json::from_slice(data)
             .map_err(|error| malformed(ready, &error.to_string(), data))?;
-        let (text, all) = (self.text.len(), self.said());
+        let (thought, all) = (self.reasoning.len(), self.said());
         self.take(ready, wire, true)?;
         if self.said() > all {
             self.events += 1;
-            stamps.event(at, self.text.len() > text);
+            // A call is an answer as well as words are: all but reasoning.
+            stamps.event(at, self.said() - self.reasoning.len() > all - thought);
         }
         Ok(())
     }

@@ -104,6 +104,9 @@ pub struct OpenAi {
     pub max_tokens_field: String,
     /// One of [`PREFILLS`], where the server goes on with such a turn at all.
     pub prefill: Option<String>,
+    /// Whether what the model thought before it called tools goes back to it with their observations, as
+    /// `reasoning_content`: DeepSeek refuses a request without, and most others know no such field.
+    pub send_reasoning: bool,
     /// Headers as the manifest has them.
     pub headers: Vec<(String, String)>,
     /// Variable of the environment with the key, for messages.
@@ -151,6 +154,7 @@ impl OpenAi {
             .field("extra_body", extra)
             .field("omit", omit)
             .field("prefill", self.prefill.as_deref())
+            .field("send_reasoning", self.send_reasoning.then_some(true))
             // Decides what is too long before a server is asked.
             .field("context_length", self.context_length)
     }
@@ -228,6 +232,10 @@ impl Backend for OpenAi {
 
     fn formats_chat(&self) -> bool {
         self.api == Api::Chat
+    }
+
+    fn wants_reasoning(&self) -> bool {
+        self.send_reasoning
     }
 
     fn embeds(&self) -> bool {

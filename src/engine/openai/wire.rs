@@ -159,13 +159,14 @@ struct Turn<'a>(&'a Message);
 
 impl Serialize for Turn<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Message { role, content, tool_calls, tool_call_id } = self.0;
+        let Message { role, content, tool_calls, tool_call_id, reasoning } = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("role", role)?;
         map.serialize_entry("content", content)?;
         if *role == Role::Assistant && !tool_calls.is_empty() {
             map.serialize_entry("tool_calls", &Calls(tool_calls))?;
         }
+        optional(&mut map, "reasoning_content", reasoning)?;
         optional(&mut map, "tool_call_id", tool_call_id)?;
         map.end()
     }

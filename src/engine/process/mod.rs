@@ -116,6 +116,10 @@ impl Backend for Process {
         self.openai.formats_chat()
     }
 
+    fn wants_reasoning(&self) -> bool {
+        self.openai.wants_reasoning()
+    }
+
     fn admission(&self) -> Admission {
         self.openai.admission()
     }

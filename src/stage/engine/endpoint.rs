@@ -135,6 +135,12 @@ pub(super) fn read_common(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<
         _ => Api::Chat,
     };
     let max_tokens_field = fields.choice("max_tokens_field", MAX_TOKENS_FIELDS);
+    let send_reasoning = fields.boolean("send_reasoning").unwrap_or(false);
+    if send_reasoning && api == Api::Completions {
+        let message = "`send_reasoning` is for chats: completions have no tool calls";
+        let hint = "leave it out, or use `api = \"chat\"`";
+        fields.error(Diagnostic::at(fields.place("send_reasoning"), message).hint(hint));
+    }
     let rates = Rates {
         requests: fields.count("requests_per_minute", 1..=10_000_000),
         tokens: fields.count("tokens_per_minute", 1..=u32::MAX),
@@ -163,6 +169,7 @@ pub(super) fn read_common(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<
         extra_body: read_extra_body(fields),
         omit: fields.choices("omit", OMITTABLE).unwrap_or_default(),
         prefill: fields.choice("prefill", PREFILLS).map(|prefill| prefill.value),
+        send_reasoning,
         max_tokens_field: max_tokens_field
             .map_or_else(|| MAX_TOKENS_FIELDS[0].to_owned(), |field| field.value),
         headers: texts(headers),

@@ -350,10 +350,12 @@ impl Run<'_> {
         if texts.prefill.is_some() {
             self.job.client.continues().map_err(Failure::User)?;
         }
-        let before = match self.steps.last() {
+        let mut before = match self.steps.last() {
             Some(last) if step.continues => last.transcript.clone(),
             _ => Vec::new(),
         };
+        // What was thought belongs to the calls of its own question.
+        before.iter_mut().for_each(|message| message.reasoning = None);
         let opening = method::open(settings.method, &settings.instructions, step, &texts, &before);
         self.job.warnings.look(self.flow, &opening);
         if settings.scoring.likelihoods().next().is_some() {
@@ -433,8 +435,12 @@ impl Run<'_> {
                 if let Some(begun) = run.transcript.pop_if(|last| last.role == Role::Assistant) {
                     completion.text.insert_str(0, &begun.content);
                 }
+                let calls = !settings.offered.is_empty() && !completion.tool_calls.is_empty();
+                let thought = completion.reasoning.as_ref();
+                let reasoning = thought.filter(|_| calls && self.job.client.wants_reasoning());
                 run.transcript.push(Message {
                     tool_calls: completion.tool_calls.clone(),
+                    reasoning: reasoning.cloned(),
                     ..Message::new(Role::Assistant, completion.text.clone())
                 });
                 if completion.finish == Finish::ContentFilter {
