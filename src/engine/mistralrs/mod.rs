@@ -380,6 +380,10 @@ impl Backend for MistralRs {
         self.instances
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> u64 {
         // What lies on a device of its own is that device's matter.
         if self.device == "cpu" { self.instance_bytes * u64::from(self.instances) } else { 0 }
