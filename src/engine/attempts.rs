@@ -135,7 +135,9 @@ impl<'a> Asking<'a> {
                         reserved.settle(cost(&usage));
                     }
                     notices.into_iter().for_each(|notice| door.tell(Told::Notice(notice)));
-                    let timing = stamps.timing(door.anchor);
+                    let lag = stamps.start.saturating_duration_since(start);
+                    let mut timing = stamps.timing(door.anchor);
+                    timing.lag_ms = lag.as_secs_f64() * 1000.0;
                     return Ok(Answered { outcome: Ok(completion), usage, timing });
                 }
                 Err(EngineError::Rejected { code, detail }) => {

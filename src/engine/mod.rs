@@ -195,6 +195,7 @@ impl Stamps {
             close_ms: since_start(self.end),
             events: self.events,
             gaps_ms: self.gaps_ms,
+            lag_ms: 0.0,
         }
     }
 }
@@ -303,6 +304,10 @@ pub trait Backend: Send + Sync {
     /// Whether messages get the model's chat format on their way.
     fn formats_chat(&self) -> bool {
         true
+    }
+    /// Whether the model is in this process.
+    fn is_local(&self) -> bool {
+        false
     }
     /// Whether it wants back what it thought before it called tools.
     fn wants_reasoning(&self) -> bool {

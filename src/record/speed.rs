@@ -11,6 +11,7 @@
 //! | norm | e2e / N | "TPOT" of GuideLLM |
 //! | icl | gaps between events, all requests together | "ITL" of vLLM and SGLang |
 //! | itl | the same, of requests whose every event was one token | |
+//! | send lag | start − admission: the permit is held, and nothing has to be waited for | |
 //! | throughput | requests and tokens over the makespan, and over the steady window, in which at least 90 % of the peak are in flight | |
 //!
 //! Where a server hides what its model thinks, the tokens of that come before the first event: then N of tpot is what is
@@ -30,6 +31,11 @@ use crate::stats::{Collector, Summary};
 
 /// Share of the peak from which a window counts as steady.
 const STEADY: f64 = 0.9;
+/// Share of the processor from which the client may be what is slow.
+const CPU_SHARE_MAX: f64 = 0.8;
+/// The same of its send lag: in ms, and as a share of the mean time between requests.
+const LAG_MS_MAX: f64 = 1.0;
+const LAG_OF_GAP_MAX: f64 = 0.1;
 /// Points of a timeline.
 const POINTS: usize = 120;
 
@@ -56,6 +62,9 @@ pub struct Timing {
     /// Between events: counted, and not kept.
     #[serde(skip)]
     pub gaps_ms: Vec<f32>,
+    /// From its admission to `start`: counted, and not kept.
+    #[serde(skip)]
+    pub lag_ms: f64,
 }
 
 impl Timing {
@@ -122,6 +131,34 @@ pub struct Speed {
     pub retries: BTreeMap<String, u64>,
     /// Waited because of them, all requests together.
     pub retries_waited_ms: f64,
+    /// From admission to `start`: what making a request takes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lag: Option<Summary>,
+    /// What share of the machine's cores this process has used meanwhile; absent where the model was in it too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cpu_share: Option<f64>,
+    /// How late a timer of this process was at worst; absent as above.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stall_ms_max: Option<f64>,
+}
+
+impl Speed {
+    /// Why these numbers may be about this program, and not about the engine.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if let Some(share) = self.cpu_share.filter(|share| *share > CPU_SHARE_MAX) {
+            doubts.push(format!("forge has used {:.0} % of the processor", share * 100.0));
+        }
+        let gap = self.makespan_ms.map_or(0.0, |ms| ms / self.requests.max(1) as f64);
+        let most = (gap * LAG_OF_GAP_MAX).max(LAG_MS_MAX);
+        if let Some(lag) = self.lag.as_ref().filter(|lag| lag.p99_ms > most) {
+            let (p99, most) = (lag.p99_ms, most);
+            doubts.push(format!(
+                "the 99th percentile of its send lag is {p99:.2} ms, above {most:.2} ms"
+            ));
+        }
+        doubts
+    }
 }
 
 /// From when to when at least 90 % of the peak were in flight, first to last such moment.
@@ -177,6 +214,7 @@ pub(super) struct SpeedBuilder {
     e2e: Collector,
     close: Collector,
     norm: Collector,
+    lag: Collector,
     sources: Vec<TokenSource>,
     spans: Vec<Span>,
     retries: BTreeMap<String, u64>,
@@ -206,6 +244,7 @@ impl SpeedBuilder {
         some(&mut self.norm, tokens.filter(|n| *n > 0).map(|n| timing.e2e_ms / n as f64));
         self.e2e.add(timing.e2e_ms);
         self.close.add(timing.close_ms);
+        self.lag.add(timing.lag_ms);
         // Of events that were counted as tokens nobody knows how many they are.
         let counted = request.usage.token_source.is_some_and(|by| by != TokenSource::Chunks);
         let seen = timing.tokens_seen(&request.usage);
@@ -249,6 +288,7 @@ impl SpeedBuilder {
             e2e: self.e2e.finish(),
             close: self.close.finish(),
             norm: self.norm.finish(),
+            lag: self.lag.finish(),
             retries: self.retries,
             retries_waited_ms: self.retries_waited_ms,
             ..speed
@@ -359,6 +399,25 @@ mod tests {
         assert_eq!(timeline.mean.len(), POINTS);
         assert!((timeline.mean[0] - 2.0).abs() < 1e-9, "{:?}", timeline.mean);
         assert!((timeline.mean[POINTS - 1] - 1.0).abs() < 1e-9, "{:?}", timeline.mean);
+    }
+
+    #[test]
+    fn a_client_that_was_slow_is_doubted() {
+        let lag = |ms: f64| Summary::of(vec![ms; 3]);
+        let fine = Speed {
+            requests: 100,
+            makespan_ms: Some(1000.0),
+            lag: lag(0.9),
+            cpu_share: Some(0.8),
+            ..Speed::default()
+        };
+        assert!(fine.doubts().is_empty());
+        let slow = Speed { lag: lag(1.1), cpu_share: Some(0.81), ..fine.clone() };
+        let doubts = slow.doubts();
+        assert!(doubts[0].contains("81 %") && doubts[1].contains("1.10 ms"), "{doubts:?}");
+        // A tenth of 100 ms between two requests is more than a millisecond.
+        let rare = Speed { requests: 10, lag: lag(9.0), ..fine };
+        assert!(rare.doubts().is_empty());
     }
 
     #[test]

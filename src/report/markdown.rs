@@ -73,6 +73,9 @@ pub fn markdown(report: &Report) -> String {
     for cell in report.cells.iter().filter(|cell| cell.profile.speed.requests > 0) {
         blocks.push(format!("### Speed of {}", escape(&cell.name)));
         blocks.push(numbers(&speed::points(&cell.profile.speed)));
+        blocks.extend(
+            speed::client(&cell.profile.speed).map(|client| format!("The client: {client}.")),
+        );
     }
     blocks.push(speed::NOTE.to_owned());
     if let Some(costs) = speed::costs(report) {

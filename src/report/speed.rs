@@ -160,6 +160,25 @@ pub(super) fn retries(speed: &Speed) -> Option<String> {
         .then(|| format!("{} ({}), {waited} waited in all", count(total), reasons.join(", ")))
 }
 
+/// What a page says of the client: whether it was fast enough to measure another.
+pub(super) fn client(speed: &Speed) -> Option<String> {
+    let lag = speed.lag.as_ref()?;
+    let (p50, p99) = (duration(Some(lag.p50_ms)), duration(Some(lag.p99_ms)));
+    let mut text = format!("send lag {p50} (p50) and {p99} (p99)");
+    if let Some(share) = speed.cpu_share {
+        text.push_str(&format!(", {:.0} % of the processor", share * 100.0));
+    }
+    if let Some(stall) = speed.stall_ms_max {
+        text.push_str(&format!(", a timer late by {} at worst", duration(Some(stall))));
+    }
+    let doubts = speed.doubts();
+    if !doubts.is_empty() {
+        let doubts = doubts.join(", and ");
+        text.push_str(&format!(". These times are not valid for the engine: {doubts}"));
+    }
+    Some(text)
+}
+
 /// Requests in flight over time, as a chart; `None` where there was no live request.
 pub(super) fn timeline(speed: &Speed) -> Option<Value> {
     let line = &speed.timeline;

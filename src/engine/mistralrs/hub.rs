@@ -7,16 +7,18 @@
 use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
+
 /// The folder of a model at a revision: from the cache if it is there whole, else fetched, if that is
-/// allowed.
+/// allowed. Of a repository of GGUF files the one named `file` is all that is needed.
 pub fn snapshot(
     id: &str,
     revision: &str,
+    file: Option<&str>,
     may_fetch: bool,
     tell: &(dyn Fn(String) + Sync),
 ) -> Result<Utf8PathBuf, String> {
     let cache = cache_folder()?;
-    if let Some(folder) = cached(&cache, id, revision) {
+    if let Some(folder) = cached(&cache, id, revision, file) {
         return Ok(folder);
     }
     if !may_fetch {
@@ -25,7 +27,7 @@ pub fn snapshot(
             cache.display()
         ));
     }
-    fetch(&cache, id, revision, tell)
+    fetch(&cache, id, revision, file, tell)
         .map_err(|error| format!("cannot fetch `{id}` at `{revision}` from the hub: {error}"))
 }
 
@@ -44,13 +46,22 @@ fn folder_name(id: &str) -> String {
     format!("models--{}", id.replace('/', "--"))
 }
 
-/// The snapshot in the cache, if all its files are there.
-fn cached(cache: &std::path::Path, id: &str, revision: &str) -> Option<Utf8PathBuf> {
+/// The snapshot in the cache, if all its files are there, or the one that is wanted.
+fn cached(
+    cache: &std::path::Path,
+    id: &str,
+    revision: &str,
+    file: Option<&str>,
+) -> Option<Utf8PathBuf> {
     let root = cache.join(folder_name(id));
     let commit = std::fs::read_to_string(root.join("refs").join(revision))
         .map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
     let folder = Utf8PathBuf::from_path_buf(root.join("snapshots").join(commit)).ok()?;
-    is_whole(&folder).then_some(folder)
+    let is_there = match file {
+        Some(file) => folder.join(file).exists(),
+        None => is_whole(&folder),
+    };
+    is_there.then_some(folder)
 }
 
 /// Whether a folder has what it takes to load: an interrupted download leaves some files out.
@@ -72,6 +83,7 @@ fn fetch(
     _: &std::path::Path,
     _: &str,
     _: &str,
+    _: Option<&str>,
     _: &(dyn Fn(String) + Sync),
 ) -> Result<Utf8PathBuf, &'static str> {
     Err("this forge was built without the feature `mistralrs`")
@@ -82,6 +94,7 @@ fn fetch(
     cache: &std::path::Path,
     id: &str,
     revision: &str,
+    file: Option<&str>,
     tell: &(dyn Fn(String) + Sync),
 ) -> Result<Utf8PathBuf, String> {
     use hf_hub::api::sync::ApiBuilder;
@@ -106,14 +119,22 @@ fn fetch(
     let remote = api.repo(pinned);
     let files = remote.info().map_err(words)?.siblings;
     // Mistral's own form of the same weights would take the place of the other.
-    let is_needed = |name: &String| {
-        super::decides(name)
-            && name != "params.json"
-            && !name.starts_with("consolidated")
-            && !name.contains('/')
+    let is_needed = |name: &String| match file {
+        Some(file) => name.as_str() == file,
+        None => {
+            super::decides(name)
+                && name != "params.json"
+                && !name.starts_with("consolidated")
+                && !name.contains('/')
+        }
     };
-    let files: Vec<String> =
-        files.into_iter().map(|file| file.rfilename).filter(is_needed).collect();
+    let all: Vec<String> = files.into_iter().map(|file| file.rfilename).collect();
+    let files: Vec<String> = all.iter().filter(|name| is_needed(name)).cloned().collect();
+    if let Some(file) = file
+        && files.is_empty()
+    {
+        return Err(absent(file, &all));
+    }
     for (i, name) in files.iter().enumerate() {
         let at = format!("{id}: file {} of {}, `{name}`", i + 1, files.len());
         let path = match have.get(name) {
@@ -132,19 +153,33 @@ fn fetch(
     Ok(Utf8PathBuf::from_path_buf(folder).expect("BUG: the cache folder is UTF-8"))
 }
 
-/// A file of the cache against its name there, which is the SHA-256 of its content for weights, and git's
-/// own hash, which is not looked at, for small files.
+/// That a repository has no such file, and which it has.
+#[cfg_attr(not(feature = "mistralrs"), allow(dead_code, reason = "nothing is fetched"))]
+fn absent(file: &str, all: &[String]) -> String {
+    let known = all.iter().filter(|name| name.ends_with(".gguf"));
+    let known: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+    match known.is_empty() {
+        true => format!("it has no `{file}`, nor any other GGUF file"),
+        false => format!("it has no `{file}` (known: {})", known.join(", ")),
+    }
+}
+
+/// What is wrong with a file of the cache: its name there is the SHA-256 of its content for weights, and git's own
+/// hash, which is not looked at, for small files. `found` is the digest of what is there.
+pub(super) fn damage(path: &std::path::Path, found: &str) -> Option<String> {
+    let blob = path.canonicalize().ok()?;
+    let name = blob.file_name()?.to_str()?;
+    let is_digest = name.len() == 64 && name.chars().all(|c| c.is_ascii_hexdigit());
+    (is_digest && !found.eq_ignore_ascii_case(name))
+        .then(|| format!("`{}` is damaged: its SHA-256 is {found} and not {name}", path.display()))
+}
+
+/// A file that has just been fetched.
 #[cfg_attr(not(feature = "mistralrs"), allow(dead_code, reason = "nothing is fetched"))]
 fn verify(path: &std::path::Path) -> Result<(), String> {
-    let shown = path.display();
-    let fail = |error: std::io::Error| format!("`{shown}`: {error}");
-    let blob = path.canonicalize().map_err(fail)?;
-    let name = blob.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if name.len() != 64 || !name.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Ok(());
-    }
+    let fail = |error: std::io::Error| format!("`{}`: {error}", path.display());
     let mut digest = crate::digest::DigestStream::default();
-    let mut file = std::fs::File::open(&blob).map_err(fail)?;
+    let mut file = std::fs::File::open(path).map_err(fail)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         match std::io::Read::read(&mut file, &mut buffer).map_err(fail)? {
@@ -152,11 +187,7 @@ fn verify(path: &std::path::Path) -> Result<(), String> {
             n => digest.update(&buffer[..n]),
         }
     }
-    let found = digest.finish().to_string();
-    match found.eq_ignore_ascii_case(name) {
-        true => Ok(()),
-        false => Err(format!("`{shown}` is damaged: its SHA-256 is {found} and not {name}")),
-    }
+    damage(path, &digest.finish().to_string()).map_or(Ok(()), Err)
 }
 
 /// Tells how far a download is, twice a second.
@@ -228,12 +259,19 @@ mod tests {
         for name in ["config.json", "tokenizer.json"] {
             std::fs::write(snapshot.join(name), "{}").unwrap();
         }
-        assert_eq!(cached(dir.path(), "org/name", "main"), None, "the weights are missing");
+        assert_eq!(cached(dir.path(), "org/name", "main", None), None, "the weights are missing");
         std::fs::write(snapshot.join("model.safetensors"), "").unwrap();
         for revision in ["main", "abc123"] {
-            let found = cached(dir.path(), "org/name", revision).unwrap();
+            let found = cached(dir.path(), "org/name", revision, None).unwrap();
             assert_eq!(found.as_std_path(), snapshot);
         }
-        assert_eq!(cached(dir.path(), "org/name", "other"), None);
+        assert_eq!(cached(dir.path(), "org/name", "other", None), None);
+        // Of a repository of GGUF files one is enough.
+        let one = |file| cached(dir.path(), "org/name", "main", Some(file));
+        assert_eq!(one("model-q8_0.gguf"), None);
+        std::fs::write(snapshot.join("model-q8_0.gguf"), "").unwrap();
+        assert!(one("model-q8_0.gguf").is_some());
+        let all = ["README.md", "a.gguf"].map(str::to_owned);
+        assert_eq!(absent("b.gguf", &all), "it has no `b.gguf` (known: `a.gguf`)");
     }
 }

@@ -186,6 +186,17 @@ impl Weights {
         files.into_iter().map(|(name, path)| Ok((name, store.digest_of_file(&path)?))).collect()
     }
 
+    /// What is wrong with a file of the hub's cache, where one is not what its name there says.
+    pub fn damage(&self, store: &Store) -> Result<Option<String>, StoreError> {
+        for (_, path) in self.files()? {
+            let found = store.digest_of_file(&path)?.to_string();
+            if let Some(words) = hub::damage(path.as_std_path(), &found) {
+                return Ok(Some(words));
+            }
+        }
+        Ok(None)
+    }
+
     /// Bytes of all files.
     pub fn size(&self) -> Result<u64, StoreError> {
         let mut size = 0;
@@ -367,6 +378,10 @@ impl Backend for MistralRs {
 
     fn instances(&self) -> u32 {
         self.instances
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn memory(&self) -> u64 {

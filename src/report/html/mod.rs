@@ -284,6 +284,7 @@ fn one_cell(cell: &Cell) -> Value {
         speed => (profile.speed.requests > 0).then(|| speed::points(&profile.speed)),
         timeline => speed::timeline(&profile.speed),
         retries => speed::retries(&profile.speed),
+        client => speed::client(&profile.speed),
         histogram => histogram(cell),
         settings => settings(cell),
     }

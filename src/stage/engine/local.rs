@@ -1,6 +1,6 @@
 //! A model in this process, by mistral.rs: its fields, and where its files are.
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -9,7 +9,7 @@ use crate::digest::Recipe;
 use crate::engine::mistralrs::{
     DTYPES, ISQ, MistralRs, Weights, fitting_instances, instance_bytes,
 };
-use crate::manifest::{Diagnostic, Fields};
+use crate::manifest::{Diagnostic, Fields, inside};
 use crate::record::Event;
 use crate::stage::{Context, Setting, StageError};
 
@@ -31,13 +31,14 @@ struct Local {
 
 enum Model {
     Local(Utf8PathBuf),
-    Hub { id: String, revision: String },
+    Hub { id: String, revision: String, file: Option<String> },
 }
 
 pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn Declared>> {
     let hub = fields.text("hub");
     let revision = fields.text("revision");
     let model = fields.path("model");
+    let file = read_file(fields);
     let dtype = fields.choice("dtype", DTYPES).map_or("f32".to_owned(), |dtype| dtype.value);
     let device = read_device(fields);
     let isq = fields.choice("isq", ISQ);
@@ -96,7 +97,7 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
                 fields.error(Diagnostic::at(revision.span, message).hint(hint));
                 return None;
             }
-            Model::Hub { id: id.value, revision: revision.value }
+            Model::Hub { id: id.value, revision: revision.value, file }
         }
         (Some(model), Some(hub)) => {
             let diagnostic = Diagnostic::at(hub.span, "`hub` and `model` exclude each other");
@@ -111,9 +112,11 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
             return None;
         }
     };
-    if let (Some(isq), Model::Local(path)) = (&isq, &model)
-        && path.extension() == Some("gguf")
-    {
+    let is_gguf = match &model {
+        Model::Local(path) => path.extension() == Some("gguf"),
+        Model::Hub { file, .. } => file.is_some(),
+    };
+    if let Some(isq) = isq.as_ref().filter(|_| is_gguf) {
         let message = "a GGUF file is quantised already";
         fields.error(Diagnostic::at(isq.span, message).hint("`isq` is for safetensors"));
     }
@@ -129,6 +132,22 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
         instances,
         memory_limit_mb,
     }))
+}
+
+/// The GGUF file of a repository of the hub.
+fn read_file(fields: &Fields<'_>) -> Option<String> {
+    let file = fields.text("file")?;
+    let fail = |message: String, hint: &str| {
+        fields.error(Diagnostic::at(file.span, message).hint(hint));
+    };
+    if !fields.has("hub") {
+        let hint = "a file of this machine is named by `model`";
+        fail("`file` names a file of a repository of the hub".to_owned(), hint);
+    } else if !file.value.ends_with(".gguf") || inside(Utf8Path::new(&file.value)).is_none() {
+        let hint = "safetensors are taken as a whole repository, without `file`";
+        fail(format!("`{}` is no GGUF file of a repository", file.value), hint);
+    }
+    Some(file.value)
 }
 
 fn read_device(fields: &Fields<'_>) -> String {
@@ -156,13 +175,22 @@ impl Local {
                     if full.is_dir() { Weights::Folder(full) } else { Weights::Gguf(full) };
                 (weights, path.to_string())
             }
-            Model::Hub { id, revision } => {
+            Model::Hub { id, revision, file } => {
                 let may_fetch = !context.options.frozen && !context.options.offline;
                 let (emit, stage) = (context.emit.clone(), stage.to_owned());
                 let tell =
                     move |message| emit(Event::EngineLoading { stage: stage.clone(), message });
-                let folder = fetch(id, revision, may_fetch, tell).await?;
-                (Weights::Folder(folder), format!("{id} at {revision}"))
+                let folder = fetch(id, revision, file.as_deref(), may_fetch, tell).await?;
+                let (weights, label) = match file {
+                    Some(file) => (Weights::Gguf(folder.join(file)), format!("{id}/{file}")),
+                    None => (Weights::Folder(folder), id.clone()),
+                };
+                if let Some(damage) = weights.damage(&context.store)? {
+                    let message =
+                        format!("{damage}; remove it, and `forge apply` fetches it again");
+                    return Err(StageError::User(message));
+                }
+                (weights, format!("{label} at {revision}"))
             }
         };
         let is_gguf = matches!(weights, Weights::Gguf(_));
@@ -244,12 +272,13 @@ impl Declared for Local {
 async fn fetch(
     id: &str,
     revision: &str,
+    file: Option<&str>,
     may_fetch: bool,
     tell: impl Fn(String) + Send + Sync + 'static,
 ) -> Result<Utf8PathBuf, StageError> {
-    let (id, revision) = (id.to_owned(), revision.to_owned());
+    let (id, revision, file) = (id.to_owned(), revision.to_owned(), file.map(str::to_owned));
     let work = tokio::task::spawn_blocking(move || {
-        crate::engine::mistralrs::hub::snapshot(&id, &revision, may_fetch, &tell)
+        crate::engine::mistralrs::hub::snapshot(&id, &revision, file.as_deref(), may_fetch, &tell)
     });
     work.await
         .unwrap_or_else(|error| Err(format!("fetching panicked: {error}")))

@@ -35,6 +35,7 @@ pub mod scoring;
 mod stop;
 mod survey;
 mod tools;
+mod vitals;
 
 pub use survey::{Ahead, Earlier, Reason, RequestExplained, Survey, Why};
 

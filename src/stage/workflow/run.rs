@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::sample::{Job, Ran, Semantics, run_sample};
+use super::vitals::Vitals;
 use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
@@ -62,6 +63,7 @@ pub(super) async fn run_all(
         watch.began(&workflow.name, &engine.backend.describe());
     }
     let mut counted = total().is_some();
+    let vitals = Vitals::watch();
     let source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
     let line = Arc::new(Line::new(source, halt.clone(), REORDER_MAX + width as u64));
     let (sender, mut finished) = mpsc::channel(width);
@@ -106,11 +108,17 @@ pub(super) async fn run_all(
     let recipe = workflow.recipe_of(&job.settings, inputs).await?;
     let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
     let width = if workflow.batching_off { 1 } else { workflow.width(context).min(at_once) };
-    let profile = std::mem::take(&mut window.profile).finish(
+    let mut profile = std::mem::take(&mut window.profile).finish(
         workflow.cache.then(|| job.client.memory()),
         u64::from(width),
         Some(start.elapsed().as_secs_f64() * 1000.0),
     );
+    // A model in this process takes the processor for itself: then that says nothing of the client.
+    let is_client = profile.speed.requests > 0 && !engine.backend.is_local();
+    if is_client {
+        profile.speed.cpu_share = vitals.cpu_share(context.run.cores);
+        profile.speed.stall_ms_max = Some(vitals.stall_ms_max());
+    }
     let info = workflow.info(&job, &recipe, inputs, context, profile);
     window.finish(flows.count().unwrap_or(0) * epochs, recipe, &info)
 }

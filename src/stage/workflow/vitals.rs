@@ -1,0 +1,82 @@
+//! Whether this program was fast enough to measure others: how busy it was while a workflow asked, and how late a
+//! timer of its runtime was at worst. Knows nothing of requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+use tokio::task::JoinSet;
+
+/// How often the timer ends. A stall that is shorter may not be seen.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What is watched from the start of a workflow on. The processor is that of the whole process: of workflows that
+/// run beside each other each has that of all.
+pub(super) struct Vitals {
+    began: Instant,
+    cpu_ms: Option<u64>,
+    /// In µs.
+    stall: Arc<AtomicU64>,
+    /// Ends with it.
+    _ticker: JoinSet<()>,
+}
+
+impl Vitals {
+    pub(super) fn watch() -> Self {
+        let stall = Arc::new(AtomicU64::new(0));
+        let mut ticker = JoinSet::new();
+        ticker.spawn(tick(stall.clone()));
+        Vitals { began: Instant::now(), cpu_ms: cpu_ms(), stall, _ticker: ticker }
+    }
+
+    /// The share of `cores` that this process has used; `None` where the system does not say.
+    pub(super) fn cpu_share(&self, cores: u32) -> Option<f64> {
+        let used = cpu_ms()?.checked_sub(self.cpu_ms?)?;
+        let had = self.began.elapsed().as_secs_f64() * 1000.0 * f64::from(cores);
+        (had > 0.0).then(|| (used as f64 / had).min(1.0))
+    }
+
+    /// How late the timer was at worst, in ms.
+    pub(super) fn stall_ms_max(&self) -> f64 {
+        self.stall.load(Ordering::Relaxed) as f64 / 1000.0
+    }
+}
+
+async fn tick(stall: Arc<AtomicU64>) {
+    loop {
+        let due = Instant::now() + TICK;
+        tokio::time::sleep_until(due.into()).await;
+        stall.fetch_max(due.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Processor time of this process so far, in ms: user and system, all threads.
+fn cpu_ms() -> Option<u64> {
+    let own = sysinfo::get_current_pid().ok()?;
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, what);
+    Some(system.process(own)?.accumulated_cpu_time())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_and_stalls_are_seen() {
+        let vitals = Vitals::watch();
+        // Let the ticker begin.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            std::hint::black_box(fastrand::u64(..));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let stall = vitals.stall_ms_max();
+        assert!((200.0..60_000.0).contains(&stall), "{stall}");
+        let share = vitals.cpu_share(1);
+        assert!(share.is_some_and(|share| share > 0.0 && share <= 1.0), "{share:?}");
+    }
+}
