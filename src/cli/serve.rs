@@ -38,6 +38,9 @@ pub(super) struct Serve {
     /// The engine that takes models which the project does not declare [default: the first that there is]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
+    /// Leave lock files as they are: what is run from the page then changes no file that git tracks, reports aside
+    #[arg(long)]
+    no_locks: bool,
     /// Experiments that run at once
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     at_once: u16,
@@ -82,6 +85,7 @@ impl Serve {
             hosts: self.host,
             engine: self.engine,
             remote: self.remote.remote.clone(),
+            locks: !self.no_locks,
             at_once: self.at_once.into(),
             queue: self.queue.into(),
             rate: self.rate.into(),

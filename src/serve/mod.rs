@@ -84,6 +84,8 @@ pub struct Settings {
     pub engine: Option<String>,
     /// URL of the shared store that was put behind the store.
     pub remote: Option<String>,
+    /// Whether a manifest of the project that is run gets its lock file, as `forge apply` writes it.
+    pub locks: bool,
     /// Experiments at work at once.
     pub at_once: usize,
     /// Experiments that may wait.
@@ -163,11 +165,11 @@ impl Server {
 /// Opens the database, listens, and goes on with what was left.
 pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String> {
     let Settings { root, listen, token, hosts, engine, remote, at_once, queue, .. } = settings;
-    let Settings { rate, in_flight, log, .. } = settings;
+    let Settings { rate, in_flight, locks, log, .. } = settings;
     let db = Arc::new(Db::open(&store.root().join(DATABASE))?);
     let results = Arc::new(Results::new(store.clone()));
-    let runs =
-        Runs::new(root.clone(), store.clone(), remote, db.clone(), results.clone(), at_once, queue);
+    let project = (root.clone(), store.clone(), remote);
+    let runs = Runs::new(project, db.clone(), results.clone(), locks, (at_once, queue));
     let app = Arc::new(Server {
         root,
         db,
