@@ -104,7 +104,10 @@ pub async fn run(bench: Bench, mut told: impl FnMut(&Value)) -> Result<Outcome, 
                 "profiling": {},
                 "cache_stats": {},
                 "batch_stats": {},
+                // Of live samples: null where the store answered all of them.
                 "throughput": null,
+                "samples_live": null,
+                "samples_remembered": null,
                 "accuracy_exact": null,
             });
             if let Err(error) =
