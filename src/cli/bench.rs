@@ -43,6 +43,15 @@ impl BenchArgs {
         let outcome = outcome.map_err(usage)?;
         let text = serde_json::to_string_pretty(&outcome.file).expect("BUG: this is plain data");
         replace_file(&self.output, format!("{text}\n").as_bytes())?;
+        let cells = outcome.file["results"].as_array().into_iter().flatten();
+        if cells.clone().any(is_all_remembered) {
+            say(
+                "live/s is of samples that the engine answered; – has none: the store answered them all",
+            );
+        }
+        if let Some(warning) = cells.clone().find_map(|cell| cell["warning"].as_str()) {
+            say(&format!("warning: {warning}"));
+        }
         match outcome.failed {
             0 => Ok(()),
             n => Err(Failure::Message(

@@ -536,6 +536,7 @@ pub fn export(experiment: &Experiment, metrics: Option<&Metrics>, runs: &[Run]) 
             "status": experiment.status,
             "config": experiment.config,
             "created_at": experiment.created_at,
+            "warnings": experiment.warnings,
         },
         "metrics": metrics,
         "runs": runs,

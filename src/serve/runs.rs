@@ -245,7 +245,18 @@ impl Runs {
         let reports = project.graph.nodes().iter().filter(|node| node.kind == "report").count();
         let options = Options { through, goes_on, run: Some(run), reports, ..Options::default() };
         let store = self.store.clone();
-        let launch = Launch::new(&project, &self.machine, store, options, |_| {}, None);
+        let runs = self.clone();
+        let hear = move |event: &Event| {
+            if let Event::StageStarted { stage, samples: Some(samples) } = event
+                && through
+                && stage == WORKFLOW
+            {
+                // Where it cannot be written, the experiment says less.
+                let _ = runs.db.expect(id, *samples);
+                runs.changed();
+            }
+        };
+        let launch = Launch::new(&project, &self.machine, store, options, hear, None);
         let launch = match launch {
             Ok(launch) => launch,
             Err(error) => return failed(error.to_string()),
