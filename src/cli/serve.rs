@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::project::{access, env, open_remote, root_here, usage};
 use super::terminal::visible_line;
 use super::{FAILED, Failure, INTERRUPTED, RemoteArgs, block_on, print, say};
+use crate::serve::known::Known;
 use crate::serve::{self, Access, Settings};
 use crate::store::{Patience, RemoteError, Store};
 
@@ -76,6 +77,11 @@ impl Serve {
         };
         let store = self.store.clone().unwrap_or_else(|| root.join(".forge"));
         let store = Arc::new(Store::open(&store)?);
+        if let Some(engine) = &self.engine {
+            Known::scan(&root, None)
+                .check_engine(engine)
+                .map_err(|why| usage(format!("`--engine`: {why}")))?;
+        }
         let token = self.token()?;
         let (json, quiet) = (self.json, self.quiet);
         let settings = Settings {

@@ -37,6 +37,7 @@ pub mod jobs;
 pub mod known;
 mod limits;
 pub mod manifest;
+mod model;
 mod openapi;
 mod pages;
 mod project;
