@@ -61,6 +61,9 @@ use runs::Runs;
 pub const DATABASE: &str = "experiments.sqlite";
 /// Largest body of a request.
 const BODY_MAX: usize = 256 * 1024;
+/// Most headers that are read at all. Far more than are taken, so that who sends too many is told by us, and not by the
+/// HTTP library, which knows of no request id.
+const HEADERS_READ: usize = 1000;
 /// How long the head of a request may take, and an idle connection may last.
 const HEAD_TIME: Duration = Duration::from_secs(15);
 /// Connections at once.
@@ -238,11 +241,16 @@ impl Bound {
                 tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(HEADERS_READ);
             let service = TowerToHyperService::new(service);
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let app = app.clone();
             tokio::spawn(async move {
-                let _ = connection.await;
+                if let Err(error) = connection.await
+                    && error.is_parse()
+                {
+                    guard::tell_unread(&app, peer, error.is_parse_too_large());
+                }
                 drop(place);
             });
         }
