@@ -28,6 +28,7 @@ pub mod bench;
 mod calls;
 mod compare;
 pub mod db;
+mod diff;
 mod error;
 mod events;
 pub mod experiment;
@@ -115,6 +116,8 @@ pub struct Server {
     rates: Rates,
     logins: Rates,
     in_flight: Arc<Semaphore>,
+    /// Whoever compares two runs has this.
+    comparing: tokio::sync::Mutex<()>,
     engine: Option<String>,
     known: Mutex<Option<(Instant, Arc<Known>)>>,
     /// Whoever reads the project has this.
@@ -186,6 +189,7 @@ pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String
         rates: Rates::new(rate),
         logins: Rates::new(LOGINS),
         in_flight: Arc::new(Semaphore::new(in_flight)),
+        comparing: tokio::sync::Mutex::default(),
         engine,
         known: Mutex::default(),
         scanning: Mutex::default(),

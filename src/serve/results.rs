@@ -432,7 +432,15 @@ impl Results {
     /// The report that a run has written as HTML: its digest. Of several, the first.
     pub fn report(&self, record: &RunRecord) -> Option<Digest> {
         let mut reports = record.stages.iter().filter(|stage| stage.kind == "report");
-        reports.find_map(|stage| self.store.get(stage.key?)?.blob("html"))
+        let of = |key| self.store.get(key)?.blob("html");
+        reports.find_map(|stage| {
+            let key = stage.key?;
+            of(key).or_else(|| {
+                // Another process may have made it a moment ago.
+                self.store.look_again();
+                of(key)
+            })
+        })
     }
 
     /// The bytes of a blob.

@@ -291,6 +291,12 @@ impl Store {
         }
     }
 
+    /// Reads what other processes have published until now. A run looks by itself whenever it writes; who only reads, as
+    /// a server between runs, has to ask for it.
+    pub fn look_again(&self) {
+        self.index.write().expect(INDEX).refresh();
+    }
+
     /// Makes everything written so far survive a loss of power, and keeps the stat cache.
     pub fn flush(&self) -> Result<(), StoreError> {
         if let Some(journal) = &mut *self.journal.lock().expect("BUG: the journal lock is poisoned")

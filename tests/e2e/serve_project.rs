@@ -47,6 +47,9 @@ fn a_manifest_is_run_as_apply_runs_it() {
     let list = server.api("/runs");
     assert_eq!((&list["total"], &list["runs"][0]["samples"]), (&json!(3), &json!(10)), "{list}");
     assert_eq!(list["runs"][0]["workflows"][0]["accuracy"], 0.5);
+    // The report of a run of another process, made since the server has read the store.
+    let theirs = server.last_run();
+    assert_eq!(server.get(&format!("/api/v1/runs/{theirs}/report")).status, 200);
     assert_eq!(project.forge(&["show", run, "--json"]).code, 0);
     let events = server.listen(&format!("/runs/{run}/events"), None, usize::MAX);
     assert_eq!(events.iter().filter(|(_, name, _)| name == "sample").count(), 6);
