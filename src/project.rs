@@ -15,7 +15,7 @@ use crate::manifest::{Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
 use crate::record::{Event, RunRecord, RunStatus};
 use crate::stage::{Context, Engines, Options, RunFacts, Samples, Watch, kinds};
-use crate::store::{RunFolder, Store, StoreError, replace_file};
+use crate::store::{FLUSH_EVERY, RunFolder, Store, StoreError, replace_file};
 
 mod gates;
 
@@ -245,7 +245,17 @@ impl Launch {
         look: impl FnOnce(&BTreeMap<usize, Arc<Samples>>),
     ) -> (Finished, Result<(), StoreError>) {
         let (context, record) = (self.context.clone(), self.record.clone());
-        let finished = exec::apply_and(graph, context, selection, record, look).await;
+        let work = exec::apply_and(graph, context, selection, record, look);
+        tokio::pin!(work);
+        let finished = loop {
+            tokio::select! {
+                finished = &mut work => break finished,
+                () = tokio::time::sleep(FLUSH_EVERY) => {
+                    // As with every line of the log: it is for people and later readers.
+                    let _: Option<Result<(), StoreError>> = self.log.get().map(RunFolder::flush);
+                }
+            }
+        };
         let kept = match self.log.get() {
             Some(folder) => folder.finish(&finished.record),
             None => Ok(()),

@@ -34,7 +34,7 @@ pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness, json_bytes};
 pub use remote::{Access, Patience, Remote, RemoteError};
-pub use runs::{RunFiles, RunFolder};
+pub use runs::{FLUSH_EVERY, RunFiles, RunFolder};
 pub use share::{Shared, Tier};
 pub use transfer::Transferred;
 pub use usage::{Amount, StoreStat, StoreUsage};

@@ -517,6 +517,8 @@ fn what_a_killed_server_was_answered_is_not_asked_again() {
         assert!(start.elapsed().as_secs() < PATIENCE, "{} requests", upstream.count());
         std::thread::sleep(Duration::from_millis(2));
     }
+    // All of them are in the log, though nothing comes after the last.
+    project.wait_for_samples(25);
     server.signal("-KILL");
     drop(server);
     is_gone.store(true, Ordering::SeqCst);
