@@ -9,13 +9,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Budget, Memory, unix_ms};
-use crate::exec::{self, Finished, Selection};
+use crate::exec::{self, Finished, Lock, Selection};
 use crate::graph::Graph;
 use crate::manifest::{Diagnostics, Inputs, Manifest};
 use crate::plan::LastRun;
-use crate::record::{Event, RunRecord};
+use crate::record::{Event, RunRecord, RunStatus};
 use crate::stage::{Context, Engines, Options, RunFacts, Samples, Watch, kinds};
-use crate::store::{RunFolder, Store, StoreError};
+use crate::store::{FLUSH_EVERY, RunFolder, Store, StoreError, replace_file};
 
 mod gates;
 
@@ -92,6 +92,23 @@ impl Project {
         let inputs = Inputs { path, read, env: &env, set, kinds: &kinds };
         let (manifest, graph) = Graph::load(&inputs, &root, &env)?;
         Ok(Project { root, manifest, graph: Arc::new(graph) })
+    }
+
+    /// Writes the lock file beside the manifest, if a whole run of it came to something new. One that did not end
+    /// well, or had other parameters than the manifest's own, is no result to commit, and leaves it as it is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_lock(&self, record: &RunRecord) -> Result<(), StoreError> {
+        if self.manifest.overridden || record.status != RunStatus::Completed {
+            return Ok(());
+        }
+        let path = self.root.join(&self.manifest.path).with_extension("lock");
+        let text = Lock(record).to_string();
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+            replace_file(&path, text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// What stages share, of a run that has its machine to itself.
@@ -228,7 +245,17 @@ impl Launch {
         look: impl FnOnce(&BTreeMap<usize, Arc<Samples>>),
     ) -> (Finished, Result<(), StoreError>) {
         let (context, record) = (self.context.clone(), self.record.clone());
-        let finished = exec::apply_and(graph, context, selection, record, look).await;
+        let work = exec::apply_and(graph, context, selection, record, look);
+        tokio::pin!(work);
+        let finished = loop {
+            tokio::select! {
+                finished = &mut work => break finished,
+                () = tokio::time::sleep(FLUSH_EVERY) => {
+                    // As with every line of the log: it is for people and later readers.
+                    let _: Option<Result<(), StoreError>> = self.log.get().map(RunFolder::flush);
+                }
+            }
+        };
         let kept = match self.log.get() {
             Some(folder) => folder.finish(&finished.record),
             None => Ok(()),

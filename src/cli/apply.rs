@@ -14,13 +14,13 @@ use super::progress::Progress;
 use super::project::{Project, select, usage};
 use super::timing::SampleTimes;
 use super::{DONE, Failure, INTERRUPTED, ManifestArgs, block_on, print, say, summary};
-use crate::exec::{Finished, Lock, Selection};
+use crate::exec::{Finished, Selection};
 use crate::otlp::{self, Spans};
 use crate::project::{Launch, Machine, prepare};
-use crate::record::{Event, RunRecord, RunStatus, Verdict};
+use crate::record::{Event, Verdict};
 use crate::report::gates;
 use crate::stage::{Context, Options, Samples, Watch};
-use crate::store::{Shared, replace_file};
+use crate::store::Shared;
 
 #[derive(Args)]
 pub(super) struct Apply {
@@ -117,11 +117,8 @@ impl Apply {
             store.run_files(&context.run.id).tag(tag)?;
         }
 
-        let manifest_path = project.root.join(&project.manifest.path);
-        // A part of a run, or one with other parameters, is no result to commit.
-        let whole = selection.nodes.is_none()
-            && self.manifest.limit.is_none()
-            && !project.manifest.overridden;
+        // A part of a run is no result to commit.
+        let whole = selection.nodes.is_none() && self.manifest.limit.is_none();
         let graph = project.graph.clone();
         let nodes = selection.nodes.clone();
         let emit = context.emit.clone();
@@ -155,8 +152,8 @@ impl Apply {
             let (finished, kept) = launch.run_and(graph, selection, judge).await;
             progress.finish();
             kept?;
-            if whole && finished.record.status == RunStatus::Completed {
-                write_lock(&manifest_path, &finished.record)?;
+            if whole {
+                project.write_lock(&finished.record)?;
             }
             // Everything is kept by now: who does not want to wait for what is still to be sent may leave.
             let ticker = super::store::ticker("shared", "results", quiet);
@@ -354,15 +351,6 @@ pub(super) async fn on_interrupt(signal: std::io::Result<Signal>, stop: Cancella
             std::process::exit(i32::from(INTERRUPTED));
         }
     }
-}
-
-fn write_lock(manifest: &camino::Utf8Path, record: &RunRecord) -> Result<(), Failure> {
-    let path = manifest.with_extension("lock");
-    let text = Lock(record).to_string();
-    if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
-        replace_file(&path, text.as_bytes())?;
-    }
-    Ok(())
 }
 
 /// The last line of `--json`.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::project::{root_here, usage};
 use super::terminal::visible_line;
-use super::{FAILED, Failure, block_on, print};
+use super::{FAILED, Failure, block_on, print, say};
 use crate::serve::bench::{self, Bench};
 use crate::store::{Store, replace_file};
 
@@ -38,11 +38,20 @@ impl BenchArgs {
         let store = Arc::new(Store::open(&store)?);
         let (engine, data_set, samples) = (self.engine, self.dataset, self.samples);
         let bench = Bench { root, store, engine, data_set, samples };
-        print(&line("cell", "wall s", "samples/s", "exact", "hits", "batches"));
+        print(&line("cell", "wall s", "live/s", "exact", "hits", "batches"));
         let outcome = block_on(bench::run(bench, |cell| print(&row(cell))))?;
         let outcome = outcome.map_err(usage)?;
         let text = serde_json::to_string_pretty(&outcome.file).expect("BUG: this is plain data");
         replace_file(&self.output, format!("{text}\n").as_bytes())?;
+        let cells = outcome.file["results"].as_array().into_iter().flatten();
+        if cells.clone().any(is_all_remembered) {
+            say(
+                "live/s is of samples that the engine answered; – has none: the store answered them all",
+            );
+        }
+        if let Some(warning) = cells.clone().find_map(|cell| cell["warning"].as_str()) {
+            say(&format!("warning: {warning}"));
+        }
         match outcome.failed {
             0 => Ok(()),
             n => Err(Failure::Message(
@@ -51,6 +60,11 @@ impl BenchArgs {
             )),
         }
     }
+}
+
+fn is_all_remembered(cell: &Value) -> bool {
+    let count = |name: &str| cell[name].as_u64();
+    count("samples_live") == Some(0) && count("samples_remembered") > Some(0)
 }
 
 /// A row of the table.

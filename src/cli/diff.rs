@@ -250,13 +250,7 @@ impl Place {
 
 /// Brings what the local store lacks from the shared one, where there is one.
 pub(super) fn fetch(store: &Store, keys: &[Key]) -> Result<(), Failure> {
-    block_on(async {
-        for key in keys {
-            if let Some((record, _)) = store.find(*key).await {
-                store.find_blobs(&record).await;
-            }
-        }
-    })
+    block_on(compare::fetch(store, keys))
 }
 
 /// A difference is no failure; that there was nothing to compare is one.

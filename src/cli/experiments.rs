@@ -117,13 +117,18 @@ fn lines(all: &[Experiment]) -> Vec<String> {
     rows.extend(all.iter().map(|one| {
         let config = &one.config;
         let created = one.created_at.get(..19).unwrap_or(&one.created_at).replace('T', " ");
+        let asked_for = config.num_samples;
+        let samples = match one.samples.filter(|samples| *samples < asked_for.into()) {
+            Some(samples) => format!("{samples} of {asked_for}"),
+            None => asked_for.to_string(),
+        };
         let row = [
             one.id.get(..8).unwrap_or(&one.id).to_owned(),
             one.status.name().to_owned(),
             config.reasoning_method.name().to_owned(),
             config.model_name.clone(),
             config.dataset_name.clone(),
-            config.num_samples.to_string(),
+            samples,
             created,
             one.name.clone(),
         ];

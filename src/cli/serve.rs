@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::project::{access, env, open_remote, root_here, usage};
 use super::terminal::visible_line;
 use super::{FAILED, Failure, INTERRUPTED, RemoteArgs, block_on, print, say};
+use crate::serve::known::Known;
 use crate::serve::{self, Access, Settings};
 use crate::store::{Patience, RemoteError, Store};
 
@@ -38,6 +39,9 @@ pub(super) struct Serve {
     /// The engine that takes models which the project does not declare [default: the first that there is]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
+    /// Leave lock files as they are: what is run from the page then changes no file that git tracks, reports aside
+    #[arg(long)]
+    no_locks: bool,
     /// Experiments that run at once
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     at_once: u16,
@@ -73,6 +77,11 @@ impl Serve {
         };
         let store = self.store.clone().unwrap_or_else(|| root.join(".forge"));
         let store = Arc::new(Store::open(&store)?);
+        if let Some(engine) = &self.engine {
+            Known::scan(&root, None)
+                .check_engine(engine)
+                .map_err(|why| usage(format!("`--engine`: {why}")))?;
+        }
         let token = self.token()?;
         let (json, quiet) = (self.json, self.quiet);
         let settings = Settings {
@@ -82,6 +91,7 @@ impl Serve {
             hosts: self.host,
             engine: self.engine,
             remote: self.remote.remote.clone(),
+            locks: !self.no_locks,
             at_once: self.at_once.into(),
             queue: self.queue.into(),
             rate: self.rate.into(),

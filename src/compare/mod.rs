@@ -72,6 +72,15 @@ pub fn keys(a: &Side, b: &Side) -> Vec<Key> {
         .collect()
 }
 
+/// Brings what the local store lacks of some keys from the shared one, where there is one.
+pub async fn fetch(store: &Store, keys: &[Key]) {
+    for key in keys {
+        if let Some((record, _)) = store.find(*key).await {
+            store.find_blobs(&record).await;
+        }
+    }
+}
+
 /// Compares two sides.
 pub fn compare(
     store: &Store,

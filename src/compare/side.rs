@@ -28,6 +28,14 @@ pub struct Side {
     pub stages: Vec<StageRun>,
 }
 
+impl Side {
+    /// A run, as somebody has called it.
+    pub fn of_run(name: &str, record: &RunRecord) -> Side {
+        let info = SideInfo { name: name.to_owned(), what: "run", id: record.run_id.clone() };
+        Side { info, stages: record.stages.clone() }
+    }
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named {
@@ -296,9 +304,7 @@ fn steps_back(name: &str) -> Option<usize> {
 }
 
 fn of_run(name: &str, run: Run) -> Side {
-    let record = run.record;
-    let info = SideInfo { name: name.to_owned(), what: "run", id: record.run_id };
-    Side { info, stages: record.stages }
+    Side::of_run(name, &run.record)
 }
 
 fn of_lock(info: SideInfo, text: &str, path: &Utf8Path) -> Result<Side, CompareError> {

@@ -346,12 +346,9 @@ async fn compare_statistical(
     State(app): State<App>,
     RawQuery(query): RawQuery,
 ) -> Answer<Json<Statistics>> {
-    let query = Query::new(query.as_deref());
-    let (a, b) = (query.text("experiment_a"), query.text("experiment_b"));
-    let missing = [("experiment_a", &a), ("experiment_b", &b)];
-    let missing = missing.into_iter().filter(|(_, id)| id.is_none());
-    let missing: Vec<Issue> = missing.map(|(name, _)| Issue::new(name, "is missing")).collect();
-    let (Some(a), Some(b)) = (a, b) else { return Err(ApiError::invalid(missing)) };
+    let mut query = Query::new(query.as_deref());
+    let (a, b) = (query.required("experiment_a"), query.required("experiment_b"));
+    query.finish()?;
     Ok(Json(app.statistics(&a, &b)?))
 }
 
@@ -394,6 +391,7 @@ async fn document() -> Json<Value> {
         project::cancel,
         project::listen_job,
         project::runs,
+        project::compare,
         project::run,
         project::listen_run,
         project::samples,

@@ -10,6 +10,7 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::db::too_few;
 use super::experiment::{Config, Hyperparameters, NewExperiment, Optimization, ReasoningMethod};
 use super::known::Known;
 use super::manifest::{WORKFLOW, manifest};
@@ -104,8 +105,12 @@ pub async fn run(bench: Bench, mut told: impl FnMut(&Value)) -> Result<Outcome, 
                 "profiling": {},
                 "cache_stats": {},
                 "batch_stats": {},
+                // Of live samples: null where the store answered all of them.
                 "throughput": null,
+                "samples_live": null,
+                "samples_remembered": null,
                 "accuracy_exact": null,
+                "warning": null,
             });
             if let Err(error) =
                 one(&bench.root, &bench.store, &machine, &results, id, &text, &mut cell).await
@@ -158,6 +163,10 @@ async fn one(
         cell["cache_stats"] = profile["cache_stats"].clone();
         cell["batch_stats"] = profile["batch_stats"].clone();
         cell["throughput"] = json!(metrics.performance.throughput);
+        cell["samples_live"] = json!(metrics.performance.samples_live);
+        cell["samples_remembered"] = json!(metrics.performance.samples_remembered);
+        let asked_for = cell["config"]["num_samples"].as_u64().unwrap_or_default();
+        cell["warning"] = json!(too_few(metrics.cost.total_runs, asked_for));
         cell["accuracy_exact"] = json!(metrics.quality.accuracy_exact);
     }
     match finished.record.status {

@@ -52,6 +52,15 @@ impl Query {
         self.all(name).first().filter(|text| !text.is_empty()).map(|text| (*text).to_owned())
     }
 
+    /// The value of a name that has to be there.
+    pub fn required(&mut self, name: &str) -> String {
+        let found = self.text(name);
+        if found.is_none() {
+            self.issues.push(Issue::new(name, "is missing"));
+        }
+        found.unwrap_or_default()
+    }
+
     /// A whole number.
     pub fn count(&mut self, name: &str, range: std::ops::RangeInclusive<u64>, default: u64) -> u64 {
         let Some(text) = self.text(name) else { return default };

@@ -44,6 +44,9 @@ const MIGRATIONS: &[&str] = &["
     -- Of a job: the manifest of the project that it runs. Its `config` holds parameters, and its `manifest` nothing.
     ALTER TABLE experiment ADD COLUMN path TEXT;
     CREATE INDEX experiment_job ON experiment (status) WHERE path IS NOT NULL;
+", "
+    -- Samples that the newest attempt has to run: fewer than asked for where the data set has fewer rows.
+    ALTER TABLE experiment ADD COLUMN samples INTEGER;
 "];
 
 /// Where an experiment is in its life.
@@ -125,6 +128,17 @@ pub struct Experiment {
     pub completed_at: Option<String>,
     /// Why it failed.
     pub error_message: Option<String>,
+    /// Samples that its last run has to make; null until that is known.
+    pub samples: Option<u64>,
+    /// What is to be known before its numbers are read, such as that the data set has fewer rows than were asked for.
+    pub warnings: Vec<String>,
+}
+
+/// What is said of an experiment that has fewer samples than it was to have.
+pub fn too_few(samples: u64, asked_for: u64) -> Option<String> {
+    let rows = if samples == 1 { "1 row".to_owned() } else { format!("{samples} rows") };
+    (samples < asked_for)
+        .then(|| format!("{samples} of {asked_for} asked for: the data has {rows}"))
 }
 
 /// Which experiments, and which part of the list.
@@ -154,8 +168,7 @@ pub fn now() -> String {
     humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
 }
 
-const COLUMNS: &str =
-    "id, name, description, config, status, created_at, started_at, completed_at, error_message";
+const COLUMNS: &str = "id, name, description, config, status, created_at, started_at, completed_at, error_message, samples";
 
 impl Db {
     /// Opens the database of a file, making it if need be.
@@ -262,7 +275,7 @@ impl Db {
     pub fn enqueue(&self, id: Uuid) -> Result<bool> {
         let changed = self.lock().execute(
             "UPDATE experiment SET status = 'queued', attempt = attempt + 1, started_at = NULL, completed_at = NULL, \
-             error_message = NULL WHERE id = ? AND deleted_at IS NULL AND status NOT IN ('queued', 'running')",
+             error_message = NULL, samples = NULL WHERE id = ? AND deleted_at IS NULL AND status NOT IN ('queued', 'running')",
             [id.to_string()],
         )?;
         Ok(changed == 1)
@@ -291,6 +304,13 @@ impl Db {
         )?;
         transaction.commit()?;
         Ok(before)
+    }
+
+    /// It is known how many samples there will be.
+    pub fn expect(&self, id: Uuid, samples: u64) -> Result<()> {
+        let samples = i64::try_from(samples).unwrap_or(i64::MAX);
+        let sql = "UPDATE experiment SET samples = ? WHERE id = ?";
+        self.lock().execute(sql, params![samples, id.to_string()]).map(drop)
     }
 
     /// It has ended.
@@ -363,18 +383,29 @@ pub(super) fn status(row: &Row<'_>, column: usize) -> Result<Status> {
         .ok_or_else(|| bad(column, std::io::Error::other(format!("`{name}` is no status"))))
 }
 
+/// The samples of a row.
+pub(super) fn samples(row: &Row<'_>, column: usize) -> Result<Option<u64>> {
+    let samples: Option<i64> = row.get(column)?;
+    Ok(samples.and_then(|samples| u64::try_from(samples).ok()))
+}
+
 fn experiment(row: &Row<'_>) -> Result<Experiment> {
     let config: String = row.get(3)?;
+    let config: Config = serde_json::from_str(&config).map_err(|error| bad(3, error))?;
+    let samples = samples(row, 9)?;
+    let warning = samples.and_then(|samples| too_few(samples, config.num_samples.into()));
     Ok(Experiment {
         id: row.get(0)?,
         name: row.get(1)?,
         description: row.get(2)?,
-        config: serde_json::from_str(&config).map_err(|error| bad(3, error))?,
+        config,
         status: status(row, 4)?,
         created_at: row.get(5)?,
         started_at: row.get(6)?,
         completed_at: row.get(7)?,
         error_message: row.get(8)?,
+        samples,
+        warnings: warning.into_iter().collect(),
     })
 }
 
@@ -404,11 +435,21 @@ mod tests {
         assert!(db.enqueue(id).unwrap() && !db.enqueue(id).unwrap() && !db.delete(id).unwrap());
         assert!(db.begin(id, "R1").unwrap().is_empty());
         assert_eq!(db.unfinished().unwrap(), [id]);
+        // It was to have a hundred.
+        db.expect(id, 100).unwrap();
+        assert_eq!(db.get(id).unwrap().unwrap().warnings, [""; 0]);
+        db.expect(id, 7).unwrap();
+        let short = db.get(id).unwrap().unwrap();
+        assert_eq!(
+            (short.samples, short.warnings),
+            (Some(7), vec!["7 of 100 asked for: the data has 7 rows".to_owned()])
+        );
         // The same attempt goes on in another run; a further attempt does not.
         assert_eq!(db.begin(id, "R2").unwrap(), ["R1"]);
         db.end(id, Status::Failed, Some("why")).unwrap();
         assert_eq!(db.get(id).unwrap().unwrap().error_message.as_deref(), Some("why"));
         assert!(db.enqueue(id).unwrap());
+        assert_eq!(db.get(id).unwrap().unwrap().samples, None);
         assert!(db.begin(id, "R3").unwrap().is_empty());
         assert_eq!(db.runs(id).unwrap(), ["R3", "R2", "R1"]);
         db.end(id, Status::Completed, None).unwrap();

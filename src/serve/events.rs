@@ -16,6 +16,7 @@ use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use super::App;
+use super::db::too_few;
 use super::feed::{LOOK_EVERY, frame};
 use super::runs::Progress;
 
@@ -25,7 +26,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Whose events.
 #[derive(Debug, Clone)]
 pub enum Subject {
-    /// An experiment or a job, which may wait for its turn, and samples that it is to have.
+    /// An experiment or a job, which may wait for its turn, and samples that were asked for.
     Entry(Uuid, Option<u64>),
     /// A run of the store, whoever made it.
     Run(String),
@@ -37,6 +38,8 @@ struct State {
     status: &'static str,
     error: Option<String>,
     run: Option<String>,
+    /// Samples that there are to run, where that is known.
+    samples: Option<u64>,
     /// Whether nothing more will happen.
     is_over: bool,
 }
@@ -161,6 +164,7 @@ impl Listener {
                         status: life.status.name(),
                         error: life.error,
                         run: life.run,
+                        samples: life.samples,
                         is_over: !active && life.status.is_over(),
                     }),
                     // Deleted.
@@ -173,6 +177,7 @@ impl Listener {
                     status: found.record.status.name(),
                     error: None,
                     run: Some(run.clone()),
+                    samples: None,
                     is_over: !found.is_running(),
                 }),
                 Ok(None) => None,
@@ -197,8 +202,8 @@ impl Listener {
 
     /// How far it is, where that is news.
     fn progress(&mut self, state: &State) -> String {
-        let (progress, total) = match &self.subject {
-            Subject::Entry(id, total) => (self.app.runs.progress(*id), *total),
+        let (progress, asked_for) = match &self.subject {
+            Subject::Entry(id, asked_for) => (self.app.runs.progress(*id), *asked_for),
             Subject::Run(run) => {
                 let found = self.app.records.of(run).ok().flatten();
                 (found.map(|found| Progress::of(&found.record)), None)
@@ -213,17 +218,21 @@ impl Listener {
         if !is_news {
             return String::new();
         }
+        let known = progress.as_ref().and_then(|progress| progress.selected).or(state.samples);
+        let total = known.or(asked_for);
+        let warning = known.zip(asked_for).and_then(|(known, asked)| too_few(known, asked));
         let data = match &progress {
             Some(progress) => json!({
                 "status": state.status,
                 "run_id": progress.run,
                 "finished": progress.finished,
-                "total": progress.selected.or(total),
+                "total": total,
+                "warning": warning,
                 "requests_live": progress.live,
                 "requests_remembered": progress.hits,
                 "elapsed_ms": crate::engine::unix_ms().saturating_sub(progress.started_unix_ms),
             }),
-            None => json!({ "status": state.status, "total": total }),
+            None => json!({ "status": state.status, "total": total, "warning": warning }),
         };
         self.told = Some((Instant::now(), state.status, progress));
         frame(None, "progress", &data)

@@ -20,6 +20,12 @@ use super::error::{ApiError, Explained};
 const TIME: Duration = Duration::from_secs(60);
 /// Longest id of a request that is taken from a client.
 const ID_MAX: usize = 64;
+/// Longest address, and largest head and most headers. The HTTP library would read more than ten times of it.
+const URI_MAX: usize = 8 * 1024;
+const HEAD_MAX: usize = 32 * 1024;
+const HEADERS_MAX: usize = 100;
+/// Longest path in the log.
+const LOGGED_MAX: usize = 256;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers of every response. Scripts and styles come from files of this server alone.
@@ -92,15 +98,56 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
+    let cut = |text: &str| text.chars().take(LOGGED_MAX).collect();
     (app.log)(&Access {
         request_id: id,
         peer,
-        method: method.to_string(),
-        path,
+        method: cut(method.as_str()),
+        path: cut(&path),
         status: response.status().as_u16(),
         ms: start.elapsed().as_secs_f64() * 1000.0,
     });
     response
+}
+
+/// Writes down what the HTTP library refused by itself, with 400, 414 or 431 and an empty body: it is no HTTP, or many
+/// times larger than any request may be, and so there is no request that could have passed here.
+pub fn tell_unread(app: &App, peer: SocketAddr, is_too_large: bool) {
+    let status = match is_too_large {
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        false => StatusCode::BAD_REQUEST,
+    };
+    (app.log)(&Access {
+        request_id: Uuid::new_v4().to_string(),
+        peer,
+        method: "-".to_owned(),
+        path: "-".to_owned(),
+        status: status.as_u16(),
+        ms: 0.0,
+    });
+}
+
+/// Why the head of a request is not read any further.
+fn too_large(request: &Request) -> Option<ApiError> {
+    let address = request.uri().to_string().len();
+    if address > URI_MAX {
+        let message = format!("the address has {address} characters; {URI_MAX} are taken");
+        return Some(ApiError::new(StatusCode::URI_TOO_LONG, message));
+    }
+    let headers = request.headers();
+    // With the colon, the space and the end of the line.
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let bytes: usize = headers.iter().map(size).sum();
+    let message = match (headers.len(), bytes) {
+        (count, _) if count > HEADERS_MAX => {
+            format!("there are {count} headers; {HEADERS_MAX} are taken")
+        }
+        (_, bytes) if bytes > HEAD_MAX => {
+            format!("the headers have {bytes} bytes; {HEAD_MAX} are taken")
+        }
+        _ => return None,
+    };
+    Some(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message))
 }
 
 /// Whether a path is asked for by programs: errors are JSON, and nobody is led to the login page.
@@ -119,6 +166,9 @@ fn id_of(headers: &HeaderMap) -> String {
 }
 
 async fn pass(app: &App, peer: SocketAddr, mut request: Request, next: Next) -> Response {
+    if let Some(error) = too_large(&request) {
+        return error.into_response();
+    }
     if !app.auth.is_host(request.headers(), request.uri()) {
         let message = "this server does not go by that name; `forge serve --host NAME` adds one";
         return ApiError::new(StatusCode::MISDIRECTED_REQUEST, message).into_response();

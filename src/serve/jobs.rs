@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::db::{Db, Result, Status, bad, now, status};
+use super::db::{Db, Result, Status, bad, now, samples, status};
 
 /// A manifest of the project in the queue, at work, or done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -54,6 +54,8 @@ pub struct Life {
     pub error: Option<String>,
     /// ULID of its newest run.
     pub run: Option<String>,
+    /// Of an experiment: samples that it has to run, where that is known.
+    pub samples: Option<u64>,
 }
 
 const COLUMNS: &str = "id, path, name, config, status, created_at, started_at, completed_at, error_message, \
@@ -134,10 +136,15 @@ impl Db {
     /// How an experiment or a job is; `None` of one that was deleted.
     pub fn life(&self, id: Uuid) -> Result<Option<Life>> {
         let sql = "SELECT status, error_message, \
-                   (SELECT run_id FROM run WHERE experiment_id = id ORDER BY run.attempt DESC, run_id DESC LIMIT 1) \
-                   FROM experiment WHERE id = ? AND deleted_at IS NULL";
+                   (SELECT run_id FROM run WHERE experiment_id = id ORDER BY run.attempt DESC, run_id DESC LIMIT 1), \
+                   samples FROM experiment WHERE id = ? AND deleted_at IS NULL";
         let read = |row: &Row<'_>| {
-            Ok(Life { status: status(row, 0)?, error: row.get(1)?, run: row.get(2)? })
+            Ok(Life {
+                status: status(row, 0)?,
+                error: row.get(1)?,
+                run: row.get(2)?,
+                samples: samples(row, 3)?,
+            })
         };
         self.lock().prepare_cached(sql)?.query_row([id.to_string()], read).optional()
     }
@@ -174,6 +181,7 @@ mod tests {
             status: Status::Failed,
             error: Some("why".to_owned()),
             run: Some("R1".to_owned()),
+            samples: None,
         };
         assert_eq!(db.life(id).unwrap(), Some(life));
         // No experiment: neither found, nor listed, counted, or deleted.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::model::with_model;
 use crate::manifest::StageDecl;
 use crate::project::Project;
 use crate::template;
@@ -36,6 +37,8 @@ pub struct DataSet {
 /// What a project offers.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// Where it lies.
+    pub root: Utf8PathBuf,
     /// Fields of engine stages by name.
     pub engines: BTreeMap<String, Fields>,
     /// The engine whose model may be another one.
@@ -110,7 +113,7 @@ impl ManifestInfo {
 impl Known {
     /// Reads the manifests of a project: those in `pipelines` and in its root.
     pub fn scan(root: &Utf8Path, default_engine: Option<String>) -> Known {
-        let mut known = Known { default_engine, ..Known::default() };
+        let mut known = Known { root: root.to_owned(), default_engine, ..Known::default() };
         let own = manifests(root);
         let tracked = tracked(root).into_iter().filter(|path| !own.contains(path));
         let all = own.iter().cloned().map(|path| (path, true));
@@ -219,25 +222,29 @@ impl Known {
         if let Some(fields) = self.engines.get(name) {
             return Ok(fields.clone());
         }
-        let unknown = |why: &str| {
-            let names = listed(self.engines.keys());
-            Err(format!("`{name}` is no engine of this project{why} (known: {names})"))
-        };
-        let default = self.default_engine.as_ref().and_then(|name| self.engines.get(name));
-        let Some(default) = default else { return unknown("") };
-        if template::is_template(name) {
-            return unknown("");
-        }
-        match backend_of(default) {
-            "openai" => {
-                let mut fields = default.clone();
-                fields.insert("model".to_owned(), name.into());
-                Ok(fields)
+        let own = self.default_engine.as_ref().and_then(|name| self.engines.get_key_value(name));
+        let taken = match own {
+            // A template in it would be one in the manifest, too.
+            Some((own, engine)) if !template::is_template(name) => {
+                match with_model(&self.root, engine, name) {
+                    Ok(fields) => return Ok(fields),
+                    Err(taken) => format!("; the default engine `{own}` takes {taken}"),
+                }
             }
-            backend => unknown(&format!(
-                ", and its default engine (backend {backend}) takes no other model"
-            )),
-        }
+            _ => String::new(),
+        };
+        let names = listed(self.engines.keys());
+        Err(format!(
+            "`{name}` is no engine of this project (known: {names}){taken}; a manifest in `pipelines/` declares another \
+             with `[stage.<name>]`, `kind = \"engine\"`"
+        ))
+    }
+
+    /// Whether a manifest declares an engine of that name; else which there are.
+    pub fn check_engine(&self, name: &str) -> Result<(), String> {
+        let names = listed(self.engines.keys());
+        let unknown = || format!("`{name}` is no engine of this project (known: {names})");
+        self.engines.contains_key(name).then_some(()).ok_or_else(unknown)
     }
 
     /// A data set by its name.

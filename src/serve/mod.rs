@@ -28,6 +28,7 @@ pub mod bench;
 mod calls;
 mod compare;
 pub mod db;
+mod diff;
 mod error;
 mod events;
 pub mod experiment;
@@ -37,6 +38,7 @@ pub mod jobs;
 pub mod known;
 mod limits;
 pub mod manifest;
+mod model;
 mod openapi;
 mod pages;
 mod project;
@@ -60,6 +62,9 @@ use runs::Runs;
 pub const DATABASE: &str = "experiments.sqlite";
 /// Largest body of a request.
 const BODY_MAX: usize = 256 * 1024;
+/// Most headers that are read at all. Far more than are taken, so that who sends too many is told by us, and not by the
+/// HTTP library, which knows of no request id.
+const HEADERS_READ: usize = 1000;
 /// How long the head of a request may take, and an idle connection may last.
 const HEAD_TIME: Duration = Duration::from_secs(15);
 /// Connections at once.
@@ -84,6 +89,8 @@ pub struct Settings {
     pub engine: Option<String>,
     /// URL of the shared store that was put behind the store.
     pub remote: Option<String>,
+    /// Whether a manifest of the project that is run gets its lock file, as `forge apply` writes it.
+    pub locks: bool,
     /// Experiments at work at once.
     pub at_once: usize,
     /// Experiments that may wait.
@@ -109,6 +116,8 @@ pub struct Server {
     rates: Rates,
     logins: Rates,
     in_flight: Arc<Semaphore>,
+    /// Whoever compares two runs has this.
+    comparing: tokio::sync::Mutex<()>,
     engine: Option<String>,
     known: Mutex<Option<(Instant, Arc<Known>)>>,
     /// Whoever reads the project has this.
@@ -163,11 +172,11 @@ impl Server {
 /// Opens the database, listens, and goes on with what was left.
 pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String> {
     let Settings { root, listen, token, hosts, engine, remote, at_once, queue, .. } = settings;
-    let Settings { rate, in_flight, log, .. } = settings;
+    let Settings { rate, in_flight, locks, log, .. } = settings;
     let db = Arc::new(Db::open(&store.root().join(DATABASE))?);
     let results = Arc::new(Results::new(store.clone()));
-    let runs =
-        Runs::new(root.clone(), store.clone(), remote, db.clone(), results.clone(), at_once, queue);
+    let project = (root.clone(), store.clone(), remote);
+    let runs = Runs::new(project, db.clone(), results.clone(), locks, (at_once, queue));
     let app = Arc::new(Server {
         root,
         db,
@@ -180,6 +189,7 @@ pub async fn bind(store: Arc<Store>, settings: Settings) -> Result<Bound, String
         rates: Rates::new(rate),
         logins: Rates::new(LOGINS),
         in_flight: Arc::new(Semaphore::new(in_flight)),
+        comparing: tokio::sync::Mutex::default(),
         engine,
         known: Mutex::default(),
         scanning: Mutex::default(),
@@ -235,11 +245,16 @@ impl Bound {
                 tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(HEADERS_READ);
             let service = TowerToHyperService::new(service);
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let app = app.clone();
             tokio::spawn(async move {
-                let _ = connection.await;
+                if let Err(error) = connection.await
+                    && error.is_parse()
+                {
+                    guard::tell_unread(&app, peer, error.is_parse_too_large());
+                }
                 drop(place);
             });
         }

@@ -47,7 +47,8 @@ pub struct Quality {
     pub hallucination_rate: Option<f64>,
 }
 
-/// Times of samples whose every request was live, in ms; null of none.
+/// Times of samples whose every request was live, in ms; null of none. What the store answered has a time, and is no
+/// measure of the engine's speed: none of it is in `throughput`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Performance {
     /// Median.
@@ -58,8 +59,13 @@ pub struct Performance {
     pub latency_p99: Option<f64>,
     /// Median of samples that were answered from the store, at least in part.
     pub latency_cached_p50: Option<f64>,
-    /// Samples a second, from the first to the last, live or not.
+    /// Samples a second that were answered and whose every request was live, over the time from the start of the first
+    /// live request to the end of the last; null of none.
     pub throughput: Option<f64>,
+    /// Samples whose every request was live.
+    pub samples_live: u64,
+    /// Samples that were answered from the store, at least in part.
+    pub samples_remembered: u64,
 }
 
 /// What it took.
@@ -183,6 +189,8 @@ pub struct Sums {
     pub summary: crate::record::TallySummary,
     /// Samples whose every request was live.
     pub live: Option<Summary>,
+    /// How many of these the engine answered to the end.
+    pub answered_live: u64,
     /// The others.
     pub cached: Option<Summary>,
     /// Of the live ones; of all where none was live.
@@ -273,7 +281,7 @@ impl Results {
         let observed = history::each_row::<Observed>(&self.store, key.1)?;
         let (mut tally, mut usage) = (Tally::default(), Usage::ZERO);
         let (mut live, mut cached) = (Vec::new(), Vec::new());
-        let mut marks = Vec::new();
+        let (mut marks, mut answered_live) = (Vec::new(), 0);
         for (sample, seen) in samples.zip(observed) {
             let (sample, seen) = (sample?, seen?);
             let correct = right(&sample).map(|right| right >= 1.0);
@@ -281,7 +289,11 @@ impl Results {
             tally.add(&sample);
             usage = usage.plus(seen.usage());
             if seen.is_live() {
-                live.push(seen.latency_ms())
+                live.push(seen.latency_ms());
+                // A request that failed has no timing: it is in no makespan, and its sample in no throughput.
+                let timed = seen.requests.iter().filter(|request| request.timing.is_some());
+                answered_live +=
+                    u64::from(!seen.requests.is_empty() && timed.count() == seen.requests.len());
             } else {
                 cached.push(seen.latency_ms())
             }
@@ -292,6 +304,7 @@ impl Results {
             summary: tally.summary(),
             histogram: histogram(shown, BARS),
             live: Summary::of(live),
+            answered_live,
             cached: Summary::of(cached),
             usage,
             marks,
@@ -315,7 +328,8 @@ impl Results {
         let sums = self.sums(found)?;
         let info = self.info(found)?;
         let metric = |name: &str| sums.summary.metrics.get(name).copied().flatten();
-        let wall_s = info.profile.total_wall_time_ms.map(|ms| ms / 1000.0).filter(|s| *s > 0.0);
+        let live_s = info.profile.speed.makespan_ms.map(|ms| ms / 1000.0);
+        let count = |of: &Option<Summary>| of.as_ref().map_or(0, |summary| summary.count);
         let live = |of: fn(&Summary) -> f64| sums.live.as_ref().map(of);
         Ok(Metrics {
             experiment_id: id.to_owned(),
@@ -332,7 +346,11 @@ impl Results {
                 latency_p95: live(|summary| summary.p95_ms),
                 latency_p99: live(|summary| summary.p99_ms),
                 latency_cached_p50: sums.cached.as_ref().map(|summary| summary.p50_ms),
-                throughput: wall_s.map(|s| sums.samples as f64 / s),
+                throughput: live_s
+                    .filter(|_| sums.answered_live > 0)
+                    .map(|s| sums.answered_live as f64 / s),
+                samples_live: count(&sums.live),
+                samples_remembered: count(&sums.cached),
             },
             cost: Cost {
                 total_tokens_input: sums.usage.input_tokens,
@@ -414,7 +432,15 @@ impl Results {
     /// The report that a run has written as HTML: its digest. Of several, the first.
     pub fn report(&self, record: &RunRecord) -> Option<Digest> {
         let mut reports = record.stages.iter().filter(|stage| stage.kind == "report");
-        reports.find_map(|stage| self.store.get(stage.key?)?.blob("html"))
+        let of = |key| self.store.get(key)?.blob("html");
+        reports.find_map(|stage| {
+            let key = stage.key?;
+            of(key).or_else(|| {
+                // Another process may have made it a moment ago.
+                self.store.look_again();
+                of(key)
+            })
+        })
     }
 
     /// The bytes of a blob.
@@ -518,6 +544,7 @@ pub fn export(experiment: &Experiment, metrics: Option<&Metrics>, runs: &[Run]) 
             "status": experiment.status,
             "config": experiment.config,
             "created_at": experiment.created_at,
+            "warnings": experiment.warnings,
         },
         "metrics": metrics,
         "runs": runs,

@@ -91,6 +91,8 @@ pub struct Runs {
     remote: Option<String>,
     db: Arc<Db>,
     results: Arc<Results>,
+    /// Whether a manifest of the project gets its lock file.
+    locks: bool,
     machine: Machine,
     active: Mutex<BTreeMap<Uuid, Active>>,
     active_max: usize,
@@ -104,13 +106,11 @@ pub struct Runs {
 impl Runs {
     /// Nothing works yet. `at_once` runs may work, and `queue` experiments wait.
     pub fn new(
-        root: Utf8PathBuf,
-        store: Arc<Store>,
-        remote: Option<String>,
+        (root, store, remote): (Utf8PathBuf, Arc<Store>, Option<String>),
         db: Arc<Db>,
         results: Arc<Results>,
-        at_once: usize,
-        queue: usize,
+        locks: bool,
+        (at_once, queue): (usize, usize),
     ) -> Runs {
         Runs {
             root,
@@ -118,6 +118,7 @@ impl Runs {
             remote,
             db,
             results,
+            locks,
             machine: Machine::default(),
             active: Mutex::default(),
             active_max: at_once + queue,
@@ -244,7 +245,18 @@ impl Runs {
         let reports = project.graph.nodes().iter().filter(|node| node.kind == "report").count();
         let options = Options { through, goes_on, run: Some(run), reports, ..Options::default() };
         let store = self.store.clone();
-        let launch = Launch::new(&project, &self.machine, store, options, |_| {}, None);
+        let runs = self.clone();
+        let hear = move |event: &Event| {
+            if let Event::StageStarted { stage, samples: Some(samples) } = event
+                && through
+                && stage == WORKFLOW
+            {
+                // Where it cannot be written, the experiment says less.
+                let _ = runs.db.expect(id, *samples);
+                runs.changed();
+            }
+        };
+        let launch = Launch::new(&project, &self.machine, store, options, hear, None);
         let launch = match launch {
             Ok(launch) => launch,
             Err(error) => return failed(error.to_string()),
@@ -254,7 +266,7 @@ impl Runs {
         }
         self.changed();
         let stop = launch.context.stop.clone();
-        let graph = project.graph;
+        let graph = project.graph.clone();
         // The report of an experiment is for `forge apply`: here the pages are the report.
         let wanted = graph.nodes().iter().position(|node| through && node.name == WORKFLOW);
         let nodes = wanted.map(|node| graph.with_needed([node]));
@@ -292,7 +304,12 @@ impl Runs {
                 work.await
             }
         };
-        if let Err(error) = kept {
+        // An experiment lies in no file, and so has none beside it.
+        let locked = || match !through && self.locks {
+            true => project.write_lock(&finished.record),
+            false => Ok(()),
+        };
+        if let Err(error) = kept.and_then(|()| locked()) {
             return failed(error.to_string());
         }
         // What could not be sent stays here, and is sent with the next run or by `forge store push`.

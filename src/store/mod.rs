@@ -34,7 +34,7 @@ pub use blob::BlobWriter;
 pub use gc::{GcOptions, GcReport, RootTexts};
 pub use record::{Outcome, Port, Record, Witness, json_bytes};
 pub use remote::{Access, Patience, Remote, RemoteError};
-pub use runs::{RunFiles, RunFolder};
+pub use runs::{FLUSH_EVERY, RunFiles, RunFolder};
 pub use share::{Shared, Tier};
 pub use transfer::Transferred;
 pub use usage::{Amount, StoreStat, StoreUsage};
@@ -289,6 +289,12 @@ impl Store {
         if stale {
             self.index.write().expect(INDEX).refresh();
         }
+    }
+
+    /// Reads what other processes have published until now. A run looks by itself whenever it writes; who only reads, as
+    /// a server between runs, has to ask for it.
+    pub fn look_again(&self) {
+        self.index.write().expect(INDEX).refresh();
     }
 
     /// Makes everything written so far survive a loss of power, and keeps the stat cache.

@@ -33,8 +33,9 @@ struct Log {
     written: Instant,
 }
 
-/// Longest time that the end of a sample stays in this process while others follow.
-const FLUSH_EVERY: Duration = Duration::from_millis(50);
+/// Longest time that the end of a sample stays in this process while others follow. Where none does, somebody has to
+/// [flush](RunFolder::flush) as often.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
 impl RunFolder {
     fn create(root: &Utf8Path) -> Result<RunFolder, StoreError> {
@@ -59,6 +60,17 @@ impl RunFolder {
             log.written = Instant::now();
         }
         written.map_err(at("write", &self.root))
+    }
+
+    /// Writes down what ended a moment ago, so that whoever follows the run sees it, too, where the next sample takes its
+    /// time.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut log = self.log.lock().expect("BUG: the log lock is poisoned");
+        if log.file.buffer().is_empty() {
+            return Ok(());
+        }
+        log.written = Instant::now();
+        log.file.flush().map_err(at("write", &self.root))
     }
 
     /// Keeps the record of the finished run.

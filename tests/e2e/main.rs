@@ -40,6 +40,7 @@ mod serve_fuzz;
 mod serve_guard;
 mod serve_pages;
 mod serve_project;
+mod serve_results;
 mod server;
 mod servers;
 mod spans;

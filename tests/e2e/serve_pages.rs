@@ -144,7 +144,7 @@ fn a_profile_says_how_fast_live_requests_were_and_that_remembered_ones_were_not(
 #[test]
 fn a_browser_goes_through_the_whole_story_by_keyboard() {
     let Some(browser) = Browser::start() else { return };
-    let project = Project::with("", "latency = \"20ms\"\nreplies = [{ reply = \"1\" }]");
+    let project = Project::with("", "latency = \"50ms\"\nreplies = [{ reply = \"1\" }]");
     project.rows(500);
     let server = Server::start(&project, &[]);
     let home = format!("http://{}", server.address);
@@ -162,14 +162,19 @@ fn pages_fit_a_phone_in_the_light_and_in_the_dark() {
     let server = Server::start(&project, &[]);
     let home = format!("http://{}", server.address);
     let (id, other) = (server.complete(cached(10)), server.complete(config(10)));
+    // A warning, too.
+    let short = server.complete(config(50));
     let job = server.post("/jobs", &json!({ "manifest": "pipelines/bench.toml" })).json();
     let run =
         server.job(job["id"].as_str().unwrap(), "completed")["run_id"].as_str().unwrap().to_owned();
+    // That of the experiment before it.
+    let first = server.api("/runs")["runs"][1]["run_id"].as_str().unwrap().to_owned();
     let pages = [
         ("dashboard", "/".to_owned()),
         ("experiments", "/experiments".to_owned()),
         ("new", "/experiments/new".to_owned()),
         ("experiment", format!("/experiments/{id}")),
+        ("short", format!("/experiments/{short}")),
         ("sample", format!("/experiments/{id}/samples/3")),
         ("compare", format!("/compare?experiment_ids={id}&experiment_ids={other}")),
         ("manifests", "/manifests".to_owned()),
@@ -177,6 +182,7 @@ fn pages_fit_a_phone_in_the_light_and_in_the_dark() {
         ("broken", "/manifests/pipelines/broken.toml".to_owned()),
         ("runs", "/runs".to_owned()),
         ("run", format!("/runs/{run}")),
+        ("diff", format!("/runs/compare?a={first}&b={run}")),
         ("docs", "/docs".to_owned()),
         ("nothing", "/nothing".to_owned()),
     ];

@@ -6,6 +6,7 @@ use crate::project::Project;
 use crate::serve::{Server, cached, config, slow};
 
 const MANIFEST: &str = "pipelines/bench.toml";
+const LOCK: &str = "pipelines/bench.lock";
 
 #[test]
 fn a_manifest_is_run_as_apply_runs_it() {
@@ -21,6 +22,8 @@ fn a_manifest_is_run_as_apply_runs_it() {
     let id = job.json()["id"].as_str().unwrap().to_owned();
     let done = server.job(&id, "completed");
     let run = done["run_id"].as_str().unwrap();
+    // With other parameters it is no result to commit.
+    assert!(!project.path(LOCK).exists());
     // It is no experiment.
     assert_eq!(server.api("/experiments")["total"], 0);
     assert_eq!(server.get(&format!("/api/v1/experiments/{id}")).status, 404);
@@ -44,10 +47,109 @@ fn a_manifest_is_run_as_apply_runs_it() {
     let list = server.api("/runs");
     assert_eq!((&list["total"], &list["runs"][0]["samples"]), (&json!(3), &json!(10)), "{list}");
     assert_eq!(list["runs"][0]["workflows"][0]["accuracy"], 0.5);
+    // The report of a run of another process, made since the server has read the store.
+    let theirs = server.last_run();
+    assert_eq!(server.get(&format!("/api/v1/runs/{theirs}/report")).status, 200);
     assert_eq!(project.forge(&["show", run, "--json"]).code, 0);
     let events = server.listen(&format!("/runs/{run}/events"), None, usize::MAX);
     assert_eq!(events.iter().filter(|(_, name, _)| name == "sample").count(), 6);
     assert_eq!(events.last().unwrap().1, "done");
+}
+
+#[test]
+fn a_manifest_that_is_run_has_its_lock_file() {
+    let project = Project::new();
+    let run = |server: &Server| {
+        let job = server.post("/jobs", &json!({ "manifest": MANIFEST })).json();
+        server.job(job["id"].as_str().unwrap(), "completed");
+    };
+    let server = Server::start(&project, &["--no-locks"]);
+    run(&server);
+    assert!(!project.path(LOCK).exists());
+    drop(server);
+    let server = Server::start(&project, &[]);
+    run(&server);
+    let locked = project.read(LOCK);
+    assert!(locked.contains("samples = 10") && locked.contains("result = "), "{locked}");
+    // The command has nothing to add.
+    project.ok(&[]);
+    assert_eq!(project.read(LOCK), locked);
+    // An experiment leaves no file.
+    server.complete(config(3));
+    let files = std::fs::read_dir(project.path("pipelines")).unwrap().count();
+    assert_eq!(files, 2);
+}
+
+#[test]
+fn two_runs_are_compared_as_diff_compares_them() {
+    let evil = "<script>alert(1)</script>";
+    let replies = |seven: &str| {
+        format!(
+            "replies = [{{ when = \"What is 7 \", reply = \"{seven}\" }}, {{ when = \"What is 8 \", reply = \"8\" }}, \
+             {{ reply = \"1\" }}]"
+        )
+    };
+    let project = Project::with("", &replies("7"));
+    let server = Server::start(&project, &[]);
+    let job = server.post("/jobs", &json!({ "manifest": MANIFEST })).json();
+    let a = server.job(job["id"].as_str().unwrap(), "completed");
+    let a = a["run_id"].as_str().unwrap().to_owned();
+    project.manifest("", &replies(evil));
+    project.ok(&[]);
+    let b = server.last_run();
+    assert_ne!(a, b);
+
+    let diff = server.api(&format!("/runs/compare?a={a}&b={b}&limit=10"));
+    let said = project.forge(&["diff", &a, &b, "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&said.stdout).unwrap(), diff);
+    let cell = &diff["cells"][0];
+    assert_eq!(
+        (&cell["lost"]["count"], &cell["gained"]["count"]),
+        (&json!(1), &json!(0)),
+        "{cell}"
+    );
+    assert_eq!(cell["lost"]["rows"][0]["b"][0]["answer"], evil);
+    assert_eq!(
+        server.api(&format!("/runs/compare?a={a}&b={b}&limit=0"))["cells"][0]["lost"]["rows"],
+        json!([])
+    );
+
+    let status = |query: &str| server.get(&format!("/api/v1/runs/compare?{query}")).status;
+    let none = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    assert_eq!(status(&format!("a={a}&b={none}")), 404);
+    // Names that `forge diff` knows beside runs are files and commits: those are no client's business.
+    for name in ["last", "HEAD", "../x.lock"] {
+        assert_eq!(status(&format!("a={a}&b={name}")), 404, "{name}");
+    }
+    for query in ["pair_by=odd", "limit=1001", "cluster=no-such-tag"] {
+        assert_eq!(status(&format!("a={a}&b={b}&{query}")), 422, "{query}");
+    }
+    assert_eq!(status(&format!("a={a}")), 422);
+
+    // The page says the same in words, and what a model says is text.
+    let page = |query: &str| {
+        let reply = server.get(&format!("/runs/compare?{query}"));
+        assert_eq!(reply.status, 200, "{query}: {}", reply.body);
+        reply.body
+    };
+    // Chosen in the list, newest first: what was there before is `a` all the same.
+    let body = page(&format!("run={b}&run={a}"));
+    assert!(body.contains("right in a, not in b: 1") && body.contains("What is 7 "), "{body}");
+    assert!(!body.contains(evil) && body.contains("&lt;script&gt;alert"), "{body}");
+    assert_eq!(body, page(&format!("a={a}&b={b}")));
+    assert!(page(&format!("a={b}&b={a}")).contains("right in b, not in a: 1"));
+    assert!(page(&format!("a={b}&b={b}")).contains("the same samples on both sides"));
+    let three = page(&format!("run={a}&run={b}&run={b}"));
+    assert!(three.contains("3 runs were chosen") && !three.contains("Stages"), "{three}");
+    // To one the other of its manifest is proposed.
+    let one = page(&format!("run={b}"));
+    for id in [&a, &b] {
+        assert!(one.contains(&format!("value=\"{id}\" selected")), "{one}");
+    }
+    assert!(page(&format!("a={a}&b={b}&cluster=no-such-tag")).contains("no-such-tag"));
+    assert_eq!(server.get(&format!("/runs/compare?a={a}&b={none}")).status, 404);
+    let runs = server.get("/runs").body;
+    assert_eq!(runs.matches("type=\"checkbox\" name=\"run\"").count(), 2, "{runs}");
 }
 
 #[test]

@@ -151,9 +151,27 @@ pub fn whole_story(browser: &Browser, story: &Story<'_>) {
     assert!(said.contains("Who flipped") && said.contains("step by step"), "{said}");
     assert!(browser.value("document.querySelectorAll('.charts svg').length").as_u64() >= Some(2));
 
-    // A long one is cancelled.
+    // The runs that they were, chosen in the list of all, are compared stage by stage.
+    browser.open(&format!("{}/runs", story.home));
+    for row in 1..3 {
+        let chosen = format!("document.querySelector('tbody tr:nth-child({row}) input')");
+        browser.run(&format!("{chosen}.focus()"));
+        browser.keys(&[" "]);
+        browser.wait_until(&format!("{chosen}.checked"));
+    }
+    reader.enter("form[action='/runs/compare'] button");
+    reader.wait_for_title("Compare runs");
+    let said = browser.text("document.querySelector('main').textContent");
+    assert!(
+        said.contains("method: \"naive\" → \"cot\"") && said.contains("right in a, not in b"),
+        "{said}"
+    );
+
+    // A long one is cancelled. It thinks step by step: on a fast engine, too, there is time for that.
     let (data_set, samples) = story.long;
     reader.new_experiment("too long", data_set, samples);
+    reader.choose("reasoning_method", "cot");
+    reader.fill("max_tokens", "160");
     reader.enter("button[value=run]");
     reader.wait_for_title("too long");
     browser.wait_long("document.getElementById('bar')?.value > 0");

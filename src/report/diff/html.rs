@@ -9,6 +9,8 @@ use crate::report::spelling::{Table, bounds, points, probability};
 use crate::stats::Difference;
 
 const PAGE: &str = include_str!("diff.html");
+/// What [`shown`] is shown by, as a template with the variable `diff`.
+pub const BODY: &str = include_str!("body.html");
 const STYLE: &str = include_str!("../html/report.css");
 
 /// Width of the scale; the values stand to its right.
@@ -27,25 +29,29 @@ pub fn html(diff: &Diff) -> String {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
+    env.add_template("diff_body.html", BODY).expect("BUG: a template of ours");
+    let context =
+        context! { style => Value::from_safe_string(STYLE.to_owned()), diff => shown(diff) };
+    env.render_str(PAGE, context).expect("BUG: the page of a diff renders for every diff")
+}
+
+/// What a page shows of a diff. All of it is text, for a template that escapes it.
+pub fn shown(diff: &Diff) -> Value {
     let rows = words::changed(diff).flat_map(|stage| {
         let lines = words::stage(stage);
         lines.into_iter().map(|line| vec![plain(&stage.stage), plain(&line)]).collect::<Vec<_>>()
     });
     let head = ["stage", "what changed"].map(str::to_owned).to_vec();
-    let context = context! {
-        style => Value::from_safe_string(STYLE.to_owned()),
-        page => context! {
-            a => plain(&words::side(&diff.a)),
-            b => plain(&words::side(&diff.b)),
-            chart => chart(diff),
-            changed => Value::from_serialize(Table { head, rows: rows.collect() }),
-            same => words::same(diff).unwrap_or_else(|| "no stage is the same".to_owned()),
-            cells => diff.cells.iter().map(cell).collect::<Vec<_>>(),
-            note => words::NOTE,
-            latency => words::LATENCY,
-        },
-    };
-    env.render_str(PAGE, context).expect("BUG: the page of a diff renders for every diff")
+    context! {
+        a => plain(&words::side(&diff.a)),
+        b => plain(&words::side(&diff.b)),
+        chart => chart(diff),
+        changed => Value::from_serialize(Table { head, rows: rows.collect() }),
+        same => words::same(diff).unwrap_or_else(|| "no stage is the same".to_owned()),
+        cells => diff.cells.iter().map(cell).collect::<Vec<_>>(),
+        note => words::NOTE,
+        latency => words::LATENCY,
+    }
 }
 
 fn cell(cell: &CellDiff) -> Value {

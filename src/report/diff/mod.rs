@@ -21,7 +21,7 @@ mod text;
 mod words;
 
 pub use bisect::{BISECT_VERSION, Bisection, Commit, FirstBad, Step, step, summary};
-pub use html::html;
+pub use html::{BODY, html, shown};
 pub use markdown::{MARKDOWN_MAX, markdown};
 pub use text::text;
 

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Answer, App, RUNS_MAX, body_of};
 use crate::serve::calls::{LIMIT, LIMIT_MAX, Query};
+use crate::serve::diff;
 use crate::serve::error::ApiError;
 use crate::serve::events::{self, Subject};
 use crate::serve::experiment::Issue;
@@ -31,6 +32,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/jobs/{id}/events", get(listen_job))
         .route("/runs", get(runs))
+        .route("/runs/compare", get(compare))
         .route("/runs/{id}", get(run))
         .route("/runs/{id}/events", get(listen_run))
         .route("/runs/{id}/samples", get(samples))
@@ -164,6 +166,29 @@ pub(super) async fn runs(State(app): State<App>, RawQuery(query): RawQuery) -> A
     query.finish()?;
     let (total, runs) = app.runs_of_store(manifest.as_deref(), skip, limit)?;
     Ok(Json(json!({ "total": total, "runs": runs, "skip": skip, "limit": limit })))
+}
+
+/// Two runs of the store, whoever made them, compared as `forge diff A B --json` does it: stages that changed and by what,
+/// and of each workflow the metrics with paired tests over the common rows, sums, and the rows that flipped. Differences
+/// are b − a.
+#[utoipa::path(get, path = "/api/v1/runs/compare", params(
+    ("a" = String, Query, description = "ULID of the first run"), ("b" = String, Query, description = "ULID of the second run"),
+    ("pair_by" = Option<String>, Query, description = "By what rows belong together: content or id"),
+    ("cluster" = Option<String>, Query, description = "The tag of rows that depend on each other"),
+    ("limit" = Option<u64>, Query, minimum = 0, maximum = 1000, description = "Flipped rows of a workflow in each direction")),
+    responses(
+    (status = 200, description = "`{version, a, b, stages, cells: [{name, state, notes, rows, comparisons, lost, gained, …}]}`", body = Object),
+    (status = 404, description = "There is no such run", body = Object),
+    (status = 422, description = "What is wrong", body = Object)))]
+pub(super) async fn compare(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+) -> Answer<Json<Value>> {
+    let mut query = Query::new(query.as_deref());
+    let settings = diff::settings(&mut query);
+    let (a, b) = (query.required("a"), query.required("b"));
+    query.finish()?;
+    Ok(Json(json!(app.diff(&a, &b, &settings).await?)))
 }
 
 /// The record of a run, as `forge show --json` gives it.

@@ -5,6 +5,7 @@
   if (!live || !window.EventSource) return;
   const bar = document.getElementById("bar");
   const words = document.getElementById("words");
+  const warning = document.getElementById("warning");
   const latest = document.getElementById("latest");
   const SHOWN = 12;
   const source = new EventSource(live.dataset.events);
@@ -17,6 +18,7 @@
       words.textContent = "Waiting for its turn.";
       return;
     }
+    if (warning) warning.textContent = now.warning ?? "";
     if (now.finished === undefined) return;
     if (now.total !== null) {
       bar.max = now.total;

@@ -229,7 +229,7 @@ const METRICS: &[(&str, &str, &str, bool)] = &[
     ("Exact", "/quality/accuracy_exact", "percent", true),
     ("Holds the target", "/quality/accuracy_substring", "percent", true),
     ("F1", "/quality/accuracy_f1", "share", true),
-    ("Throughput, samples/s", "/performance/throughput", "number", true),
+    ("Throughput, live, samples/s", "/performance/throughput", "number", true),
     ("p50, live, ms", "/performance/latency_p50", "number", false),
     ("p95, live, ms", "/performance/latency_p95", "number", false),
     ("Tokens out", "/cost/total_tokens_output", "whole", false),

@@ -39,6 +39,8 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("job.html", include_str!("job.html")),
     ("runs.html", include_str!("runs.html")),
     ("run.html", include_str!("run.html")),
+    ("diff.html", include_str!("diff.html")),
+    ("diff_body.html", crate::report::diff::BODY),
     ("docs.html", include_str!("docs.html")),
 ];
 

@@ -18,8 +18,9 @@ use super::{Answer, App, Plain, check_form, page};
 use crate::record::{RunRecord, StageRun};
 use crate::serve::auth::Caller;
 use crate::serve::calls::{LIMIT, LIMIT_MAX, Query};
+use crate::serve::diff;
 use crate::serve::error::{ApiError, Explained};
-use crate::serve::project::param;
+use crate::serve::project::{RunInfo, param};
 
 /// Runs on the page of a manifest.
 const LATEST: u64 = 10;
@@ -33,6 +34,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/runs", get(runs))
+        .route("/runs/compare", get(compare))
         .route("/runs/{id}", get(run))
         .route("/runs/{id}/samples/{index}", get(sample))
 }
@@ -151,6 +153,56 @@ async fn runs(
         after => (skip + limit < total).then(|| link(skip + limit)),
     };
     Ok(page(&app, &caller, ("runs.html", "Runs", "/runs"), data))
+}
+
+/// Two runs compared. Both are named as `a` and `b`, or as two times `run`, then the older one is `a`; to one that is
+/// named alone the page proposes another of the same manifest.
+async fn compare(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let mut query = Query::new(query.as_deref());
+    let settings = diff::settings(&mut query);
+    let mut named: Vec<String> = query.all("run").into_iter().map(str::to_owned).collect();
+    named.sort();
+    if named.is_empty() {
+        named = ["a", "b"].iter().filter_map(|name| query.text(name)).collect();
+    }
+    let (pair_by, cluster) = (query.text("pair_by"), query.text("cluster"));
+    query.finish()?;
+    let (_, mut choices) = app.runs_of_store(None, 0, LIMIT_MAX)?;
+    for id in named.iter().take(2) {
+        let run = app.run(id)?;
+        if !choices.iter().any(|one| one.run_id == run.id()) {
+            choices.push(app.run_info(&run)?);
+        }
+    }
+    let (mut shown, mut error) = (Shown::from(()), String::new());
+    let mut sides = named.clone();
+    match named.as_slice() {
+        [a, b] => match app.diff(a, b, &settings).await {
+            Ok(diff) => shown = crate::report::diff::shown(&diff),
+            Err(wrong) if wrong.status == StatusCode::UNPROCESSABLE_ENTITY => error = wrong.message,
+            Err(wrong) => return Err(wrong),
+        },
+        [] | [_] => {
+            let manifest = |id: &str| choices.iter().find(|one| one.run_id == id);
+            let of = named.first().and_then(|id| manifest(id)).map(|one| one.manifest.clone());
+            let fits = |one: &&RunInfo| of.as_ref().is_none_or(|of| *of == one.manifest);
+            let proposed = choices.iter().filter(fits).chain(&choices);
+            let others = proposed.map(|one| one.run_id.clone()).filter(|id| !named.contains(id));
+            sides.extend(others.take(2 - named.len()));
+            sides.sort();
+        }
+        many => error = format!("{} runs were chosen, and two are compared", many.len()),
+    }
+    let side = |i: usize| sides.get(i).cloned().unwrap_or_default();
+    let data = context! {
+        choices, error, diff => shown, a => side(0), b => side(1),
+        pair_by => pair_by.unwrap_or_default(), cluster => cluster.unwrap_or_default(),
+    };
+    Ok(page(&app, &caller, ("diff.html", "Compare runs", "/runs"), data))
 }
 
 fn fixed(stage: &str) -> Vec<(String, String)> {
