@@ -466,15 +466,18 @@ fn a_run_remembers_what_its_gates_said() {
 #[test]
 fn a_gate_knows_what_all_answers_come_to_together() {
     let project = Project::with("scorers = [\"exact_match\", \"chrf\"]", REPLIES);
-    let (code, found, verdict) = finding(&project, "min_corpus_chrf = 0.999");
+    let (code, found, verdict) = finding(&project, "min_corpus_chrf = 0.49");
     assert_eq!((code, found.as_str()), (0, "passed"), "{verdict}");
     assert_eq!((&verdict["measure"], &verdict["ci"]), (&json!("corpus_chrf"), &Value::Null));
-    let (code, found, _) = finding(&project, "max_corpus_chrf = 0.5");
+    let (code, found, _) = finding(&project, "max_corpus_chrf = 0.49");
     assert_eq!((code, found.as_str()), (100, "failed"));
     for (thresholds, why) in [
         ("min_corpus_bleu = 0.5", "unknown threshold `min_corpus_bleu`"),
         ("min_corpus_chrf = 0.5\nbound = \"lower\"", "`bound` is for thresholds on metrics"),
-        ("baseline = \"HEAD\"\nmax_drop = 0.1\nmetric = \"corpus_chrf\"", "corpus_chrf"),
+        (
+            "baseline = \"HEAD\"\nmax_drop = 0.1\nmetric = \"corpus_chrf\"",
+            "unknown metric `corpus_chrf`",
+        ),
     ] {
         quality(&project, thresholds);
         let refused = project.apply(&[]);

@@ -165,6 +165,8 @@ fn the_full_benchmark_scores_what_it_should() {
 fn gsm8k_runs_on_a_subset() {
     let clone = Clone::new();
     copy(&Path::new(ROOT).join("examples/gsm8k"), &clone.dir.path().join("examples/gsm8k"));
+    // By which the root is found from a folder of examples.
+    fs::create_dir(clone.dir.path().join(".git")).unwrap();
     let apply = || {
         let engine = [("ENGINE", "tiny-chat")];
         let (code, done, stderr) = clone.apply_manifest(gsm8k::MANIFEST, gsm8k::ARGS, &engine);
