@@ -1,5 +1,7 @@
-//! What experiments of `forge serve` and cells of `forge bench` say of themselves: how fast, of how many, and what is to
-//! be known before that is read.
+//! What experiments of `forge serve` and cells of `forge bench` say of themselves: how fast, of how many, what is to be
+//! known before that is read, and how two of them differ.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -55,6 +57,69 @@ fn fewer_rows_than_asked_for_are_said() {
     assert_eq!(server.api(&format!("/experiments/{enough}"))["warnings"], json!([]));
     let ran = project.forge(&["bench", "--samples", "9", "--output", "out.json"]);
     assert!(ran.stderr.contains("5 of 9 asked for"), "{}", ran.stderr);
+}
+
+#[test]
+fn two_experiments_are_compared_row_by_row() {
+    let project = Project::new();
+    let server = Server::start(&project, &[]);
+    let (a, shorter) = (server.complete(config(10)), server.complete(config(5)));
+    project.edit(
+        "pipelines/bench.toml",
+        "{ reply = \"0\" }",
+        "{ when = \"What is 7 \", reply = \"7\" }, { reply = \"0\" }",
+    );
+    // The project is read again within moments.
+    std::thread::sleep(Duration::from_millis(2100));
+    let b = server.complete(config(10));
+    let beside = server.api(&format!("/results/compare?experiment_ids={a}&experiment_ids={b}"));
+    assert_eq!(beside["comparison_metrics"]["accuracy_exact"], json!([0.5, 0.6]));
+    let paired = |a: &str, b: &str| {
+        server
+            .get(&format!("/api/v1/results/compare/statistical?experiment_a={a}&experiment_b={b}"))
+    };
+    let statistics = paired(&a, &b).json();
+    assert_eq!(
+        (&statistics["num_common_examples"], &statistics["mcnemar"]["c"]),
+        (&json!(10), &json!(1))
+    );
+    assert_eq!(statistics["mcnemar"]["p_value"], 1.0);
+    let summary =
+        json!({ "both_correct": 5, "both_wrong": 4, "a_only_correct": 0, "b_only_correct": 1 });
+    assert_eq!(statistics["summary"], summary);
+    let flips = statistics["per_example_differences"].as_array().unwrap();
+    assert_eq!(
+        (flips.len(), &flips[0]["example_id"], &flips[0]["b_output"]),
+        (1, &json!("q7"), &json!("7"))
+    );
+    assert!(
+        statistics["accuracy_ci_b"]["upper"].as_f64()
+            > statistics["accuracy_ci_b"]["mean"].as_f64()
+    );
+    assert_eq!(paired(&a, &shorter).status, 409);
+    // What is not answered is wrong, and not left out.
+    project.edit(
+        "pipelines/bench.toml",
+        "{ when = \"What is 7 \", reply = \"7\" }",
+        "{ reply = \"\" }",
+    );
+    std::thread::sleep(Duration::from_millis(2100));
+    let silent = server.complete(config(10));
+    let statistics = paired(&a, &silent).json();
+    assert_eq!(
+        (
+            &statistics["num_common_examples"],
+            &statistics["mcnemar"]["b"],
+            &statistics["accuracy_b"]
+        ),
+        (&json!(10), &json!(1), &json!(0.4))
+    );
+    let page = server.get(&format!("/compare?experiment_ids={a}&experiment_ids={b}"));
+    assert!(
+        page.status == 200 && page.body.contains("Who flipped") && page.body.contains("q7"),
+        "{}",
+        page.body
+    );
 }
 
 #[test]

@@ -24,7 +24,11 @@ pub(super) fn side(info: &super::SideInfo) -> String {
         "run" => format!("run {}", info.id),
         _ => info.id.clone(),
     };
-    if short == info.name { short } else { format!("{} ({short})", info.name) }
+    if short == info.name || info.id == info.name {
+        short
+    } else {
+        format!("{} ({short})", info.name)
+    }
 }
 
 /// How many stages are the same.
