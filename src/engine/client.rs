@@ -431,9 +431,9 @@ impl Client {
             self.engine.renew(key, &self.run);
         }
         // Of two that were made at once the first counts. Of one run there is one, which need not be read back.
-        let own = (record.witness.run == self.access.run)
-            .then(|| Known { completion: outcome, usage, live_ms: timing.close_ms })
-            .map(|known| self.hold(key, Arc::new(known)));
+        let known = Known { completion: outcome, usage, live_ms: timing.close_ms };
+        let is_own = record.witness.run == self.access.run;
+        let own = is_own.then(|| self.hold(key, Arc::new(known)));
         let Some(remembered) = own.or_else(|| self.keep(key, &record)) else {
             let detail = "the store holds something else under the key of this request";
             return Err(failed(detail.to_owned(), phases_ms, retries));
