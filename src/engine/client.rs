@@ -431,14 +431,10 @@ impl Client {
             self.engine.renew(key, &self.run);
         }
         // Of two that were made at once the first counts. Of one run there is one, which need not be read back.
-        let remembered = match record.witness.run == self.access.run {
-            true => {
-                let known = Known { completion: outcome, usage, live_ms: timing.close_ms };
-                Some(self.hold(key, Arc::new(known)))
-            }
-            false => self.keep(key, &record),
-        };
-        let Some(remembered) = remembered else {
+        let known = Known { completion: outcome, usage, live_ms: timing.close_ms };
+        let is_own = record.witness.run == self.access.run;
+        let own = is_own.then(|| self.hold(key, Arc::new(known)));
+        let Some(remembered) = own.or_else(|| self.keep(key, &record)) else {
             let detail = "the store holds something else under the key of this request";
             return Err(failed(detail.to_owned(), phases_ms, retries));
         };

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Key;
 use crate::sample::Usage;
-use event::is_false;
 
 pub mod agreement;
 mod event;
@@ -20,8 +19,8 @@ pub mod stop;
 mod tally;
 mod verdict;
 
-pub(crate) use event::is_zero;
 pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
+pub(crate) use event::{is_false, is_zero};
 pub use price::{Price, dollars};
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, Observed, Price, RequestObserved, ServedFrom, is_zero};
+use crate::record::{self, Observed, Price, RequestObserved, ServedFrom, is_false, is_zero};
 use crate::sample::Usage;
 
 /// What the requests of a workflow cost.
@@ -25,6 +25,9 @@ pub struct Cost {
     /// Samples with requests whose cost is not known, or not all of it.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unknown_cost_samples: u64,
+    /// Whether nobody has counted the tokens of some request.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub uncounted: bool,
 }
 
 impl Cost {
@@ -37,6 +40,7 @@ impl Cost {
             spent_at_least: 0.0,
             saved_at_least: 0.0,
             unknown_cost_samples: 0,
+            uncounted: false,
         }
     }
 
@@ -55,13 +59,15 @@ impl Cost {
             *known += cost;
             *sum = sum.filter(|_| is_all).map(|sum| sum + cost);
             unknown |= !is_all;
+            self.uncounted |= self.price.of(&request.usage).is_none();
         }
         self.unknown_cost_samples += u64::from(unknown);
     }
 
-    /// Dollars for all requests, as if none had been remembered.
+    /// Dollars for all requests, as if none had been remembered and each had ended at once: what attempts cost that
+    /// broke off is no part of it, as it is of `spent`.
     pub fn in_all(&self) -> Option<f64> {
-        Some(self.spent? + self.saved?)
+        (!self.uncounted).then_some(self.spent_at_least + self.saved_at_least)
     }
 }
 
@@ -195,16 +201,17 @@ mod tests {
         let cost = cost_of(&[known.clone(), stored.clone()]);
         assert_eq!((cost.spent, cost.saved, cost.unknown_cost_samples), (Some(3.0), Some(3.0), 0));
         assert_eq!(dollars_text(Some(&cost), &BTreeMap::new()).as_deref(), Some("$6.0000"));
-        for unknown in [
-            sample(vec![asked(ServedFrom::Live, Usage::default(), 0)], false),
-            sample(vec![asked(ServedFrom::Live, Usage::ZERO, 1)], false),
-            sample(vec![], true),
+        for (unknown, in_all) in [
+            (sample(vec![asked(ServedFrom::Live, Usage::default(), 0)], false), None),
+            (sample(vec![asked(ServedFrom::Live, Usage::ZERO, 1)], false), Some(6.0)),
+            (sample(vec![], true), Some(6.0)),
         ] {
             let cost = cost_of(&[unknown, known.clone(), stored.clone()]);
             assert_eq!((cost.spent, cost.spent_at_least), (None, 3.0));
             assert_eq!((cost.saved, cost.unknown_cost_samples), (Some(3.0), 1));
-            let text = dollars_text(Some(&cost), &BTreeMap::new());
-            assert_eq!(text.as_deref(), Some("at least $6.0000"));
+            assert_eq!(cost.in_all(), in_all);
+            let text = dollars_text(Some(&cost), &BTreeMap::new()).unwrap();
+            assert_eq!(text.starts_with("at least"), in_all.is_none(), "{text}");
         }
     }
 }
