@@ -9,7 +9,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -29,8 +30,10 @@ const PACK_MAX: u64 = 4 << 30;
 const JOURNALS_MAX: usize = 16;
 /// or once they have this many bytes together.
 const SEAL_BYTES: u64 = 8 << 20;
-/// Bytes of journals that are sealed together, in memory.
+/// Bytes of journals that are sealed together.
 const GROUP: u64 = 96 << 20;
+/// Bytes of a journal that are read at once.
+const CHUNK: usize = 1 << 20;
 
 /// Where journals and packs are.
 pub(super) struct Folders {
@@ -114,28 +117,34 @@ fn out_of_proportion(packs: &[Pack]) -> usize {
     count
 }
 
+/// Where a whole line is.
+struct Found {
+    key: Key,
+    generation: u32,
+    /// Of those that are sealed together.
+    journal: usize,
+    offset: u64,
+    length: usize,
+}
+
 /// Writes the lines of journals into one pack, and removes the journals.
 fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreError> {
-    // Whole in memory: a process begins another journal before its own gets large.
-    let read = |(path, file): &(Utf8PathBuf, File)| {
-        let mut content = Vec::new();
-        let mut file = file;
-        file.read_to_end(&mut content).map_err(at("read", path))?;
-        Ok(content)
-    };
-    let contents = journals.iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
-    let mut lines: Vec<(Head, &[u8])> = Vec::new();
-    for content in &contents {
-        line::each(content, |offset, line, head| {
-            lines.push((head, &content[offset..offset + line.len()]));
-        });
+    let mut lines = Vec::new();
+    for (journal, (path, file)) in journals.iter().enumerate() {
+        find(file, journal, &mut lines).map_err(at("read", path))?;
     }
-    // Stable, and the oldest journal comes first: of equal generations the first published stays.
-    lines.sort_by_key(|(head, _)| (head.key, Reverse(head.generation)));
-    lines.dedup_by_key(|(head, _)| head.key);
+    // The oldest journal comes first: of equal generations the first published stays.
+    lines.sort_unstable_by_key(|found| {
+        (found.key, Reverse(found.generation), found.journal, found.offset)
+    });
+    lines.dedup_by_key(|found| found.key);
     let mut writer = PackWriter::new(packs, lines.len() as u64)?;
-    for (head, line) in lines {
-        writer.add(line, head)?;
+    let mut line = Vec::new();
+    for Found { key, generation, journal, offset, length } in lines {
+        let (path, file) = &journals[journal];
+        line.resize(length, 0);
+        file.read_exact_at(&mut line, offset).map_err(at("read", path))?;
+        writer.add(&line, Head { key, generation, json: 0 })?;
     }
     writer.finish()?;
     for (path, _) in journals {
@@ -147,6 +156,28 @@ fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreE
         }
     }
     Ok(())
+}
+
+/// Adds the whole lines of a journal, which is read in parts.
+fn find(file: &File, journal: usize, lines: &mut Vec<Found>) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let (mut buffer, mut begin) = (Vec::new(), 0);
+    loop {
+        let old = buffer.len();
+        let start = begin + old as u64;
+        if start >= length {
+            return Ok(());
+        }
+        buffer.resize(old + usize::try_from(length - start).unwrap_or(CHUNK).min(CHUNK), 0);
+        file.read_exact_at(&mut buffer[old..], start)?;
+        let done = line::each(&buffer, |at, line, head| {
+            let Head { key, generation, .. } = head;
+            let offset = begin + at as u64;
+            lines.push(Found { key, generation, journal, offset, length: line.len() });
+        });
+        buffer.drain(..done);
+        begin += done as u64;
+    }
 }
 
 /// Writes those lines of `packs` that `keep` wants into one new pack. Of equal generations that of the larger
