@@ -1,5 +1,7 @@
 //! Whole data sets, and more rows than memory should hold.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use super::data::{with_rows, write_bytes};
@@ -71,10 +73,14 @@ fn peak_kb(rows: usize, seed: &str) -> u64 {
     let hold = "\n[stage.hold]\nkind = \"command\"\nshell = true\n\
         command = \"sleep 1; echo x > held.txt\"\noutputs = [\"held.txt\"]\n";
     project.write("pipelines/bench.toml", &(project.read("pipelines/bench.toml") + hold));
-    let until = ["--until", "flows", "--until", "hold"];
-    let mut command = project
-        .command(&[&["apply", "pipelines/bench.toml", "--quiet"], until.as_slice()].concat());
-    let mut child = command.spawn().unwrap();
+    peak_of(&project, &["--until", "flows", "--until", "hold"])
+}
+
+/// The most memory that `forge apply` took, in kilobytes.
+fn peak_of(project: &Project, args: &[&str]) -> u64 {
+    let mut command =
+        project.command(&[&["apply", "pipelines/bench.toml", "--quiet"], args].concat());
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     let status = loop {
         let text =
@@ -102,4 +108,18 @@ fn memory_does_not_grow_with_the_rows() {
         assert!(few > 0 && many < few + 6000, "{few} kB for 200 rows, {many} kB for 8,000");
         tell!("{few} kB for 200 rows, {many} kB for 8,000{}", seed.replace('\n', ", "));
     }
+}
+
+/// Everything is asked, scored, recorded and sealed: 300 MB for the larger of both.
+#[test]
+fn memory_does_not_grow_with_the_samples() {
+    let peak = |rows: usize| {
+        let project = Project::with("concurrency = 64", "replies = [{ reply = \"7\" }]");
+        project.rows(rows);
+        project.edit("pipelines/bench.toml", "default = 10", &format!("default = {rows}"));
+        peak_of(&project, &["--until", "ask"])
+    };
+    let (few, many) = (peak(10_000), peak(100_000));
+    tell!("{few} kB for 10,000 samples, {many} kB for 100,000");
+    assert!(few > 0 && many < few + 40_000, "{few} kB for 10,000 samples, {many} kB for 100,000");
 }
