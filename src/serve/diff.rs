@@ -39,7 +39,10 @@ impl Server {
         block_in_place(|| compare::compare(&self.store, &a, &b, settings)).map_err(|error| {
             match error {
                 // Which runs there are was asked before: what is left is a tag that no row has.
-                CompareError::User(issue) => ApiError::invalid(vec![Issue::new("cluster", issue)]),
+                CompareError::User(issue) => {
+                    let issue = issue.strip_prefix("`--cluster`: ").unwrap_or(&issue);
+                    ApiError::invalid(vec![Issue::new("cluster", issue)])
+                }
                 CompareError::Failed(why) => {
                     ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, why)
                 }

@@ -23,8 +23,12 @@ pub fn with_model(root: &Utf8Path, engine: &Fields, id: &str) -> Result<Fields, 
             Ok(fields)
         }
         "mistralrs" => {
-            for field in ["model", "hub", "revision", "chat_template"] {
+            for field in ["model", "hub", "revision", "file", "chat_template"] {
                 fields.remove(field);
+            }
+            // A GGUF file is quantised already.
+            if id.ends_with(".gguf") {
+                fields.remove("isq");
             }
             let (owner_and_name, commit) = id.rsplit_once('@').unwrap_or((id, ""));
             if engine.contains_key("hub") && is_hub_id(owner_and_name) && is_commit(commit) {
@@ -109,6 +113,10 @@ mod tests {
         let hub = fields(json!({ "hub": "o/m", "revision": "x", "device": "cuda" }));
         let found = Value::from(of(&hub, &format!("o/n-1.5@{commit}")).unwrap());
         assert_eq!(found, json!({ "hub": "o/n-1.5", "revision": commit, "device": "cuda" }));
+        let quantised =
+            fields(json!({ "hub": "o/m", "revision": "x", "file": "m-Q4.gguf", "isq": "q4k" }));
+        let found = Value::from(of(&quantised, "models/a.gguf").unwrap());
+        assert_eq!(found, json!({ "model": "models/a.gguf" }));
         for id in ["o/n", "o/n@main", "o/../n@0123456789abcdef0123456789abcdef01234567"] {
             assert!(of(&hub, id).unwrap_err().contains("@<commit>"), "{id}");
         }

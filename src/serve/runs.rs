@@ -245,11 +245,13 @@ impl Runs {
         let reports = project.graph.nodes().iter().filter(|node| node.kind == "report").count();
         let options = Options { through, goes_on, run: Some(run), reports, ..Options::default() };
         let store = self.store.clone();
-        let runs = self.clone();
+        // An engine keeps who hears of it, and may outlive its run: it must not keep the runs.
+        let runs = Arc::downgrade(&self);
         let hear = move |event: &Event| {
             if let Event::StageStarted { stage, samples: Some(samples) } = event
                 && through
                 && stage == WORKFLOW
+                && let Some(runs) = runs.upgrade()
             {
                 // Where it cannot be written, the experiment says less.
                 let _ = runs.db.expect(id, *samples);
@@ -309,13 +311,17 @@ impl Runs {
             true => project.write_lock(&finished.record),
             false => Ok(()),
         };
-        if let Err(error) = kept.and_then(|()| locked()) {
+        if let Err(error) = kept {
             return failed(error.to_string());
         }
+        let locked = locked();
         // What could not be sent stays here, and is sent with the next run or by `forge store push`.
         drop(self.store.settle(&|_| {}).await);
         let (results, record) = (self.results.clone(), finished.record.clone());
         tokio::task::spawn_blocking(move || results.prepare(&record));
+        if let Err(error) = locked {
+            return failed(error.to_string());
+        }
         match finished.record.status {
             RunStatus::Completed => Some((Status::Completed, None)),
             RunStatus::Cancelled if cancel.is_cancelled() => Some((Status::Cancelled, None)),

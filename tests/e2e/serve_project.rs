@@ -146,7 +146,8 @@ fn two_runs_are_compared_as_diff_compares_them() {
     for id in [&a, &b] {
         assert!(one.contains(&format!("value=\"{id}\" selected")), "{one}");
     }
-    assert!(page(&format!("a={a}&b={b}&cluster=no-such-tag")).contains("no-such-tag"));
+    let untagged = page(&format!("a={a}&b={b}&cluster=no-such-tag"));
+    assert!(untagged.contains("role=\"alert\"") && !untagged.contains("--cluster"), "{untagged}");
     assert_eq!(server.get(&format!("/runs/compare?a={a}&b={none}")).status, 404);
     let runs = server.get("/runs").body;
     assert_eq!(runs.matches("type=\"checkbox\" name=\"run\"").count(), 2, "{runs}");

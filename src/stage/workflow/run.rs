@@ -105,6 +105,10 @@ pub(super) async fn run_all(
     if !window.stopped {
         ended?;
     }
+    // The last sample may have come before the table of flows was whole.
+    if !counted && total().is_some() {
+        (context.emit)(started());
+    }
     let recipe = workflow.recipe_of(&job.settings, inputs).await?;
     let at_once = engine.backend.admission().width.unwrap_or(u32::MAX);
     let width = if workflow.batching_off { 1 } else { workflow.width(context).min(at_once) };
