@@ -1,8 +1,8 @@
 //! Where the line of each key is, over all journals and packs. Knows nothing of who writes them.
 //!
-//! Journals are short and read whole into a table; packs are searched on disk. Whoever seals a journal or
-//! merges packs publishes the new file before the old one goes, and the journals are listed before the packs,
-//! so that a reader meets every line at least once.
+//! Journals are short and read whole into a table; packs, and journals that have ended and have an index, are searched
+//! on disk. Whoever seals a journal or merges packs publishes the new file before the old one goes, and the journals
+//! are listed before the packs, so that a reader meets every line at least once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::journal::{self, ENDING};
+use super::journal::{self, ENDING, INDEX_ENDING};
 use super::line::{self, Head};
 use super::pack::{self, Pack};
 use crate::digest::Key;
@@ -70,6 +70,8 @@ pub(super) struct Index {
     places: Places,
     /// The largest first: most keys are there.
     packs: Vec<Pack>,
+    /// Journals that have ended and have an index, the oldest first.
+    ended: Vec<Pack>,
     opened: Instant,
     /// When to look again for what others have published, in milliseconds since it was opened.
     look_at_ms: AtomicU64,
@@ -83,6 +85,7 @@ impl Index {
             logs: Vec::new(),
             places: Places::default(),
             packs: Vec::new(),
+            ended: Vec::new(),
             opened: Instant::now(),
             look_at_ms: AtomicU64::new(0),
         };
@@ -99,10 +102,13 @@ impl Index {
         }
         self.look_at_ms.store(now + REFRESH_TIME.as_millis() as u64, Relaxed);
         let grown = |log: &Log| log.file.metadata().is_ok_and(|meta| meta.len() > log.read_to);
-        let known = |names: Vec<String>| {
-            let mut known: Vec<_> = self.logs.iter().flatten().map(|log| &log.name).collect();
-            known.sort();
-            known == names.iter().collect::<Vec<_>>()
+        let known = |(logs, indexes): (Vec<String>, Vec<String>)| {
+            let open = self.logs.iter().flatten().map(|log| stem(&log.name));
+            let ended = || self.ended.iter().map(|pack| pack.name.as_str());
+            let mut known: Vec<_> = open.chain(ended()).collect();
+            known.sort_unstable();
+            known.into_iter().eq(logs.iter().map(|name| stem(name)))
+                && ended().eq(indexes.iter().map(|name| stem(name)))
         };
         let known_packs = |names: Vec<String>| {
             let is_open = |name: &String| {
@@ -112,8 +118,16 @@ impl Index {
             names.len() == self.packs.len() && names.iter().all(is_open)
         };
         self.logs.iter().flatten().any(grown)
-            || !journal::names(&self.journals, ENDING).is_ok_and(known)
+            || !self.journal_names().is_ok_and(known)
             || !journal::names(&self.packs_folder, ".pack").is_ok_and(known_packs)
+    }
+
+    /// Names of journals, and of the indexes of those that have ended, sorted.
+    fn journal_names(&self) -> io::Result<(Vec<String>, Vec<String>)> {
+        let mut indexes = journal::names(&self.journals, INDEX_ENDING)?;
+        let logs = journal::names(&self.journals, ENDING)?;
+        indexes.retain(|index| logs.binary_search_by(|log| stem(log).cmp(stem(index))).is_ok());
+        Ok((logs, indexes))
     }
 
     /// Reads what is new; what cannot be read now stays a miss.
@@ -123,11 +137,17 @@ impl Index {
 
     fn scan(&mut self) -> io::Result<()> {
         for _ in 0..READINGS_MAX {
-            let logs = journal::names(&self.journals, ENDING)?;
+            let (logs, indexes) = self.journal_names()?;
+            let has_index =
+                |name: &str| indexes.binary_search_by(|index| stem(index).cmp(stem(name))).is_ok();
             let mut vanished = false;
             for name in &logs {
-                match self.log(name) {
-                    Ok(number) => self.read_log(number)?,
+                let read = match has_index(name) {
+                    true => self.open_ended(stem(name)),
+                    false => self.log(name).and_then(|number| self.read_log(number)),
+                };
+                match read {
+                    Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::NotFound => vanished = true,
                     Err(error) => return Err(error),
                 }
@@ -138,7 +158,10 @@ impl Index {
                 continue;
             }
             self.packs.retain(|pack| names.binary_search(&pack.name).is_ok());
-            self.forget_sealed(&logs);
+            self.ended.retain(|pack| has_index(&format!("{}{ENDING}", pack.name)));
+            self.forget_sealed(|name| {
+                logs.binary_search_by(|log| log.as_str().cmp(name)).is_ok() && !has_index(name)
+            });
             break;
         }
         Ok(())
@@ -161,11 +184,25 @@ impl Index {
         Ok(all)
     }
 
-    /// Lets go of journals that are packs now.
-    fn forget_sealed(&mut self, names: &[String]) {
+    /// Opens a journal that has ended and has an index.
+    fn open_ended(&mut self, name: &str) -> io::Result<()> {
+        if let Err(at) = self.ended.binary_search_by(|pack| pack.name.as_str().cmp(name)) {
+            self.ended.insert(at, Pack::open_journal(&self.journals, name)?);
+        }
+        Ok(())
+    }
+
+    /// Packs, and what is like them.
+    fn packs(&self) -> impl Iterator<Item = &Pack> {
+        // What was packed was published first; merging keeps to the same order.
+        self.packs.iter().chain(&self.ended)
+    }
+
+    /// Lets go of journals that are packs now, or searched like them.
+    fn forget_sealed(&mut self, stays: impl Fn(&str) -> bool) {
         let mut gone = false;
         for log in &mut self.logs {
-            if log.as_ref().is_some_and(|log| names.binary_search(&log.name).is_err()) {
+            if log.as_ref().is_some_and(|log| !stays(&log.name)) {
                 (*log, gone) = (None, true);
             }
         }
@@ -227,8 +264,7 @@ impl Index {
     /// The highest generation of a key's lines, whole or not; `None` of a key that has none.
     pub(super) fn generation(&self, key: Key) -> Option<u32> {
         let journal = self.places.get(&key).map(|place| place.generation);
-        let packs =
-            self.packs.iter().filter_map(|pack| pack.find(key)).map(|entry| entry.generation);
+        let packs = self.packs().filter_map(|pack| pack.find(key)).map(|entry| entry.generation);
         packs.chain(journal).max()
     }
 
@@ -236,12 +272,11 @@ impl Index {
     pub(super) fn read(&self, key: Key) -> Option<(Vec<u8>, usize)> {
         let in_journal = self.places.get(&key);
         let is_first = in_journal.is_none_or(|place| place.generation == 0);
-        if is_first && !self.packs.iter().any(Pack::supersedes) {
-            // What was packed was published first; merging keeps to the same order.
-            let found = self.packs.iter().find_map(|pack| pack.read(pack.find(key)?)).map(json);
+        if is_first && !self.packs().any(Pack::supersedes) {
+            let found = self.packs().find_map(|pack| pack.read(pack.find(key)?)).map(json);
             return found.or_else(|| in_journal.and_then(|place| self.read_place(key, *place)));
         }
-        let packs = self.packs.iter().filter_map(|pack| Some((pack, pack.find(key)?)));
+        let packs = self.packs().filter_map(|pack| Some((pack, pack.find(key)?)));
         let mut packs: Vec<_> = packs.collect();
         packs.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.generation));
         let best = packs.first().map_or(0, |(_, entry)| entry.generation);
@@ -263,7 +298,7 @@ impl Index {
     /// Every key, sorted.
     pub(super) fn keys(&self) -> io::Result<Vec<Key>> {
         let mut keys: Vec<Key> = self.places.keys().copied().collect();
-        for pack in &self.packs {
+        for pack in self.packs() {
             keys.extend(pack.keys()?);
         }
         keys.sort_unstable();
@@ -271,10 +306,21 @@ impl Index {
         Ok(keys)
     }
 
+    /// Places of lines that are held in memory.
+    #[cfg(test)]
+    pub(super) fn lines_in_memory(&self) -> usize {
+        self.places.len()
+    }
+
     /// Whether the line of a key is in a journal.
     pub(super) fn in_journal(&self, key: Key) -> bool {
-        self.places.contains_key(&key)
+        self.places.contains_key(&key) || self.ended.iter().any(|pack| pack.find(key).is_some())
     }
+}
+
+/// A file's name without its ending.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
 fn json((line, head): (Vec<u8>, Head)) -> (Vec<u8>, usize) {

@@ -25,6 +25,8 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// How the names of logs end.
 pub(super) const ENDING: &str = ".log";
+/// And of the indexes of those that have ended.
+pub(super) const INDEX_ENDING: &str = ".idx";
 
 /// This process's log.
 pub(super) struct Journal {

@@ -18,6 +18,7 @@ mod gc;
 mod index;
 mod journal;
 mod line;
+mod lines;
 mod pack;
 mod record;
 mod remote;

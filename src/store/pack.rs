@@ -8,17 +8,21 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::blob::{TEMPORARY, set_plain_mode, sync_folder};
 use super::line::{self, Head};
+use super::lines::{FromHere, Lines};
 use super::{StoreError, at, journal};
 use crate::digest::{DigestStream, Key};
 
+/// How the names of packs end.
+const ENDING: &str = ".pack";
 const MAGIC: &[u8; 8] = b"forgeix1";
 /// Magic, count, bytes of the pack, bits of the fan-out, superseding lines, and the sum of these and the fan-out.
 const HEADER: usize = 8 + 8 + 8 + 4 + 4 + 4;
@@ -29,6 +33,10 @@ const ENTRY: usize = 32 + 8 + 4 + 4;
 /// Entries in a bucket, about.
 const BUCKET: u64 = 16;
 const BITS_MAX: u32 = 24;
+/// The byte of a key that a tag is: one behind those that choose its bucket.
+const TAG: usize = BITS_MAX as usize / 8;
+/// Look-ups until it is worth reading all tags.
+const UNTAGGED: u32 = 256;
 const FAN_LOCK: &str = "BUG: the pack lock is poisoned";
 
 /// Where a line is in its pack.
@@ -81,6 +89,41 @@ struct Fan {
     buckets: Vec<(u32, u32)>,
     superseding: u32,
     entries: Entries,
+    /// A byte of each key, so that most keys that are not here cost no read.
+    tags: OnceLock<Option<Vec<u8>>>,
+    /// Look-ups before there were tags.
+    asked: AtomicU32,
+}
+
+impl Fan {
+    fn new(bits: u32, buckets: Vec<(u32, u32)>, superseding: u32, entries: Entries) -> Fan {
+        let (tags, asked) = (OnceLock::new(), AtomicU32::new(0));
+        Fan { bits, buckets, superseding, entries, tags, asked }
+    }
+
+    /// Tags of all entries in `file`, once enough has been asked; `None` where an entry is damaged, too.
+    fn tags(&self, file: &File) -> Option<&[u8]> {
+        if self.tags.get().is_none() && self.asked.fetch_add(1, Relaxed) < UNTAGGED {
+            return None;
+        }
+        self.tags.get_or_init(|| self.read_tags(file).ok().flatten()).as_deref()
+    }
+
+    fn read_tags(&self, file: &File) -> io::Result<Option<Vec<u8>>> {
+        let at = (HEADER + self.buckets.len() * FAN) as u64;
+        let mut reader = BufReader::with_capacity(1 << 16, FromHere { file, at });
+        let (mut tags, mut bucket) = (Vec::new(), Vec::new());
+        for (end, sum) in &self.buckets {
+            let entries = (*end as usize).saturating_sub(tags.len());
+            bucket.resize(entries * ENTRY, 0);
+            io::Read::read_exact(&mut reader, &mut bucket)?;
+            if crc32c::crc32c(&bucket) != *sum {
+                return Ok(None);
+            }
+            tags.extend(bucket.chunks_exact(ENTRY).map(|entry| entry[TAG]));
+        }
+        Ok(Some(tags))
+    }
 }
 
 enum Entries {
@@ -89,9 +132,12 @@ enum Entries {
     Memory(Vec<Entry>),
 }
 
-/// A pack that is open for look-ups.
+/// A pack that is open for look-ups. Also a journal that has ended and has an index: its lines are in the order in
+/// which they were published.
 pub(super) struct Pack {
     pub name: String,
+    /// How the name of its file ends.
+    ending: &'static str,
     folder: Utf8PathBuf,
     /// Read by position: it stays good when another process has merged the pack away.
     file: File,
@@ -103,7 +149,16 @@ pub(super) struct Pack {
 
 impl Pack {
     pub(super) fn open(folder: &Utf8Path, name: &str) -> io::Result<Pack> {
-        let file = journal::open_to_lock(&folder.join(format!("{name}.pack")))?;
+        Pack::open_as(folder, name, ENDING)
+    }
+
+    /// A journal that has ended, as a pack.
+    pub(super) fn open_journal(folder: &Utf8Path, name: &str) -> io::Result<Pack> {
+        Pack::open_as(folder, name, journal::ENDING)
+    }
+
+    fn open_as(folder: &Utf8Path, name: &str, ending: &'static str) -> io::Result<Pack> {
+        let file = journal::open_to_lock(&folder.join(format!("{name}{ending}")))?;
         let index = match File::open(folder.join(format!("{name}.idx"))) {
             Ok(index) => Some(index),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -111,11 +166,11 @@ impl Pack {
         };
         let bytes = file.metadata()?.len();
         let (name, folder) = (name.to_owned(), folder.to_owned());
-        Ok(Pack { name, folder, file, index, bytes, fan: RwLock::new(None) })
+        Ok(Pack { name, ending, folder, file, index, bytes, fan: RwLock::new(None) })
     }
 
     pub(super) fn path(&self) -> Utf8PathBuf {
-        self.folder.join(format!("{}.pack", self.name))
+        self.folder.join(format!("{}{}", self.name, self.ending))
     }
 
     pub(super) fn index_path(&self) -> Utf8PathBuf {
@@ -159,6 +214,10 @@ impl Pack {
                 found.map(|i| entries[i])
             }
             Entries::File(file) => {
+                let tags = fan.tags(file).and_then(|tags| tags.get(start..end));
+                if tags.is_some_and(|tags| !tags.contains(&key.bytes()[TAG])) {
+                    return None;
+                }
                 let mut bytes = vec![0; (end - start) * ENTRY];
                 let begin = HEADER + fan.buckets.len() * FAN + start * ENTRY;
                 file.read_exact_at(&mut bytes, begin as u64).ok()?;
@@ -227,7 +286,7 @@ impl Pack {
         drop(self.rebuilt());
         self.fan.read().expect(FAN_LOCK).clone().unwrap_or_else(|| {
             let entries = Entries::Memory(Vec::new());
-            Arc::new(Fan { bits: 0, buckets: vec![(0, 0)], superseding: 0, entries })
+            Arc::new(Fan::new(0, vec![(0, 0)], 0, entries))
         })
     }
 
@@ -251,7 +310,7 @@ impl Pack {
         }
         let buckets = fan.chunks_exact(FAN).map(|b| (u32_at(b, 0), u32_at(b, 4))).collect();
         let entries = Entries::File(file.try_clone().ok()?);
-        Some(Fan { bits, buckets, superseding, entries })
+        Some(Fan::new(bits, buckets, superseding, entries))
     }
 
     /// Makes the index again from the pack: into memory, and for those after us onto disk. A pack that cannot
@@ -266,22 +325,14 @@ impl Pack {
         entries.dedup_by_key(|entry| entry.key);
         if self.path().exists() {
             // What cannot be written now is made again by the next process.
-            let _ = self.write_index(&entries);
+            let _ = write_index(&self.index_path(), &entries, self.bytes);
         }
         let superseding = entries.iter().filter(|entry| entry.generation > 0).count() as u32;
         let buckets = vec![(entries.len() as u32, 0)];
         let kept = Entries::Memory(entries.clone());
-        let fan = Fan { bits: 0, buckets, superseding, entries: kept };
+        let fan = Fan::new(0, buckets, superseding, kept);
         *self.fan.write().expect(FAN_LOCK) = Some(Arc::new(fan));
         Ok(entries)
-    }
-
-    fn write_index(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        let mut index = IndexWriter::new(&self.folder, entries.len() as u64)?;
-        for entry in entries {
-            index.add(*entry)?;
-        }
-        index.finish(&self.index_path(), self.bytes)
     }
 
     /// Whether the index on disk is whole and leads to these lines; for `verify`.
@@ -303,80 +354,18 @@ impl Pack {
     }
 }
 
-/// A file read from its start by position, whoever else reads it.
-struct FromStart {
-    file: File,
-    at: u64,
-}
-
-impl io::Read for FromStart {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
+/// Writes the index of a file of so many bytes; `entries` are sorted, one for a key.
+pub(super) fn write_index(
+    path: &Utf8Path,
+    entries: &[Entry],
+    bytes: u64,
+) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(Utf8Path::new("."));
+    let mut index = IndexWriter::new(folder, entries.len() as u64)?;
+    for entry in entries {
+        index.add(*entry)?;
     }
-}
-
-/// Reads the whole lines of a pack or a journal one after another, in bounded memory.
-pub(super) struct Lines {
-    reader: BufReader<FromStart>,
-    at: u64,
-    next: u64,
-    line: Vec<u8>,
-    /// Lines found inside a damaged one, last first.
-    salvaged: Vec<(u64, Vec<u8>, Head)>,
-    /// Damaged lines so far.
-    pub damaged: u64,
-}
-
-impl Lines {
-    pub(super) fn of(file: File) -> Lines {
-        let reader = BufReader::with_capacity(1 << 20, FromStart { file, at: 0 });
-        Lines { reader, at: 0, next: 0, line: Vec::new(), salvaged: Vec::new(), damaged: 0 }
-    }
-
-    /// Where the line is that was read last.
-    pub(super) fn entry(&self, head: Head) -> Entry {
-        let (length, generation) = (self.line.len() as u32, head.generation);
-        Entry { key: head.key, offset: self.at, length, generation }
-    }
-
-    /// The line that was read last, without its end.
-    pub(super) fn line(&self) -> &[u8] {
-        &self.line
-    }
-
-    /// Reads the next whole line, and gives its head.
-    pub(super) fn advance(&mut self) -> io::Result<Option<Head>> {
-        loop {
-            if let Some((at, line, head)) = self.salvaged.pop() {
-                (self.at, self.line) = (at, line);
-                return Ok(Some(head));
-            }
-            self.line.clear();
-            let read = self.reader.read_until(b'\n', &mut self.line)?;
-            if read == 0 {
-                return Ok(None);
-            }
-            self.at = self.next;
-            self.next += read as u64;
-            if self.line.last() == Some(&b'\n') {
-                self.line.pop();
-            }
-            if self.line.is_empty() {
-                continue;
-            }
-            if let Some(head) = line::check(&self.line) {
-                return Ok(Some(head));
-            }
-            self.damaged += 1;
-            let (at, salvaged) = (self.at, &mut self.salvaged);
-            line::salvage(&self.line, |offset, line, head| {
-                salvaged.push((at + offset as u64, line.to_vec(), head));
-            });
-            salvaged.reverse();
-        }
-    }
+    index.finish(path, bytes)
 }
 
 /// Writes an index entry by entry, sorted by key; memory is the fan-out alone.
@@ -497,7 +486,7 @@ impl PackWriter {
             self.lines.into_inner().map_err(|e| at("write", &self.folder)(e.into_error()))?;
         // The index first: a pack is found by the name of the pack alone.
         self.index.finish(&self.folder.join(format!("{name}.idx")), self.bytes)?;
-        publish(file, &self.folder.join(format!("{name}.pack")))?;
+        publish(file, &self.folder.join(format!("{name}{ENDING}")))?;
         sync_folder(&self.folder)?;
         Ok(Some(name))
     }
@@ -520,9 +509,9 @@ fn publish(file: tempfile::NamedTempFile, path: &Utf8Path) -> Result<(), StoreEr
 pub(super) fn list(folder: &Utf8Path) -> io::Result<Vec<String>> {
     let mut last: Option<Vec<String>> = None;
     loop {
-        let mut names = journal::names(folder, ".pack")?;
+        let mut names = journal::names(folder, ENDING)?;
         for name in &mut names {
-            name.truncate(name.len() - ".pack".len());
+            name.truncate(name.len() - ENDING.len());
         }
         if last.as_ref() == Some(&names) {
             return Ok(names);
@@ -533,6 +522,6 @@ pub(super) fn list(folder: &Utf8Path) -> io::Result<Vec<String>> {
 
 /// Removes a pack whose lines are all in another.
 pub(super) fn remove(folder: &Utf8Path, name: &str) {
-    let _ = fs::remove_file(folder.join(format!("{name}.pack")));
+    let _ = fs::remove_file(folder.join(format!("{name}{ENDING}")));
     let _ = fs::remove_file(folder.join(format!("{name}.idx")));
 }

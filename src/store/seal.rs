@@ -1,6 +1,7 @@
-//! Journals that nobody writes any more become packs, and small packs become larger ones. Knows nothing of
-//! what the lines say.
+//! Journals that nobody writes any more get an index if they are long, and become packs when there are many; small packs
+//! become larger ones. Knows nothing of what the lines say.
 //!
+//! A long journal is searched through its index as a pack is: nothing is copied at the end of a run.
 //! A pack is merged with all smaller ones once these together are more than a third of it, so that the sizes
 //! grow geometrically: a thousand runs leave a handful of packs, and a line is copied a few times in its
 //! life. Inputs are locked while they are read; who finds one locked leaves it to the other. A new file is
@@ -15,9 +16,10 @@ use std::os::unix::fs::FileExt;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::blob::{self, sync_folder};
-use super::journal::{self, ENDING};
+use super::journal::{self, ENDING, INDEX_ENDING};
 use super::line::{self, Head};
-use super::pack::{self, Lines, Pack, PackWriter};
+use super::lines::Lines;
+use super::pack::{self, Entry, Pack, PackWriter};
 use super::{StoreError, at};
 use crate::digest::Key;
 
@@ -28,8 +30,12 @@ const PACK_MAX: u64 = 4 << 30;
 
 /// Journals without a writer are sealed once there are this many,
 const JOURNALS_MAX: usize = 16;
-/// or once they have this many bytes together.
+/// or once those without an index have this many bytes together: whoever opens the store reads them,
 const SEAL_BYTES: u64 = 8 << 20;
+/// or all of them this many.
+const JOURNAL_BYTES_MAX: u64 = 512 << 20;
+/// A journal of this many bytes gets an index.
+const INDEX_BYTES: u64 = 4 << 20;
 /// Bytes of journals that are sealed together.
 const GROUP: u64 = 96 << 20;
 /// Bytes of a journal that are read at once.
@@ -54,8 +60,14 @@ impl Folders {
         self.sweep();
         let abandoned = self.abandoned()?;
         let bytes = |file: &File| file.metadata().map_or(0, |meta| meta.len());
-        let total: u64 = abandoned.iter().map(|(_, file)| bytes(file)).sum();
-        if all || abandoned.len() >= JOURNALS_MAX || total >= SEAL_BYTES {
+        let sum = |is: fn(u64) -> bool| -> u64 {
+            abandoned.iter().map(|(_, file)| bytes(file)).filter(|bytes| is(*bytes)).sum()
+        };
+        if all
+            || abandoned.len() >= JOURNALS_MAX
+            || sum(|bytes| bytes < INDEX_BYTES) >= SEAL_BYTES
+            || sum(|_| true) >= JOURNAL_BYTES_MAX
+        {
             let mut group = Vec::new();
             for journal in abandoned {
                 if group.iter().chain([&journal]).map(|(_, file)| bytes(file)).sum::<u64>() > GROUP
@@ -66,7 +78,11 @@ impl Folders {
             }
             seal(&group, &self.packs)?;
             drop(group);
-            self.merge(all)?;
+            return self.merge(all);
+        }
+        let long = abandoned.iter().filter(|(_, file)| bytes(file) >= INDEX_BYTES);
+        for (path, file) in long.filter(|(path, _)| !index_of(path).exists()) {
+            index(path, file)?;
         }
         Ok(())
     }
@@ -76,6 +92,13 @@ impl Folders {
         let root = self.packs.parent().unwrap_or(&self.packs);
         for folder in ["", "cas", "journal", "packs", "last", "roots", "tmproots", "gone"] {
             blob::sweep(&root.join(folder));
+        }
+        // The index of a journal comes after it and goes before it, unless somebody else takes the journal away.
+        for name in journal::names(&self.journals, INDEX_ENDING).unwrap_or_default() {
+            let index = self.journals.join(&name);
+            if !index.with_extension(&ENDING[1..]).exists() {
+                let _ = fs::remove_file(index);
+            }
         }
         // An index is published before its pack.
         for name in journal::names(&self.packs, ".idx").unwrap_or_default() {
@@ -133,11 +156,7 @@ fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreE
     for (journal, (path, file)) in journals.iter().enumerate() {
         find(file, journal, &mut lines).map_err(at("read", path))?;
     }
-    // The oldest journal comes first: of equal generations the first published stays.
-    lines.sort_unstable_by_key(|found| {
-        (found.key, Reverse(found.generation), found.journal, found.offset)
-    });
-    lines.dedup_by_key(|found| found.key);
+    keep_those_that_count(&mut lines);
     let mut writer = PackWriter::new(packs, lines.len() as u64)?;
     let mut line = Vec::new();
     for Found { key, generation, journal, offset, length } in lines {
@@ -148,6 +167,7 @@ fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreE
     }
     writer.finish()?;
     for (path, _) in journals {
+        let _ = fs::remove_file(index_of(path));
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(at("remove", path)(error));
@@ -156,6 +176,34 @@ fn seal(journals: &[(Utf8PathBuf, File)], packs: &Utf8Path) -> Result<(), StoreE
         }
     }
     Ok(())
+}
+
+/// Sorts lines by key; of each key one is left.
+fn keep_those_that_count(lines: &mut Vec<Found>) {
+    // The oldest journal comes first: of equal generations the first published stays.
+    lines.sort_unstable_by_key(|found| {
+        (found.key, Reverse(found.generation), found.journal, found.offset)
+    });
+    lines.dedup_by_key(|found| found.key);
+}
+
+/// Where the index of a journal is.
+fn index_of(journal: &Utf8Path) -> Utf8PathBuf {
+    journal.with_extension(&INDEX_ENDING[1..])
+}
+
+/// Writes the index of a journal that has ended.
+pub(super) fn index(path: &Utf8Path, file: &File) -> Result<(), StoreError> {
+    let mut lines = Vec::new();
+    find(file, 0, &mut lines).map_err(at("read", path))?;
+    keep_those_that_count(&mut lines);
+    let entry = |found: Found| {
+        let Found { key, generation, offset, length, .. } = found;
+        let length = u32::try_from(length).expect("BUG: a record of 4 GB");
+        Entry { key, offset, length, generation }
+    };
+    let entries: Vec<Entry> = lines.into_iter().map(entry).collect();
+    pack::write_index(&index_of(path), &entries, file.metadata().map_err(at("read", path))?.len())
 }
 
 /// Adds the whole lines of a journal, which is read in parts.

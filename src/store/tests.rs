@@ -117,13 +117,23 @@ fn value(name: &str) -> String {
     if name == "long" { "x".repeat(INLINE_MAX) } else { name.repeat(3) }
 }
 
-/// A store with a pack, its index, a journal and a blob.
+/// Ends the journal of a store, and gives its path.
+fn end_journal(store: &Store) -> Utf8PathBuf {
+    let journal = store.journal.lock().unwrap().take().unwrap();
+    folders(&store.root).journals.join(&journal.name)
+}
+
+/// A store with a pack, a journal that has ended, their indexes, another journal and a blob.
 fn small() -> Files {
     let (dir, store) = store();
     for (i, name) in NAMES.iter().enumerate() {
         if i == 4 {
             drop(store.journal.lock().unwrap().take());
             store.pack().unwrap();
+        }
+        if i == 6 {
+            let path = end_journal(&store);
+            seal::index(&path, &std::fs::File::open(&path).unwrap()).unwrap();
         }
         store.put(record(name, &value(name)), false).unwrap();
         if *name == "b" {
@@ -137,6 +147,8 @@ fn small() -> Files {
     for folder in ["journal", "packs", "cas"] {
         assert!(files.keys().any(|name| name.starts_with(folder)), "{folder}");
     }
+    let indexes = files.keys().filter(|name| name.extension().is_some_and(|e| e == "idx"));
+    assert_eq!(indexes.count(), 2);
     files
 }
 
@@ -211,6 +223,68 @@ fn damage_at_any_offset_costs_what_it_hit_and_nothing_else() {
         format!("{truncated} truncations, {flipped} flipped bytes, {healed} stores healed\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
     assert!(truncated > 2000 && flipped == truncated);
+}
+
+#[test]
+fn a_long_journal_is_searched_through_its_index() {
+    let (dir, store) = store();
+    let long = "x".repeat(3000);
+    let fill = |store: &Store, from: u32| {
+        for i in from..from + 2000 {
+            store.put(record(&i.to_string(), &format!("{i}{long}")), false).unwrap();
+        }
+    };
+    let get = |store: &Store, name: &str| {
+        store.get(record(name, "").recipe.key()).map(|found| text(&found)[..4].to_owned())
+    };
+    let count = |ending: &str, folder: &str| {
+        let names = std::fs::read_dir(dir.path().join(folder)).unwrap().flatten();
+        names.filter(|entry| entry.path().extension().is_some_and(|e| e == ending)).count()
+    };
+    fill(&store, 1000);
+    store.put(record("1234", "old!"), true).unwrap();
+    drop(store);
+    assert_eq!(
+        (count("log", "journal"), count("idx", "journal"), count("pack", "packs")),
+        (1, 1, 0)
+    );
+    let store = reopen(&dir);
+    assert_eq!(store.index.read().unwrap().lines_in_memory(), 0);
+    let check = |store: &Store, last: &str| {
+        for name in 1000..3000 {
+            let name = name.to_string();
+            let expected = if name == "1234" { last } else { &name };
+            assert_eq!(get(store, &name).as_deref(), Some(expected));
+        }
+        // So often that it reads the tags.
+        assert!((0..1000).all(|name| get(store, &name.to_string()).is_none()));
+        assert_eq!(store.keys().unwrap().len(), 2000);
+    };
+    check(&store, "old!");
+    // What was there before the index stays the first, and what supersedes it counts.
+    store.put(record("1235", "late"), false).unwrap();
+    store.put(record("1234", "new!"), true).unwrap();
+    check(&store, "new!");
+    // A process that reads meanwhile goes over to the index.
+    let other = reopen(&dir);
+    drop(store);
+    check(&other, "new!");
+    let path = dir.path().join("journal");
+    let logs = || std::fs::read_dir(&path).unwrap().flatten().map(|entry| entry.path());
+    for log in logs().filter(|path| path.extension().is_some_and(|e| e == "log")) {
+        let log = Utf8PathBuf::from_path_buf(log).unwrap();
+        seal::index(&log, &std::fs::File::open(&log).unwrap()).unwrap();
+    }
+    other.look_again();
+    assert_eq!(other.index.read().unwrap().lines_in_memory(), 0);
+    check(&other, "new!");
+    other.pack().unwrap();
+    assert_eq!(
+        (count("log", "journal"), count("idx", "journal"), count("pack", "packs")),
+        (0, 0, 1)
+    );
+    check(&other, "new!");
+    check(&reopen(&dir), "new!");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
+use camino::Utf8Path;
 use serde::Serialize;
 
-use super::journal::{self, ENDING};
+use super::journal::{self, ENDING, INDEX_ENDING};
 use super::{Scanned, Store, StoreError, at, folders};
 use crate::digest::Digest;
 
@@ -34,7 +35,7 @@ pub struct StoreStat {
     pub journals: Amount,
     /// Packs without their indexes.
     pub packs: Amount,
-    /// Indexes of packs.
+    /// Indexes of packs, and of journals that have ended.
     pub indexes: Amount,
     /// Blobs.
     pub blobs: Amount,
@@ -65,15 +66,16 @@ impl Store {
             pins: self.pins()?.into_iter().map(|(name, _)| name).collect(),
             ..StoreStat::default()
         };
-        for (folder, ending, amount) in [
-            (&folders.journals, ENDING, &mut stat.journals),
-            (&folders.packs, ".pack", &mut stat.packs),
-            (&folders.packs, ".idx", &mut stat.indexes),
-        ] {
+        let count = |folder: &Utf8Path, ending, amount: &mut Amount| {
             for name in journal::names(folder, ending).map_err(at("read", folder))? {
                 amount.add(fs::metadata(folder.join(name)).map_or(0, |meta| meta.len()));
             }
-        }
+            Ok::<_, StoreError>(())
+        };
+        count(&folders.journals, ENDING, &mut stat.journals)?;
+        count(&folders.packs, ".pack", &mut stat.packs)?;
+        count(&folders.journals, INDEX_ENDING, &mut stat.indexes)?;
+        count(&folders.packs, ".idx", &mut stat.indexes)?;
         self.blobs.each(|_, meta| stat.blobs.add(meta.len()))?;
         for run in self.runs() {
             stat.runs.count += 1;

@@ -8,7 +8,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
 use super::journal::{self, ENDING};
-use super::pack::{self, Lines, Pack};
+use super::lines::Lines;
+use super::pack::{self, Pack};
 use super::record::Kept;
 use super::{INDEX, Store, StoreError, at, blob, folders, seal};
 use crate::digest::{Digest, DigestStream};
