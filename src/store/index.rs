@@ -312,6 +312,11 @@ impl Index {
         self.places.len()
     }
 
+    /// Whether a line of a key is in a journal that has not ended, or waits to be written to it.
+    pub(super) fn is_placed(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
+    }
+
     /// Whether the line of a key is in a journal.
     pub(super) fn in_journal(&self, key: Key) -> bool {
         self.places.contains_key(&key) || self.ended.iter().any(|pack| pack.find(key).is_some())

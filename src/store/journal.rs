@@ -2,7 +2,8 @@
 //! lines say.
 //!
 //! A line is handed to the operating system before `append` returns, so a killed process loses nothing it was
-//! told is kept; what a loss of power may take is synced to disk every 200 ms, beside the work. The writer
+//! told is kept; what a loss of power may take is synced to disk every 200 ms, beside the work. A line that may wait
+//! goes with the next one that may not, or with that sync. The writer
 //! holds a lock on its log while it lives: a log whose lock can be had belongs to nobody, and may be sealed
 //! into a pack. Nobody ever waits for that lock.
 
@@ -20,6 +21,8 @@ use super::{StoreError, at};
 
 /// Longest time that a record waits for the start of its sync.
 const GROUP_TIME: Duration = Duration::from_millis(200);
+/// Bytes of lines that wait.
+const PENDING_MAX: usize = 64 * 1024;
 /// On a file system without locks, a log that nobody wrote to for this long belongs to nobody.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -32,6 +35,7 @@ pub(super) const INDEX_ENDING: &str = ".idx";
 pub(super) struct Journal {
     pub name: String,
     path: Utf8PathBuf,
+    /// With the lines that wait.
     pub length: u64,
     synced: Arc<Synced>,
     syncing: Option<JoinHandle<()>>,
@@ -46,11 +50,32 @@ struct Synced {
 
 #[derive(Default)]
 struct State {
+    /// Lines that wait.
+    pending: Vec<u8>,
+    /// Bytes in the file.
+    written: u64,
     /// Whether there is anything to sync.
     is_dirty: bool,
     is_closed: bool,
-    /// Of a sync beside the work: told at the next chance.
+    /// Of what was done beside the work: told at the next chance.
     error: Option<io::Error>,
+}
+
+impl State {
+    /// Hands what waits to the operating system.
+    fn write(&mut self, mut file: &File) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let written = file.write_all(&self.pending);
+        match &written {
+            Ok(()) => self.written += self.pending.len() as u64,
+            // Part of a line may be there (disk full): take it back, so that the next one is whole.
+            Err(_) => drop(file.set_len(self.written)),
+        }
+        self.pending.clear();
+        written
+    }
 }
 
 impl Journal {
@@ -66,31 +91,37 @@ impl Journal {
         Ok(Journal { name, path, length: 0, synced, syncing })
     }
 
-    /// Adds a line, and gives its offset.
-    pub(super) fn append(&mut self, line: &[u8]) -> Result<u64, StoreError> {
-        if let Err(error) = (&self.synced.file).write_all(line) {
-            // Part of the line may be there (disk full): take it back, so that the next one is whole.
-            let _ = self.synced.file.set_len(self.length);
-            return Err(at("write", &self.path)(error));
-        }
-        let offset = self.length;
-        self.length += line.len() as u64;
+    /// Adds a line, and gives its offset. One that may wait is lost if the process is killed in the next 200 ms.
+    pub(super) fn append(&mut self, line: &[u8], may_wait: bool) -> Result<u64, StoreError> {
         let mut state = self.synced.state();
         if let Some(error) = state.error.take() {
-            return Err(at("sync", &self.path)(error));
+            return Err(at("write", &self.path)(error));
         }
+        let offset = state.written + state.pending.len() as u64;
+        state.pending.extend_from_slice(line);
+        if !may_wait || state.pending.len() >= PENDING_MAX {
+            // Where that fails, what waited is gone as well: it is made again when it is asked for.
+            state.write(&self.synced.file).map_err(at("write", &self.path))?;
+        }
+        self.length = offset + line.len() as u64;
         if !std::mem::replace(&mut state.is_dirty, true) {
             self.synced.changed.notify_one();
         }
         Ok(offset)
     }
 
+    /// Hands what waits to the operating system.
+    pub(super) fn write(&mut self) -> Result<(), StoreError> {
+        self.synced.state().write(&self.synced.file).map_err(at("write", &self.path))
+    }
+
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        let (is_dirty, error) = {
+        let (written, is_dirty, error) = {
             let mut state = self.synced.state();
-            (std::mem::take(&mut state.is_dirty), state.error.take())
+            let written = state.write(&self.synced.file);
+            (written, std::mem::take(&mut state.is_dirty), state.error.take())
         };
-        let synced = match error {
+        let synced = match written.err().or(error) {
             Some(error) => Err(error),
             None if is_dirty => self.synced.file.sync_data(),
             None => Ok(()),
@@ -120,8 +151,9 @@ impl Synced {
                 return;
             }
             if std::mem::take(&mut state.is_dirty) {
+                let written = state.write(&self.file);
                 drop(state);
-                let error = self.file.sync_data().err();
+                let error = written.and_then(|()| self.file.sync_data()).err();
                 state = self.state();
                 state.error = state.error.take().or(error);
             }
@@ -131,7 +163,11 @@ impl Synced {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.synced.state().is_closed = true;
+        {
+            let mut state = self.synced.state();
+            let _ = state.write(&self.synced.file);
+            state.is_closed = true;
+        }
         self.synced.changed.notify_one();
         // The lock of the file goes with the last who has it open.
         if let Some(syncing) = self.syncing.take() {

@@ -148,7 +148,18 @@ impl Store {
     }
 
     fn look(&self, key: Key) -> Option<Scanned> {
-        let (line, json) = self.index.read().expect(INDEX).read(key)?;
+        let index = self.index.read().expect(INDEX);
+        let found = index.read(key);
+        let waits = found.is_none() && index.is_placed(key);
+        drop(index);
+        let (line, json) = match waits {
+            // It may be a line that waits.
+            true => {
+                self.write_waiting().ok()?;
+                self.index.read().expect(INDEX).read(key)
+            }
+            false => found,
+        }?;
         let bytes = line.len() as u64 + 1;
         match serde_json::from_slice(&line[json..]).ok()? {
             Kept::Record(record) => Some(Scanned { key, bytes, kept_in: None, record: *record }),
@@ -165,11 +176,17 @@ impl Store {
     /// When this returns, the record survives a kill of the process; a loss of power may take the last
     /// 200 ms.
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
-        self.put_as(record.recipe.key(), record, supersede)
+        self.put_as(record.recipe.key(), record, supersede, false)
     }
 
     /// The same with the key of the record's recipe, where that is known.
-    fn put_as(&self, key: Key, record: Record, supersede: bool) -> Result<Record, StoreError> {
+    fn put_as(
+        &self,
+        key: Key,
+        record: Record,
+        supersede: bool,
+        may_wait: bool,
+    ) -> Result<Record, StoreError> {
         debug_assert_eq!(key, record.recipe.key(), "BUG: a record under the key of another");
         self.refresh();
         let known = self.index.read().expect(INDEX).generation(key);
@@ -189,11 +206,11 @@ impl Store {
             let blob = self.put_blob(&whole)?;
             (line, head) = line::encode(key, generation, |out| record::write_kept_in(blob, out));
         }
-        self.append(&line, head)?;
+        self.append(&line, head, may_wait)?;
         Ok(record)
     }
 
-    fn append(&self, line: &[u8], head: Head) -> Result<(), StoreError> {
+    fn append(&self, line: &[u8], head: Head, may_wait: bool) -> Result<(), StoreError> {
         let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
         let journal = match &mut *slot {
             Some(journal) => journal,
@@ -203,7 +220,7 @@ impl Store {
                 empty.insert(Journal::create(&folders(&self.root).journals)?)
             }
         };
-        let offset = journal.append(line)?;
+        let offset = journal.append(line, may_wait)?;
         let length = (line.len() - 1) as u32;
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
         if journal.length >= JOURNAL_BYTES {
@@ -212,6 +229,12 @@ impl Store {
             self.tidy_beside();
         }
         Ok(())
+    }
+
+    /// Hands lines that wait to the operating system.
+    fn write_waiting(&self) -> Result<(), StoreError> {
+        let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
+        slot.as_mut().map_or(Ok(()), Journal::write)
     }
 
     /// Seals and merges in a thread of its own, if none is at it.

@@ -116,7 +116,23 @@ impl Store {
         record: Record,
         supersede: bool,
     ) -> Result<Record, StoreError> {
-        let record = self.put_as(key, record, supersede)?;
+        let record = self.put_as(key, record, supersede, false)?;
+        self.share(key, record, supersede).await
+    }
+
+    /// The same of what is made of other records in no time: it is written together with what comes next, and within
+    /// 200 ms in any case. A kill of the process may take that much of it.
+    pub async fn publish_derived(
+        &self,
+        key: Key,
+        record: Record,
+        supersede: bool,
+    ) -> Result<Record, StoreError> {
+        let record = self.put_as(key, record, supersede, true)?;
+        self.share(key, record, supersede).await
+    }
+
+    async fn share(&self, key: Key, record: Record, supersede: bool) -> Result<Record, StoreError> {
         let Some(remote) = self.remote().filter(|remote| remote.may_write()) else {
             return Ok(record);
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 use futures_util::FutureExt;
@@ -48,6 +49,10 @@ use steps::Pool;
 const REV: u32 = 1;
 /// How often progress is told, in flows.
 const TELL_EVERY: u64 = 1000;
+/// Bytes of flows that are written together,
+const TOGETHER: usize = 32 * 1024;
+/// unless the last ones were written so long ago.
+const TOGETHER_TIME: Duration = Duration::from_millis(1);
 /// Bad rows that are shown in full.
 const BAD_SHOWN: usize = 3;
 
@@ -387,7 +392,7 @@ impl Work {
         tell: &watch::Sender<Growth>,
     ) -> Result<Made, StageError> {
         let maker = Maker::new(&self.template, self.pool()?)?;
-        let mut out = Out { writer, tell, count: 0, bytes: 0 };
+        let mut out = Out::new(writer, tell);
         let mut bad = Bad::default();
         let (mut seen, mut names) = (Seen::default(), Names::default());
         let emit = |flows| (self.emit)(Event::FlowsExpanded { stage: self.stage.clone(), flows });
@@ -434,7 +439,7 @@ impl Work {
         // Rows that were left out before the first flow was asked for count as well.
         tell.send_modify(|growth| growth.skipped = bad.count);
         let count = out.count;
-        Ok(Made { digest: out.writer.finish()?, count, bad })
+        Ok(Made { digest: out.finish()?, count, bad })
     }
 
     /// Rows as the files have them, or with a seed shaped and in its order.
@@ -503,22 +508,45 @@ impl Work {
 struct Out<'a> {
     writer: crate::store::BlobWriter,
     tell: &'a watch::Sender<Growth>,
+    /// Lines that are written together, and when the last were.
+    lines: Vec<u8>,
+    written: Instant,
     count: u64,
     bytes: u64,
 }
 
-impl Out<'_> {
-    /// Writes a flow, and tells who reads that it is there.
+impl<'a> Out<'a> {
+    fn new(writer: crate::store::BlobWriter, tell: &'a watch::Sender<Growth>) -> Self {
+        Out { writer, tell, lines: Vec::new(), written: Instant::now(), count: 0, bytes: 0 }
+    }
+
+    /// Adds a flow.
     fn push(&mut self, flow: &Flow) -> Result<(), StageError> {
-        let mut line = serde_json::to_vec(flow).expect("BUG: a flow is plain data");
-        line.push(b'\n');
-        self.writer
-            .write_all(&line)
-            .map_err(|error| StageError::Failed(format!("cannot write flows: {error}")))?;
+        serde_json::to_writer(&mut self.lines, flow).expect("BUG: a flow is plain data");
+        self.lines.push(b'\n');
         self.count += 1;
-        self.bytes += line.len() as u64;
+        match self.lines.len() >= TOGETHER || self.written.elapsed() >= TOGETHER_TIME {
+            true => self.write(),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what there is, and tells who reads that it is there.
+    fn write(&mut self) -> Result<(), StageError> {
+        self.writer
+            .write_all(&self.lines)
+            .map_err(|error| StageError::Failed(format!("cannot write flows: {error}")))?;
+        self.bytes += self.lines.len() as u64;
+        self.lines.clear();
+        self.written = Instant::now();
         let (count, bytes) = (self.count, self.bytes);
         self.tell.send_modify(|growth| (growth.flows, growth.bytes) = (count, bytes));
         Ok(())
+    }
+
+    /// The digest of all.
+    fn finish(mut self) -> Result<Digest, StageError> {
+        self.write()?;
+        Ok(self.writer.finish()?)
     }
 }

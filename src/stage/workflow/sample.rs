@@ -249,7 +249,8 @@ async fn remember(job: &Job, recipe: Recipe, key: Key, ran: &Ran) -> Result<(), 
         ..Witness::default()
     };
     let record = Record { recipe, outcome: store::Outcome::Value(ports.into()), witness };
-    job.store.publish(key, record, job.mode == Mode::Afresh).await?;
+    // What was paid for is in the records of its requests.
+    job.store.publish_derived(key, record, job.mode == Mode::Afresh).await?;
     Ok(())
 }
 
