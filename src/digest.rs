@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -15,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 use canonical::Canonical;
 
 mod canonical;
+mod fields;
+
+pub use fields::Fields;
 
 /// Version of the canonical encoding. Raised when the same recipe would hash to other bytes.
 const ENCODING_VERSION: u32 = 1;
@@ -233,33 +235,12 @@ pub struct Recipe {
     pub kind: String,
     /// Version of the kind: raised when the meaning of its fields or its code changes.
     pub rev: u32,
-    /// Semantic settings by name. Recipes that were copied from one another share them.
-    #[serde(with = "shared")]
-    pub fields: Arc<BTreeMap<String, Value>>,
+    /// Semantic settings by name.
+    pub fields: Fields,
     /// What it reads, by port, named by content.
     pub inputs: BTreeMap<String, Digest>,
     /// Which draw this is.
     pub replica: Replica,
-}
-
-/// A shared table is written as the table that it is.
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
-        table: &Arc<T>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        table.as_ref().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<T>, D::Error> {
-        T::deserialize(deserializer).map(Arc::new)
-    }
 }
 
 impl Recipe {
@@ -268,7 +249,7 @@ impl Recipe {
         Recipe {
             kind: kind.to_owned(),
             rev,
-            fields: Arc::default(),
+            fields: Fields::default(),
             inputs: BTreeMap::new(),
             replica: Replica::default(),
         }
@@ -277,7 +258,7 @@ impl Recipe {
     /// Adds a semantic setting; an absent one leaves no trace.
     pub fn field(mut self, name: &str, value: impl Field) -> Self {
         if let Some(value) = value.into_field() {
-            let before = Arc::make_mut(&mut self.fields).insert(name.to_owned(), value);
+            let before = self.fields.insert(name, value);
             assert!(before.is_none(), "BUG: field `{name}` stands twice in a recipe");
         }
         self
@@ -318,6 +299,26 @@ impl Recipe {
         sink(&self.replica.epoch.to_le_bytes());
         sink(&self.replica.occurrence.to_le_bytes());
         Key(Sha256::digest(&bytes).into())
+    }
+
+    /// Its JSON, added to `out`: the same as its serializer gives, with fields that are written once for all who share
+    /// them.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        fn json(value: &impl Serialize, out: &mut Vec<u8>) {
+            serde_json::to_writer(out, value).expect("BUG: plain data always becomes JSON");
+        }
+        let Recipe { kind, rev, fields, inputs, replica } = self;
+        out.extend_from_slice(b"{\"kind\":");
+        json(kind, out);
+        out.extend_from_slice(b",\"rev\":");
+        json(rev, out);
+        out.extend_from_slice(b",\"fields\":");
+        out.extend_from_slice(fields.json());
+        out.extend_from_slice(b",\"inputs\":");
+        json(inputs, out);
+        out.extend_from_slice(b",\"replica\":");
+        json(replica, out);
+        out.push(b'}');
     }
 
     /// What is different from an earlier recipe, by name.
@@ -474,6 +475,19 @@ mod tests {
     }
 
     #[test]
+    fn it_is_written_as_it_is_read() {
+        let shared = sample();
+        for recipe in [shared.clone().replica(Replica { epoch: 2, occurrence: 1 }), shared] {
+            for recipe in [recipe.clone(), recipe.clone().field("later", "\"x\"")] {
+                let mut out = Vec::new();
+                recipe.write(&mut out);
+                assert_eq!(out, serde_json::to_vec(&recipe).unwrap());
+                assert_eq!(serde_json::from_slice::<Recipe>(&out).unwrap(), recipe);
+            }
+        }
+    }
+
+    #[test]
     fn every_part_reaches_the_key() {
         let base = sample().key();
         let variants = [
@@ -501,7 +515,7 @@ mod tests {
     #[test]
     fn a_difference_names_the_field_and_both_values() {
         let mut now = sample().field("seed", 7_u32);
-        Arc::make_mut(&mut now.fields).insert("limits".into(), json!({"turns": 6}));
+        now.fields.insert("limits", json!({"turns": 6}));
         let lines: Vec<_> =
             now.differences_from(&sample()).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["limits.turns: 5 -> 6", "seed: (absent) -> 7"]);

@@ -1,13 +1,18 @@
 //! The canonical bytes of plain data, written as the data is walked: the same as those of its JSON with tables
 //! sorted by name, without that JSON in between.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use serde::Serialize;
 use serde::ser::{self, Impossible};
 use serde_json::{Number, Value};
+use smallvec::SmallVec;
 
 use super::{encode, encode_text};
+
+/// Entries of a table that need no memory of their own.
+const FEW: usize = 12;
 
 /// Writes the canonical bytes of a value.
 pub(super) struct Canonical<'a>(pub &'a mut Vec<u8>);
@@ -230,7 +235,7 @@ pub(super) struct Table<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
     /// The name of each entry, and where its bytes end.
-    entries: Vec<(std::borrow::Cow<'static, str>, usize)>,
+    entries: SmallVec<[(Cow<'static, str>, usize); FEW]>,
 }
 
 impl<'a> Table<'a> {
@@ -238,12 +243,12 @@ impl<'a> Table<'a> {
         out.push(b'm');
         let start = out.len();
         out.extend_from_slice(&[0; 8]);
-        Table { out, start, entries: Vec::with_capacity(8) }
+        Table { out, start, entries: SmallVec::new() }
     }
 
     fn entry<T: Serialize + ?Sized>(
         &mut self,
-        name: impl Into<std::borrow::Cow<'static, str>>,
+        name: impl Into<Cow<'static, str>>,
         value: &T,
     ) -> Result<(), NoJson> {
         let name = name.into();
@@ -261,7 +266,7 @@ impl<'a> Table<'a> {
             return;
         }
         let starts = std::iter::once(from).chain(entries.iter().map(|(_, end)| *end));
-        let mut order: Vec<_> = starts.zip(&entries).collect();
+        let mut order: SmallVec<[_; FEW]> = starts.zip(&entries).collect();
         order.sort_by(|(_, (a, _)), (_, (b, _))| a.cmp(b));
         // Copied behind itself in order, and from there to its place.
         let to = out.len();

@@ -115,7 +115,9 @@ pub fn open(
     texts: &Texts,
     before: &[Message],
 ) -> Vec<Message> {
-    let mut messages = before.to_vec();
+    let own = 3 + 2 * step.shots.len() + texts.messages.len();
+    let mut messages = Vec::with_capacity(before.len() + own);
+    messages.extend_from_slice(before);
     if before.is_empty() {
         let system = texts.system.as_deref();
         let parts: Vec<_> =

@@ -117,7 +117,7 @@ impl Record {
     /// `serde_json` without its raw values can do.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"recipe\":");
-        json(&self.recipe, out);
+        self.recipe.write(out);
         match &self.outcome {
             Outcome::Value(ports) => {
                 out.extend_from_slice(b",\"outcome\":{\"value\":{");

@@ -421,7 +421,7 @@ impl Workflow {
         about.insert("identity".to_owned(), engine.identity.to_string().into());
         CellInfo {
             method: settings.method.name().to_owned(),
-            config: recipe.fields.as_ref().clone(),
+            config: BTreeMap::clone(&recipe.fields),
             execution: execution
                 .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()

@@ -37,7 +37,8 @@ const ROWS_BUFFER: usize = 64 * 1024;
 /// Finished samples that are taken from their queue together.
 const TAKEN_AT_ONCE: usize = 64;
 
-type Finished = (u64, Arc<Flow>, Result<Ran, Failure>);
+/// Of a sample that is handed on a few times, so that it is not copied each time.
+type Finished = (u64, Arc<Flow>, Result<Box<Ran>, Failure>);
 
 /// Runs all samples of a workflow.
 pub(super) async fn run_all(
@@ -131,7 +132,7 @@ pub(super) async fn run_all(
 /// flight.
 async fn work(job: Arc<Job>, line: Arc<Line>, finished: mpsc::Sender<Finished>) {
     while let Some((index, flow, epoch)) = line.next().await {
-        let result = run_sample(&job, &flow, epoch).await;
+        let result = run_sample(&job, &flow, epoch).await.map(Box::new);
         if finished.send((index, flow, result)).await.is_err() {
             return;
         }
@@ -269,7 +270,7 @@ struct Window<'a> {
     samples: BufWriter<BlobWriter>,
     observed: BufWriter<BlobWriter>,
     /// Finished, but an earlier one is not.
-    waiting: BTreeMap<u64, Ran>,
+    waiting: BTreeMap<u64, Box<Ran>>,
     written: u64,
     tally: Tally,
     profile: ProfileBuilder,

@@ -155,7 +155,10 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
     }
     let start = Instant::now();
     let (question, opening) = (String::new(), Vec::new());
-    let (steps, requests, aside) = (Vec::new(), Vec::new(), Vec::new());
+    // Most steps are one request.
+    let all = flow.steps.len();
+    let (steps, requests) = (Vec::with_capacity(all), Vec::with_capacity(all));
+    let aside = Vec::new();
     let mut run = Run {
         job,
         flow,
