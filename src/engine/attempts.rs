@@ -8,7 +8,7 @@ use super::client::{Client, Failure, Told, ms};
 use super::gate::{Pass, Signal};
 use super::{Engine, EngineError, Reply, Trouble};
 use crate::digest::Key;
-use crate::record::{Retry, Timing};
+use crate::record::{Retry, Timing, millis};
 use crate::sample::{Completion, Request, Usage};
 
 /// Longest pause before the second attempt; doubled each time. The pause is drawn evenly between nothing
@@ -137,7 +137,7 @@ impl<'a> Asking<'a> {
                     notices.into_iter().for_each(|notice| door.tell(Told::Notice(notice)));
                     let lag = stamps.start.saturating_duration_since(start);
                     let mut timing = stamps.timing(door.anchor);
-                    timing.lag_ms = lag.as_secs_f64() * 1000.0;
+                    timing.lag_ms = millis(lag);
                     return Ok(Answered { outcome: Ok(completion), usage, timing });
                 }
                 Err(EngineError::Rejected { code, detail }) => {
@@ -203,7 +203,7 @@ impl<'a> Asking<'a> {
             reason: trouble.reason,
             detail: trouble.detail,
             attempt_ms,
-            waited_ms: wait.as_secs_f64() * 1000.0,
+            waited_ms: millis(wait),
         };
         self.retries.push(retry.clone());
         self.door.tell(Told::Retry { key: self.key, attempt: self.attempts, retry });

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempts::{Answered, Asking, Gone};
 use super::{Budget, Resource};
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom};
+use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, millis};
 use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
 use crate::store::{Outcome, Port, Record, Store, StoreError, Witness, json_bytes};
 
@@ -476,7 +476,7 @@ fn answer(
 }
 
 pub(super) fn ms(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1000.0
+    millis(start.elapsed())
 }
 
 /// Milliseconds since 1970.

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::{Price, Timing};
+use crate::record::{Price, Timing, millis};
 #[cfg(doc)]
 use crate::sample::ResponseFormat;
 use crate::sample::{Completion, Request, Usage};
@@ -184,11 +184,10 @@ impl Stamps {
 
     /// The same as durations; `anchor` is when the workflow began.
     pub fn timing(self, anchor: Instant) -> Timing {
-        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-        let since_start = |at: Instant| ms(at - self.start);
+        let since_start = |at: Instant| millis(at - self.start);
         Timing {
-            start_ms: ms(self.start - anchor),
-            connect_ms: self.connect.map(ms),
+            start_ms: millis(self.start - anchor),
+            connect_ms: self.connect.map(millis),
             ttft_ms: self.first.map(since_start),
             ttfa_ms: self.first_answer.map(since_start),
             e2e_ms: since_start(self.last),
@@ -445,7 +444,7 @@ impl Resource {
             Ok(engine) => {
                 let engine: Arc<dyn Engine> = Arc::from(engine);
                 self.slot.fill(engine.clone());
-                let init_ms = start.elapsed().as_secs_f64() * 1000.0;
+                let init_ms = millis(start.elapsed());
                 let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
                 let waiting = std::mem::take(&mut *waiting);
                 waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));

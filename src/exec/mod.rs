@@ -16,7 +16,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::graph::{Graph, Node};
 use crate::plan::{self, LastRun, LastStage};
 use crate::record::{
-    Cause, Event, RECORD_VERSION, RunAbout, RunRecord, RunStatus, StageState, TallySummary,
+    Cause, Event, RECORD_VERSION, RunAbout, RunRecord, RunStatus, StageState, TallySummary, millis,
 };
 use crate::stage::{Artifact, Context, Done, Input, Inputs, Samples, StageError};
 use crate::store::{Record, Witness};
@@ -156,7 +156,7 @@ pub async fn apply_and(
         run.progress.iter().enumerate().filter_map(found).collect();
     look(&found);
     let status = run.status(&record);
-    let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
+    let wall_ms = millis(start.elapsed());
     (run.context.emit)(Event::RunFinished { status, wall_ms, cause: run.cause() });
     run.remember();
     let record = record.lock().expect("BUG: the record lock is poisoned").clone();
@@ -285,7 +285,7 @@ impl Run {
             result,
             observed: tables.map(|(observed, _)| observed),
             info: tables.map(|(_, info)| info),
-            wall_ms: start.elapsed().as_secs_f64() * 1000.0,
+            wall_ms: millis(start.elapsed()),
             summary,
             rows_skipped: match &outcome.artifact {
                 Some(Artifact::Flows(flows)) => flows.skipped(),

@@ -15,21 +15,26 @@ pub fn whole(reply: &str) -> String {
 /// The last stated answer with the text before it: what follows the last `Answer:` that anything follows,
 /// or where there is none the last `the answer is`. It ends with its line; a line that ends right after the mark goes on below.
 pub fn stated(reply: &str) -> Option<(String, String)> {
-    // ASCII lower case keeps every byte where it is.
-    let lower = reply.to_ascii_lowercase();
-    let ends = |mark: &'static str| {
-        lower.rmatch_indices(mark).map(|(at, mark)| (at, at + mark.len())).collect::<Vec<_>>()
-    };
     // "The answer isn't …" states none.
     let is_whole = |end: usize| {
-        !lower[end..].starts_with(|c: char| c.is_alphanumeric() || c == '\'' || c == '’')
+        !reply[end..].starts_with(|c: char| c.is_alphanumeric() || c == '\'' || c == '’')
     };
-    let spoken = ends("answer is").into_iter().filter(|(_, end)| is_whole(*end));
-    let mut places = ends("answer:").into_iter().chain(spoken);
-    places.find_map(|(at, end)| {
+    let spoken = places(reply, "answer is").filter(|(_, end)| is_whole(*end));
+    places(reply, "answer:").chain(spoken).find_map(|(at, end)| {
         let rest = reply[end..].trim_start_matches([':', '*', '_', ' ', '\t']);
         let answer = undecorated(rest.trim_start().lines().next().unwrap_or(""));
         (!answer.is_empty()).then(|| (reply[..at].trim().to_owned(), answer))
+    })
+}
+
+/// Where a mark of ASCII letters begins and ends, in whatever case, the last first.
+fn places(text: &str, mark: &'static str) -> impl Iterator<Item = (usize, usize)> {
+    let (bytes, length) = (text.as_bytes(), mark.len());
+    let first = mark.as_bytes()[0];
+    let found = memchr::memrchr2_iter(first, first.to_ascii_uppercase(), bytes);
+    let found = found.map(move |at| (at, at + length));
+    found.filter(move |(at, end)| {
+        bytes.get(*at..*end).is_some_and(|found| found.eq_ignore_ascii_case(mark.as_bytes()))
     })
 }
 

@@ -33,6 +33,11 @@ pub use verdict::{Bound, Finding, Side, Unit, Verdict};
 /// each sample in `run.json`, and knows what was run, the tables of workflows, and when each event happened.
 pub const RECORD_VERSION: u32 = 2;
 
+/// Milliseconds, with as many digits as a clock of nanoseconds has.
+pub fn millis(time: std::time::Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
+}
+
 /// Where an answer came from. Latencies of different origins are never mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

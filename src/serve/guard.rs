@@ -105,7 +105,7 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
         method: cut(method.as_str()),
         path: cut(&path),
         status: response.status().as_u16(),
-        ms: start.elapsed().as_secs_f64() * 1000.0,
+        ms: crate::record::millis(start.elapsed()),
     });
     response
 }

@@ -16,7 +16,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::journal::{self, ENDING, INDEX_ENDING};
 use super::line::{self, Head};
-use super::pack::{self, Pack};
+use super::pack::{self, Entry, Pack};
 use crate::digest::Key;
 
 /// How often a writer looks for what other processes have published.
@@ -52,6 +52,13 @@ struct Place {
     length: u32,
     offset: u64,
     generation: u32,
+}
+
+impl Place {
+    fn entry(self, key: Key) -> Entry {
+        let Place { length, offset, generation, .. } = self;
+        Entry { key, offset, length, generation }
+    }
 }
 
 /// A journal as far as it was read.
@@ -310,6 +317,16 @@ impl Index {
     #[cfg(test)]
     pub(super) fn lines_in_memory(&self) -> usize {
         self.places.len()
+    }
+
+    /// The lines of a journal that count, sorted, as far as they were read or written here.
+    pub(super) fn lines_of(&self, name: &str) -> Vec<Entry> {
+        let is_it = |log: &Option<Log>| log.as_ref().is_some_and(|log| log.name == name);
+        let Some(number) = self.logs.iter().position(is_it) else { return Vec::new() };
+        let own = self.places.iter().filter(|(_, place)| place.log as usize == number);
+        let mut lines: Vec<Entry> = own.map(|(key, place)| place.entry(*key)).collect();
+        lines.sort_unstable_by_key(|entry| entry.key);
+        lines
     }
 
     /// Whether a line of a key is in a journal that has not ended, or waits to be written to it.

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -57,6 +57,9 @@ const INLINE_MAX: usize = 4096;
 
 /// Files longer than this go into the store in pieces.
 const WHOLE_MAX: u64 = 1 << 20;
+
+/// How often it is looked whether the journal is free: a few microseconds.
+const SPINS: u32 = 300;
 
 /// A process starts another journal when its own has this many bytes: what it knows of its own journal is in
 /// memory.
@@ -211,7 +214,7 @@ impl Store {
     }
 
     fn append(&self, line: &[u8], head: Head, may_wait: bool) -> Result<(), StoreError> {
-        let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
+        let mut slot = self.own_journal();
         let journal = match &mut *slot {
             Some(journal) => journal,
             empty => {
@@ -225,25 +228,44 @@ impl Store {
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
         if journal.length >= JOURNAL_BYTES {
             journal.sync()?;
+            let name = journal.name.clone();
             *slot = None;
-            self.tidy_beside();
+            let lines = self.index.read().expect(INDEX).lines_of(&name);
+            self.tidy_after(move |folders| folders.index_own(&name, &lines));
         }
         Ok(())
     }
 
+    /// The journal of this process. Who has it writes a line, which takes less time than to sleep and to be woken.
+    fn own_journal(&self) -> MutexGuard<'_, Option<Journal>> {
+        for _ in 0..SPINS {
+            if let Ok(journal) = self.journal.try_lock() {
+                return journal;
+            }
+            std::hint::spin_loop();
+        }
+        self.journal.lock().expect("BUG: the journal lock is poisoned")
+    }
+
     /// Hands lines that wait to the operating system.
     fn write_waiting(&self) -> Result<(), StoreError> {
-        let mut slot = self.journal.lock().expect("BUG: the journal lock is poisoned");
+        let mut slot = self.own_journal();
         slot.as_mut().map_or(Ok(()), Journal::write)
     }
 
     /// Seals and merges in a thread of its own, if none is at it.
     fn tidy_beside(&self) {
+        self.tidy_after(|_| Ok(()));
+    }
+
+    /// The same, with something before it.
+    fn tidy_after(&self, first: impl FnOnce(&Folders) -> Result<(), StoreError> + Send + 'static) {
         let mut thread = self.tidying.lock().expect("BUG: the tidying lock is poisoned");
         if thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished) {
             let folders = folders(&self.root);
             // What cannot be tidied now (a full disk) stays as it is, whole.
-            *thread = Some(std::thread::spawn(move || drop(folders.tidy(false))));
+            let work = move || drop(first(&folders).and_then(|()| folders.tidy(false)));
+            *thread = Some(std::thread::spawn(work));
         }
     }
 
@@ -323,8 +345,7 @@ impl Store {
 
     /// Makes everything written so far survive a loss of power, and keeps the stat cache.
     pub fn flush(&self) -> Result<(), StoreError> {
-        if let Some(journal) = &mut *self.journal.lock().expect("BUG: the journal lock is poisoned")
-        {
+        if let Some(journal) = &mut *self.own_journal() {
             journal.sync()?;
         }
         self.stat.save()
@@ -451,13 +472,18 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Everything acknowledged is already with the operating system; this is for loss of power.
         let _ = self.flush();
-        let wrote = self.journal.lock().is_ok_and(|mut journal| journal.take().is_some());
+        let journal = self.journal.lock().ok().and_then(|mut journal| journal.take());
         let thread = self.tidying.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-        if wrote {
-            let _ = folders(&self.root).tidy(false);
+        if let Some(journal) = journal {
+            let lines = self.index.read().map_or(Vec::new(), |index| index.lines_of(&journal.name));
+            let name = journal.name.clone();
+            drop(journal);
+            let folders = folders(&self.root);
+            // What is not done now is done by the next who writes.
+            let _ = folders.index_own(&name, &lines).and_then(|()| folders.tidy(false));
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::record::{Event, RunRecord};
 const LOG: &str = "events.log";
 const RECORD: &str = "run.json";
 const TAG_ENDING: &str = ".tag";
+/// Bytes of events that are written together.
+const LOG_BUFFER: usize = 64 * 1024;
 /// On a file system without locks, a run whose log was not written to for this long is over.
 const SILENT: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,7 +43,7 @@ impl RunFolder {
     fn create(root: &Utf8Path) -> Result<RunFolder, StoreError> {
         fs::create_dir_all(root).map_err(at("create", root))?;
         let log = journal::create_locked(&root.join(LOG))?;
-        let log = Log { file: BufWriter::new(log), written: Instant::now() };
+        let log = Log { file: BufWriter::with_capacity(LOG_BUFFER, log), written: Instant::now() };
         Ok(RunFolder { root: root.to_owned(), log: Mutex::new(log) })
     }
 

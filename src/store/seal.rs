@@ -87,6 +87,16 @@ impl Folders {
         Ok(())
     }
 
+    /// Writes the index of a journal that this process has ended and knows the lines of, if it is long.
+    pub(super) fn index_own(&self, name: &str, lines: &[Entry]) -> Result<(), StoreError> {
+        let path = self.journals.join(name);
+        let bytes = fs::metadata(&path).map_err(at("read", &path))?.len();
+        match bytes >= INDEX_BYTES {
+            true => pack::write_index(&index_of(&path), lines, bytes),
+            false => Ok(()),
+        }
+    }
+
     /// Removes what killed processes left half written, here and beside.
     fn sweep(&self) {
         let root = self.packs.parent().unwrap_or(&self.packs);

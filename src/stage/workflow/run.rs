@@ -17,7 +17,7 @@ use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
 use crate::record::{
     Event, Observed, Price, ProfileBuilder, RequestCounts, RequestObserved, ServedFrom, Stopper,
-    Tally, TallySummary,
+    Tally, TallySummary, millis,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample, Score};
@@ -116,7 +116,7 @@ pub(super) async fn run_all(
     let mut profile = std::mem::take(&mut window.profile).finish(
         workflow.cache.then(|| job.client.memory()),
         u64::from(width),
-        Some(start.elapsed().as_secs_f64() * 1000.0),
+        Some(millis(start.elapsed())),
     );
     // A model in this process takes the processor for itself: then that says nothing of the client.
     let is_client = profile.speed.requests > 0 && !engine.backend.is_local();

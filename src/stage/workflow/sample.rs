@@ -15,7 +15,7 @@ use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn};
-use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom};
+use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom, millis};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
@@ -557,5 +557,5 @@ pub(super) fn trace_step(step: u32, thought: String) -> TraceStep {
 }
 
 pub(super) fn ms(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1000.0
+    millis(start.elapsed())
 }

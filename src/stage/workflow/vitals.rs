@@ -33,7 +33,7 @@ impl Vitals {
     /// The share of `cores` that this process has used; `None` where the system does not say.
     pub(super) fn cpu_share(&self, cores: u32) -> Option<f64> {
         let used = cpu_ms()?.checked_sub(self.cpu_ms?)?;
-        let had = self.began.elapsed().as_secs_f64() * 1000.0 * f64::from(cores);
+        let had = crate::record::millis(self.began.elapsed()) * f64::from(cores);
         (had > 0.0).then(|| (used as f64 / had).min(1.0))
     }
 
