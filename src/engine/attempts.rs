@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::budget::Reservation;
 use super::client::{Client, Failure, Told, ms};
 use super::gate::{Pass, Signal};
-use super::{Engine, EngineError, Reply, Trouble};
+use super::{Engine, EngineError, Reply, Trouble, prompt_ceiling};
 use crate::digest::Key;
 use crate::record::{Retry, Timing};
 use crate::sample::{Completion, Request, Usage};
@@ -88,14 +88,14 @@ impl<'a> Asking<'a> {
         loop {
             self.may_ask(&mut is_trial)?;
             let permit = door.unless_stopped(gate.enter(self.attempts > 0)).await?;
-            let ready = door.unless_stopped(engine.engine()).await?.map_err(Gone::Engine)?;
+            let ready = engine.engine(door).await?;
             if door.access.stop.is_cancelled() {
                 return Err(Failure::Cancelled.into());
             }
             // Counting takes time, and most engines have nothing to hold.
             let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
             let most = u64::from(self.request.sampling.max_tokens);
-            let mut reserved = door.reserve(ready.as_ref(), self.request).await?;
+            let mut reserved = door.reserve(self.request).await?;
             let mut at = Some(gate.take(prompt + most));
             // While it waited, the server may have asked others for a pause.
             while let Some(until) = at.filter(|at| *at > tokio::time::Instant::now()) {
@@ -283,7 +283,10 @@ fn wording(detail: &str) -> String {
 
 impl Client {
     /// What comes of `work`, unless the run is stopped before.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
         tokio::select! {
             biased;
             // Most of it waits for nothing, and then nobody needs to listen for a stop.
@@ -293,16 +296,15 @@ impl Client {
     }
 
     /// Sets money aside for a request, where there is a budget to hold.
-    async fn reserve(
+    pub(super) async fn reserve(
         &self,
-        engine: &dyn Engine,
         request: &Request,
     ) -> Result<Option<Reservation<'_>>, Failure> {
         let (Some(budget), Some(price)) = (&self.access.budget, self.engine.backend.price()) else {
             return Ok(None);
         };
         let most = u64::from(request.sampling.max_tokens);
-        let ceiling = price.ceiling(engine.prompt_ceiling(request), most);
+        let ceiling = price.ceiling(prompt_ceiling(request), most);
         match self.unless_stopped(budget.reserve(ceiling)).await? {
             Some(reserved) => Ok(Some(reserved)),
             None => {

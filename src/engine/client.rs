@@ -58,6 +58,17 @@ pub enum Told {
         /// What happened, and how long is waited now.
         retry: Retry,
     },
+    /// Something was asked to find out whether an engine can do what is wanted, before anything else.
+    Proved {
+        /// The stage of the engine.
+        engine: String,
+        /// Tokens, as far as they are known.
+        usage: Usage,
+        /// Whether somebody has said what they cost.
+        priced: bool,
+        /// Dollars for them, where all of that is known.
+        cost: Option<f64>,
+    },
     /// Something the user should know.
     Notice(String),
     /// How far something is that takes its time.
@@ -231,6 +242,11 @@ impl Client {
         self.engine.backend.continues().map_err(|why| {
             format!("the engine `{}` cannot go on with a prefilled reply: {why}", self.engine.stage)
         })
+    }
+
+    /// What its engine has to be asked before anything else.
+    pub fn proof(&self) -> Option<Request> {
+        self.engine.backend.proof()
     }
 
     /// Whether messages get the model's chat format on their way.

@@ -24,8 +24,10 @@ mod memory;
 pub mod mistralrs;
 pub mod openai;
 pub mod process;
+mod proof;
 pub mod scripted;
 
+use attempts::Gone;
 pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
@@ -216,17 +218,6 @@ pub trait Engine: Send + Sync {
         bytes as u64 / 4 + 4 * request.messages.len() as u64
     }
 
-    /// The most that the prompt of a request can be: no tokenizer makes more tokens than bytes.
-    fn prompt_ceiling(&self, request: &Request) -> u64 {
-        let said = request.messages.iter().map(|message| {
-            // With the frame of a turn.
-            16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
-        });
-        let form = request.sampling.response_format.as_ref().map_or(0, json_len);
-        let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
-        (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
-    }
-
     /// Waits until it can be asked, however long that takes: a server that died is started again here.
     fn recover(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(std::future::ready(Ok(())))
@@ -236,6 +227,17 @@ pub trait Engine: Send + Sync {
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// The most tokens that the prompt of a request can be: no tokenizer makes more of them than bytes.
+pub fn prompt_ceiling(request: &Request) -> u64 {
+    let said = request.messages.iter().map(|message| {
+        // With the frame of a turn.
+        16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
+    });
+    let form = request.sampling.response_format.as_ref().map_or(0, json_len);
+    let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
+    (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
 }
 
 fn json_len(value: &impl serde::Serialize) -> usize {
@@ -301,6 +303,10 @@ pub trait Backend: Send + Sync {
     }
     /// Somebody will ask for those: whether a server has them is to be found out while it is loaded.
     fn expect_likelihoods(&self) {}
+    /// What it has to be asked before anything else, and is paid for: whether it can do what was expected.
+    fn proof(&self) -> Option<Request> {
+        None
+    }
     /// Whether messages get the model's chat format on their way.
     fn formats_chat(&self) -> bool {
         true
@@ -422,17 +428,42 @@ impl Resource {
     }
 
     /// The engine, loaded by the first who asks. One that cannot be loaded is not tried again in this run.
-    async fn engine(&self) -> Result<Arc<dyn Engine>, String> {
+    async fn engine(&self, door: &Client) -> Result<Arc<dyn Engine>, Gone> {
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);
         }
-        let mut failed = self.loading.lock().await;
+        let mut failed = door.unless_stopped(self.loading.lock()).await?;
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);
         }
         if let Some(error) = &*failed {
-            return Err(error.clone());
+            return Err(Gone::Engine(error.clone()));
         }
+        let proved = match door.unless_stopped(self.load()).await? {
+            // What is on its way is paid for, and waited for.
+            Ok((engine, init_ms)) => door.prove(&*engine).await.map(|()| (engine, init_ms)),
+            Err(error) => Err(Gone::Engine(error)),
+        };
+        match proved {
+            Ok((engine, init_ms)) => {
+                self.slot.fill(engine.clone());
+                let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
+                let waiting = std::mem::take(&mut *waiting);
+                waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
+                Ok(engine)
+            }
+            Err(gone) => {
+                self.slot.clear(&self.memory);
+                if let Gone::Engine(error) = &gone {
+                    *failed = Some(error.clone());
+                }
+                Err(gone)
+            }
+        }
+    }
+
+    /// Makes room for it and loads it, with how many milliseconds that took.
+    async fn load(&self) -> Result<(Arc<dyn Engine>, f64), String> {
         let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
         let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
         let bytes = self.backend.memory();
@@ -441,21 +472,7 @@ impl Resource {
             self.memory.reserve(&self.slot, bytes, waits).await;
         }
         let start = Instant::now();
-        match self.backend.load(progress).await {
-            Ok(engine) => {
-                let engine: Arc<dyn Engine> = Arc::from(engine);
-                self.slot.fill(engine.clone());
-                let init_ms = start.elapsed().as_secs_f64() * 1000.0;
-                let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
-                let waiting = std::mem::take(&mut *waiting);
-                waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
-                Ok(engine)
-            }
-            Err(error) => {
-                self.slot.clear(&self.memory);
-                *failed = Some(error.clone());
-                Err(error)
-            }
-        }
+        let engine = self.backend.load(progress).await?;
+        Ok((Arc::from(engine), start.elapsed().as_secs_f64() * 1000.0))
     }
 }

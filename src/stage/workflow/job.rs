@@ -34,6 +34,12 @@ impl Workflow {
             emit(match told {
                 Told::Notice(message) => Event::Notice { stage: Some(stage), message },
                 Told::Progress(message) => Event::EngineLoading { stage, message },
+                Told::Proved { engine: stage, usage, priced, cost } => Event::EngineProved {
+                    stage,
+                    output_tokens: usage.output_tokens,
+                    cost: priced.then_some(cost.unwrap_or(0.0)),
+                    cost_unknown: cost.is_none(),
+                },
                 Told::Retry { key, attempt, retry } => {
                     Event::RequestRetried { stage, key, attempt, retry }
                 }

@@ -1,6 +1,6 @@
 //! How far the store can answer a workflow, and why not further: for plans and explanations. Asks no engine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::Workflow;
 use super::rag;
 use super::sample::{self, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
-use crate::engine::{Failure, Mode};
+use crate::engine::{Failure, Mode, prompt_ceiling};
 use crate::record::Price;
 use crate::report::CellInfo;
 use crate::sample::{Flow, Text};
@@ -340,6 +340,19 @@ impl Workflow {
             cost.estimate += price.ceiling(bytes / 4, 0);
         }
         if let Some(cost) = survey.cost.as_mut().filter(|_| survey.samples_to_ask > 0) {
+            let mut engines = BTreeSet::new();
+            for name in job.settings.scoring.likelihoods() {
+                let price = job.aside_prices.get(name);
+                let Some((price, (engine, request))) = price.zip(job.doors.proof(name)) else {
+                    continue;
+                };
+                // Once, whoever asks.
+                if engines.insert(engine) {
+                    let (bytes, most) = (prompt_ceiling(&request), request.sampling.max_tokens);
+                    cost.ceiling += price.ceiling(bytes, u64::from(most));
+                    cost.estimate += price.ceiling(bytes / 4, u64::from(most));
+                }
+            }
             for search in &job.settings.searches {
                 let Some(price) = job.aside_prices.get(search.port()) else { continue };
                 let bytes = search.bytes_to_embed(&job.store, forced).await;

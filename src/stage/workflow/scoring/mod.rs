@@ -325,6 +325,12 @@ impl Doors {
         self.sandboxes.iter().map(held).collect()
     }
 
+    /// What the engine of a scorer has to be asked before anything else, and which engine that is.
+    pub fn proof(&self, scorer: &str) -> Option<(&str, Request)> {
+        let client = self.clients.get(scorer)?;
+        Some((client.name(), client.proof()?))
+    }
+
     /// What tokens of scorers cost, by scorer.
     pub fn prices(&self) -> &BTreeMap<String, Price> {
         &self.prices
