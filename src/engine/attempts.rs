@@ -308,8 +308,8 @@ impl Client {
         match self.unless_stopped(budget.reserve(ceiling)).await? {
             Some(reserved) => Ok(Some(reserved)),
             None => {
-                let (limit, spent) = (budget.limit, budget.spent());
-                Err(Failure::Budget { limit, spent, ceiling })
+                let (limit, spent, unsure) = (budget.limit, budget.spent(), budget.unsure());
+                Err(Failure::Budget { limit, spent, unsure, ceiling })
             }
         }
     }

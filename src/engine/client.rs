@@ -119,13 +119,16 @@ pub enum Failure {
     Cancelled,
     /// The budget does not allow it.
     #[error(
-        "the budget of ${limit:.2} is used up: ${spent:.4} spent, and the next request may cost ${ceiling:.4}"
+        "the budget of ${limit:.2} is used up: ${spent:.4} spent{}, and the next request may cost ${ceiling:.4}",
+        unsure_text(*.unsure)
     )]
     Budget {
         /// The bound, in dollars.
         limit: f64,
         /// Spent so far.
         spent: f64,
+        /// Of that, the most that attempts can have cost of which nobody knows it.
+        unsure: f64,
         /// What the request may cost at most.
         ceiling: f64,
     },
@@ -157,6 +160,13 @@ pub struct Missing {
 
 fn attempts_text(attempts: u32) -> String {
     if attempts > 1 { format!(" (after {attempts} attempts)") } else { String::new() }
+}
+
+fn unsure_text(unsure: f64) -> String {
+    match unsure > 0.0 {
+        true => format!(", of which up to ${unsure:.4} for attempts whose cost nobody knows"),
+        false => String::new(),
+    }
 }
 
 type Remembered = Arc<Known>;

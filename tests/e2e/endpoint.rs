@@ -523,6 +523,13 @@ fn a_budget_stops_before_it_is_passed() {
     // 30 replies of at most 10 tokens, and nothing for prompts.
     let plan = project.forge(&["plan", "pipelines/bench.toml"]);
     assert!(plan.stdout.contains("at most $300.0000, or $300.0000"), "{}", plan.stdout);
+    // What breaks off may be paid for, and is tried five times more.
+    assert!(plan.stdout.contains("is paid for once; $1800.0000 if"), "{}", plan.stdout);
+    let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]).stdout;
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let with_retries =
+        plan.as_array().unwrap().iter().map(|node| &node["survey"]["cost"]["with_retries"]);
+    assert_eq!(with_retries.filter_map(Value::as_f64).sum::<f64>(), 1800.0);
     let ran = project.apply(&["--budget", "40"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);

@@ -40,13 +40,15 @@ pub struct Survey {
 }
 
 /// What the samples that are not answered may still cost, in dollars, if every reply has all the tokens that
-/// it may have, and every agent takes all its turns.
+/// it may have, and every agent takes all its turns. An attempt that breaks off may be paid for as well.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Ahead {
     /// With one token for each byte of the prompts: no tokenizer makes more of them.
     pub ceiling: f64,
     /// With one token for four bytes of the prompts, as English text has them.
     pub estimate: f64,
+    /// The ceiling, if every request is paid for as often as it may be tried.
+    pub with_retries: f64,
 }
 
 /// Tokens that a turn has besides its text.
@@ -359,6 +361,7 @@ impl Workflow {
                 cost.ceiling += price.ceiling(bytes, 0);
                 cost.estimate += price.ceiling(bytes / 4, 0);
             }
+            cost.with_retries = cost.ceiling * f64::from(1 + self.limits.max_retries);
         }
         Ok(survey)
     }
