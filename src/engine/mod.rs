@@ -381,6 +381,12 @@ impl Resource {
         }
     }
 
+    /// What its tokens cost, where they cost money at all; `None` in there where nobody has said how much.
+    pub fn tariff(&self) -> Option<Option<Price>> {
+        let price = self.backend.price();
+        (price.is_some() || self.backend.is_paid()).then_some(price)
+    }
+
     /// Calls `then` with the milliseconds it took and what there is to say, once the engine is loaded.
     pub fn on_load(&self, then: impl FnOnce(f64, Vec<String>) + Send + 'static) {
         self.on_load.lock().expect("BUG: the load lock is poisoned").push(Box::new(then));

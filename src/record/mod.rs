@@ -21,7 +21,7 @@ mod verdict;
 
 pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
 pub(crate) use event::{is_false, is_zero};
-pub use price::{Price, dollars};
+pub use price::{Price, Tariffs, dollars};
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};
 pub use speed::{InFlight, Speed, Steady, Timing};
@@ -160,11 +160,19 @@ impl RequestObserved {
         self.served_from == ServedFrom::Live && self.live_ms.is_none()
     }
 
-    /// Dollars for it, and whether that is all: of tokens that nobody has counted, and of attempts that broke off,
-    /// the cost is unknown.
-    pub fn cost(&self, price: &Price) -> (f64, bool) {
-        let cost = price.of(&self.usage);
+    /// Dollars for it, and whether that is all: of tokens that nobody has counted, or that cost nobody says what, and
+    /// of attempts that broke off, the cost is unknown.
+    pub fn cost(&self, price: Option<&Price>) -> (f64, bool) {
+        let cost = worth(price, &self.usage);
         (cost.unwrap_or(0.0), cost.is_some() && self.unknown_attempts == 0)
+    }
+}
+
+/// Dollars for tokens that cost money, where that is known: none cost nothing, whatever the price.
+pub fn worth(price: Option<&Price>, usage: &Usage) -> Option<f64> {
+    match price {
+        Some(price) => price.of(usage),
+        None => (usage.input_tokens == Some(0) && usage.output_tokens == Some(0)).then_some(0.0),
     }
 }
 

@@ -417,6 +417,7 @@ pub(super) mod tests {
             engine: BTreeMap::from([("model".to_owned(), json!("tiny|model"))]),
             admission: "4 at once: set in the manifest".to_owned(),
             price: Some(Price { input: 10.0, output: 100.0, cached_input: None }),
+            unpriced: false,
             scorers: BTreeMap::from([("exact_match".to_owned(), "SQuAD".to_owned())]),
             scorer_prices: BTreeMap::new(),
             profile: {

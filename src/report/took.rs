@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, Observed, Price, RequestObserved, ServedFrom, is_false, is_zero};
+use crate::record::{
+    self, Observed, Price, RequestObserved, ServedFrom, Tariffs, is_false, is_zero,
+};
 use crate::sample::Usage;
 
 /// What the requests of a workflow cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Dollars for a million tokens.
-    pub price: Price,
+    /// Dollars for a million tokens; null where nobody has said it of an engine that costs money.
+    pub price: Option<Price>,
     /// Dollars for live requests; null where some of them are unknown.
     pub spent: Option<f64>,
     /// Dollars that the requests answered from the store would have cost; null as above.
@@ -25,14 +27,14 @@ pub struct Cost {
     /// Samples with requests whose cost is not known, or not all of it.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unknown_cost_samples: u64,
-    /// Whether nobody has counted the tokens of some request.
+    /// Whether nobody knows what the tokens of some request cost: nobody has counted them, or there is no price.
     #[serde(skip_serializing_if = "is_false", default)]
     pub uncounted: bool,
 }
 
 impl Cost {
     /// Of no requests.
-    fn none(price: Price) -> Cost {
+    fn none(price: Option<Price>) -> Cost {
         Cost {
             price,
             spent: Some(0.0),
@@ -55,13 +57,18 @@ impl Cost {
                 ServedFrom::Live => (&mut self.spent, &mut self.spent_at_least),
                 _ => (&mut self.saved, &mut self.saved_at_least),
             };
-            let (cost, is_all) = request.cost(&self.price);
+            let (cost, is_all) = request.cost(self.price.as_ref());
             *known += cost;
             *sum = sum.filter(|_| is_all).map(|sum| sum + cost);
             unknown |= !is_all;
-            self.uncounted |= self.price.of(&request.usage).is_none();
+            self.uncounted |= record::worth(self.price.as_ref(), &request.usage).is_none();
         }
         self.unknown_cost_samples += u64::from(unknown);
+    }
+
+    /// Whether something was asked whose price nobody has said.
+    pub fn lacks_price(&self) -> bool {
+        self.price.is_none() && self.uncounted
     }
 
     /// Dollars for all requests, as if none had been remembered and each had ended at once: what attempts cost that
@@ -107,14 +114,17 @@ pub struct Took {
 }
 
 impl Took {
-    /// Nothing yet, of a workflow with these prices: of its engine, and of those whom scorers and retrieval ask.
-    pub fn new(price: Option<Price>, aside: &BTreeMap<String, Price>) -> Took {
-        let aside = aside.iter();
+    /// Nothing yet, of a workflow with these prices: of its engine, if it costs money, and of those whom scorers and
+    /// retrieval ask. Where nobody has said any price there are no costs.
+    pub fn new(own: Option<Option<Price>>, aside: &Tariffs) -> Took {
+        let has_price = own.iter().chain(aside.values()).any(Option::is_some);
+        let own = own.filter(|_| has_price);
+        let aside = aside.iter().filter(|_| has_price);
         Took {
             usage: Usage::ZERO,
             live: Vec::new(),
             cached: Vec::new(),
-            cost: price.map(Cost::none),
+            cost: own.map(Cost::none),
             scorer_costs: aside.map(|(name, price)| (name.clone(), Cost::none(*price))).collect(),
             live_tokens: Some(0),
             live_ms: 0.0,
@@ -192,7 +202,7 @@ mod tests {
         let price = Price { input: 1.0, output: 2.0, cached_input: None };
         let million = Usage::counted(Some(1_000_000), Some(1_000_000), TokenSource::Usage);
         let cost_of = |samples: &[Observed]| {
-            let mut took = Took::new(Some(price), &BTreeMap::new());
+            let mut took = Took::new(Some(Some(price)), &BTreeMap::new());
             samples.iter().for_each(|sample| took.add(sample));
             took.cost.expect("there is a price")
         };

@@ -154,6 +154,7 @@ fn report(rows: usize, cells: usize) -> Report {
             engine: BTreeMap::new(),
             admission: "8 at once".to_owned(),
             price: Some(Price { input: 1.0 + cell as f64, output: 4.0, cached_input: None }),
+            unpriced: false,
             scorers: BTreeMap::new(),
             scorer_prices: BTreeMap::new(),
             profile: ProfileBuilder::default().finish(None, 8, Some(1000.0)),

@@ -59,8 +59,8 @@ impl Workflow {
         let rag = rag.unwrap_or_default();
         let doors = Doors::open(&self.scoring, inputs, context, &access)?;
         let (searches, further) = self.tools.open(inputs, context, &access)?;
-        let prices =
-            doors.prices().clone().into_iter().chain(rag.prices()).chain(further).collect();
+        let tariffs =
+            doors.tariffs().clone().into_iter().chain(rag.tariffs()).chain(further).collect();
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
@@ -74,7 +74,7 @@ impl Workflow {
             time_limit: self.sample_limits.time,
             rag,
             searches,
-            aside_prices: prices,
+            aside_tariffs: tariffs,
             warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
     }

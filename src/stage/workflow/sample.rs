@@ -15,7 +15,7 @@ use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn};
-use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom};
+use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom, Tariffs};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
@@ -49,9 +49,16 @@ pub struct Job {
     /// Those that searches of agents ask, by the tool.
     pub searches: BTreeMap<String, Client>,
     /// What tokens cost of those whom scorers and retrieval ask, by the name in [`ScorerRequest`].
-    pub aside_prices: BTreeMap<String, Price>,
+    pub aside_tariffs: Tariffs,
     /// What there is to say of prompts.
     pub warnings: Warnings,
+}
+
+impl Job {
+    /// What tokens cost of whom scorers or retrieval ask by this name, where somebody has said that.
+    pub(super) fn aside_price(&self, name: &str) -> Option<&Price> {
+        self.aside_tariffs.get(name)?.as_ref()
+    }
 }
 
 /// A sample as it ended, with the rows that tables and records hold of it: written once.
