@@ -316,7 +316,6 @@ impl Run<'_> {
             let ended = match self.step(step).await {
                 Ok(ended) => ended,
                 Err(Failure::Engine(failed)) => {
-                    self.requests.push(failed.observed.clone());
                     self.end_trace();
                     let words = Failure::Engine(failed).to_string();
                     return Ok((Outcome::ProviderError, Some(words)));
@@ -431,7 +430,12 @@ impl Run<'_> {
             replica,
         );
         let build_ms = ms(start);
-        let answer = self.job.client.complete(&request).await?;
+        let answer = self.job.client.complete(&request).await.inspect_err(|failure| {
+            // Whoever asks another engine keeps what failed there.
+            if let Failure::Engine(failed) = failure {
+                self.requests.push(failed.observed.clone());
+            }
+        })?;
         let mut observed = answer.observed;
         *observed.phases_ms.entry(Phase::PromptBuild).or_default() += build_ms;
         run.requests.push(observed.key);

@@ -225,16 +225,22 @@ struct Asked {
 }
 
 impl Asked {
+    /// Asks, and keeps what was observed, also of what failed: it is the costs of this engine and not of another.
     async fn ask(
         &mut self,
         port: &str,
         door: &Client,
         request: &Request,
     ) -> Result<Answer, Failure> {
-        let answer = door.complete(request).await?;
-        let request = answer.observed.clone();
+        let answered = door.complete(request).await;
+        let observed = match &answered {
+            Ok(answer) => &answer.observed,
+            Err(Failure::Engine(failed)) => &failed.observed,
+            Err(_) => return answered,
+        };
+        let request = observed.clone();
         self.made.push(ScorerRequest { scorer: port.to_owned(), request });
-        Ok(answer)
+        answered
     }
 }
 
