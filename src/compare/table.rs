@@ -192,6 +192,8 @@ struct SeenRequest {
     usage: Usage,
     #[serde(default)]
     unknown_attempts: u32,
+    #[serde(default)]
+    failed_usage: Option<Usage>,
 }
 
 /// Of the phases, the one that latencies leave out.
@@ -234,6 +236,7 @@ impl From<SeenRequest> for RequestObserved {
             usage: seen.usage,
             attempts: 0,
             unknown_attempts: seen.unknown_attempts,
+            failed_usage: seen.failed_usage,
             retries: Vec::new(),
             timing: None,
         }

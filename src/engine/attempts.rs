@@ -55,7 +55,9 @@ pub(super) struct Asking<'a> {
     pub(super) retry_ms: f64,
     /// Tokens of an answer that was of no use.
     pub(super) billed: Usage,
-    /// Attempts that failed and may be billed all the same: nobody knows for how much.
+    /// Tokens that were counted for attempts that failed.
+    pub(super) failed_usage: Usage,
+    /// Attempts that failed and may be billed beyond that: nobody knows for how much.
     pub(super) unknown_attempts: u32,
     /// When the first attempt was sent: queueing and loading are no part of the time-out.
     began: Option<Instant>,
@@ -73,6 +75,7 @@ impl<'a> Asking<'a> {
             retries: Vec::new(),
             retry_ms: 0.0,
             billed: Usage::ZERO,
+            failed_usage: Usage::ZERO,
             unknown_attempts: 0,
             began: None,
             recovering: Duration::ZERO,
@@ -172,9 +175,10 @@ impl<'a> Asking<'a> {
                 Err(EngineError::Billed { .. }) => panic!("BUG: an answer is billed once"),
             };
             self.unknown_attempts += u32::from(trouble.may_be_billed);
+            self.failed_usage = self.failed_usage.plus(trouble.usage());
             if let Some(reserved) = reserved {
                 // Nobody knows what was begun and broke off did cost.
-                reserved.settle((!trouble.may_be_billed).then_some(0.0));
+                reserved.settle(cost(&trouble.usage()).filter(|_| !trouble.may_be_billed));
             }
             permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
             let attempt_ms = ms(start);

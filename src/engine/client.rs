@@ -66,8 +66,10 @@ pub enum Told {
         usage: Usage,
         /// Whether somebody has said what they cost.
         priced: bool,
-        /// Dollars for them, where all of that is known.
+        /// Dollars for them, where they are known.
         cost: Option<f64>,
+        /// Whether there may be more.
+        at_least: bool,
     },
     /// Something the user should know.
     Notice(String),
@@ -401,7 +403,9 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let mut asking = Asking::new(self, key, request);
         let answered = asking.ask().await;
-        let Asking { attempts, retries, retry_ms, billed, unknown_attempts, .. } = asking;
+        let Asking { attempts, retries, retry_ms, billed, unknown_attempts, failed_usage, .. } =
+            asking;
+        let failed_usage = (failed_usage != Usage::ZERO).then_some(failed_usage);
         if retry_ms > 0.0 {
             phases_ms.insert(Phase::Retry, retry_ms);
         }
@@ -414,6 +418,7 @@ impl Client {
                 usage: billed,
                 attempts,
                 unknown_attempts,
+                failed_usage,
                 retries,
                 timing: None,
             };
@@ -467,6 +472,7 @@ impl Client {
         let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
         answer.observed.retries = retries;
         answer.observed.unknown_attempts = unknown_attempts;
+        answer.observed.failed_usage = failed_usage;
         // A refusal says nothing about speed.
         answer.observed.timing = answer.completion.is_ok().then_some(timing);
         Ok(answer)
@@ -495,6 +501,7 @@ fn answer(
             usage: *usage,
             attempts,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
         },

@@ -72,8 +72,10 @@ pub struct Trouble {
     pub overload: bool,
     /// How long the engine asks to wait.
     pub retry_after: Option<Duration>,
-    /// Whether the provider may want money for it all the same: it began to answer, or nobody knows.
+    /// Whether the provider may want money for it that is not `counted`: it began to answer, or nobody knows.
     pub may_be_billed: bool,
+    /// Tokens that the provider has counted for it, in whatever it did send.
+    pub counted: Option<Box<Usage>>,
     /// Whether nothing was sent, because the engine has to recover first: no attempt.
     pub unsent: bool,
 }
@@ -87,8 +89,23 @@ impl Trouble {
             overload: false,
             retry_after: None,
             may_be_billed: true,
+            counted: None,
             unsent: false,
         }
+    }
+
+    /// Tokens that are billed for it in any case.
+    fn usage(&self) -> Usage {
+        self.counted.as_deref().copied().unwrap_or(Usage::ZERO)
+    }
+
+    /// The same with the tokens that were counted for it, and whether those are all of them. Half a count is none.
+    fn counted(mut self, usage: Usage, is_all: bool) -> Self {
+        if usage.input_tokens.is_some() && usage.output_tokens.is_some() {
+            self.may_be_billed &= !is_all;
+            self.counted = Some(usage.into());
+        }
+        self
     }
 }
 
@@ -98,11 +115,22 @@ impl EngineError {
         EngineError::Passing(Trouble::new(reason, detail))
     }
 
-    /// The same about an answer that came, with its tokens. What may pass says for itself whether it may be billed.
+    /// The same about an answer that came, with its tokens.
     pub fn billed(self, usage: Usage) -> Self {
         match self {
-            error @ (EngineError::Passing(_) | EngineError::Billed { .. }) => error,
+            EngineError::Passing(trouble) => EngineError::Passing(trouble.counted(usage, true)),
+            error @ EngineError::Billed { .. } => error,
             error => EngineError::Billed { error: Box::new(error), usage },
+        }
+    }
+
+    /// The same about an answer that broke off, with the tokens that were counted until then: there may be more.
+    pub fn so_far(self, usage: Option<Usage>) -> Self {
+        match (self, usage) {
+            (EngineError::Passing(trouble), Some(usage)) if trouble.counted.is_none() => {
+                EngineError::Passing(trouble.counted(usage, false))
+            }
+            (error, _) => error,
         }
     }
 

@@ -20,26 +20,28 @@ impl Client {
         self.engine.gate.take(engine.prompt_tokens(&request) + most);
         let asked = engine.complete(&request, None);
         let ended = tokio::time::timeout(self.access.limits.attempt_timeout, asked).await;
-        let (usage, verdict) = match ended {
-            Ok(Ok(reply)) => (reply.completion.usage, Ok(())),
+        // Tokens, whether those are all, and what it shows.
+        let (usage, is_all, verdict) = match ended {
+            Ok(Ok(reply)) => (reply.completion.usage, true, Ok(())),
             Ok(Err(error)) => match error.unbilled() {
-                (EngineError::Passing(trouble), _) if trouble.may_be_billed => {
-                    (Usage::default(), Ok(()))
+                (EngineError::Passing(trouble), _) => {
+                    (trouble.usage(), !trouble.may_be_billed, Ok(()))
                 }
-                (EngineError::Broken(words), usage) => (usage, Err(Gone::Engine(words))),
-                (_, usage) => (usage, Ok(())),
+                (EngineError::Broken(words), usage) => (usage, true, Err(Gone::Engine(words))),
+                (_, usage) => (usage, true, Ok(())),
             },
-            Err(_) => (Usage::default(), Ok(())),
+            Err(_) => (Usage::ZERO, false, Ok(())),
         };
         let backend = &self.engine.backend;
         let cost = backend.price().and_then(|price| price.of(&usage));
         if let Some(reserved) = reserved {
-            reserved.settle(cost);
+            reserved.settle(cost.filter(|_| is_all));
         }
         // Of an engine that costs nothing there is nothing to tell.
         if backend.is_paid() || backend.price().is_some() {
             let engine = self.engine.stage.clone();
-            self.tell(Told::Proved { engine, usage, priced: backend.price().is_some(), cost });
+            let (priced, at_least) = (backend.price().is_some(), !is_all || cost.is_none());
+            self.tell(Told::Proved { engine, usage, priced, cost, at_least });
         }
         verdict
     }

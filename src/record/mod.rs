@@ -143,9 +143,13 @@ pub struct RequestObserved {
     pub usage: Usage,
     /// How often the engine was asked, 0 for a hit.
     pub attempts: u32,
-    /// Of its attempts, those that failed and may be billed all the same: nobody knows for how much.
+    /// Of its attempts, those that failed and may be billed for more than was counted: nobody knows for how much.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unknown_attempts: u32,
+    /// Tokens that were counted for attempts that failed. They cost money, and are no part of `usage`: with more luck
+    /// nobody would have asked for them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failed_usage: Option<Usage>,
     /// The attempts that failed before the one that counts.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub retries: Vec<Retry>,
@@ -163,8 +167,14 @@ impl RequestObserved {
     /// Dollars for it, and whether that is all: of tokens that nobody has counted, or that cost nobody says what, and
     /// of attempts that broke off, the cost is unknown.
     pub fn cost(&self, price: Option<&Price>) -> (f64, bool) {
-        let cost = worth(price, &self.usage);
-        (cost.unwrap_or(0.0), cost.is_some() && self.unknown_attempts == 0)
+        let (cost, failed) = (worth(price, &self.usage), self.failed_cost(price));
+        let sum = cost.unwrap_or(0.0) + failed.unwrap_or(0.0);
+        (sum, cost.is_some() && failed.is_some() && self.unknown_attempts == 0)
+    }
+
+    /// Of that, dollars for attempts that failed, as far as they were counted.
+    pub fn failed_cost(&self, price: Option<&Price>) -> Option<f64> {
+        self.failed_usage.as_ref().map_or(Some(0.0), |usage| worth(price, usage))
     }
 }
 
@@ -232,6 +242,7 @@ impl Observed {
             phases_ms: PhasesMs::new(),
             attempts: 0,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
             ..request.clone()

@@ -386,6 +386,7 @@ pub(super) mod tests {
             usage: Usage::counted(Some(1000), Some(20), TokenSource::Usage),
             attempts: 1,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: Some(Timing {
                 ttft_ms: Some(450.0),

@@ -21,6 +21,9 @@ pub struct Cost {
     /// Of `spent`, what is known.
     #[serde(default)]
     pub spent_at_least: f64,
+    /// Of `spent`, what attempts cost that failed, as far as their tokens were counted.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub spent_on_failed: f64,
     /// Of `saved`, what is known.
     #[serde(default)]
     pub saved_at_least: f64,
@@ -40,6 +43,7 @@ impl Cost {
             spent: Some(0.0),
             saved: Some(0.0),
             spent_at_least: 0.0,
+            spent_on_failed: 0.0,
             saved_at_least: 0.0,
             unknown_cost_samples: 0,
             uncounted: false,
@@ -59,6 +63,7 @@ impl Cost {
             };
             let (cost, is_all) = request.cost(self.price.as_ref());
             *known += cost;
+            self.spent_on_failed += request.failed_cost(self.price.as_ref()).unwrap_or(0.0);
             *sum = sum.filter(|_| is_all).map(|sum| sum + cost);
             unknown |= !is_all;
             self.uncounted |= record::worth(self.price.as_ref(), &request.usage).is_none();
@@ -74,7 +79,12 @@ impl Cost {
     /// Dollars for all requests, as if none had been remembered and each had ended at once: what attempts cost that
     /// broke off is no part of it, as it is of `spent`.
     pub fn in_all(&self) -> Option<f64> {
-        (!self.uncounted).then_some(self.spent_at_least + self.saved_at_least)
+        (!self.uncounted).then_some(self.counted())
+    }
+
+    /// The same, as far as it is known.
+    fn counted(&self) -> f64 {
+        self.spent_at_least - self.spent_on_failed + self.saved_at_least
     }
 }
 
@@ -93,7 +103,7 @@ pub fn dollars_text(own: Option<&Cost>, aside: &BTreeMap<String, Cost>) -> Optio
         return None;
     }
     let all = own.into_iter().chain(aside.values());
-    let known = all.map(|cost| cost.spent_at_least + cost.saved_at_least).sum();
+    let known = all.map(Cost::counted).sum();
     Some(record::dollars(known, dollars(own, aside).is_some()))
 }
 
@@ -181,6 +191,7 @@ mod tests {
             usage,
             attempts: 1,
             unknown_attempts,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
         }
@@ -223,5 +234,12 @@ mod tests {
             let text = dollars_text(Some(&cost), &BTreeMap::new()).unwrap();
             assert_eq!(text.starts_with("at least"), in_all.is_none(), "{text}");
         }
+        // What was counted for an attempt that failed is spent, and no part of what asking costs.
+        let mut again = asked(ServedFrom::Live, million, 0);
+        again.failed_usage = Some(million);
+        let cost = cost_of(&[sample(vec![again], false), stored]);
+        assert_eq!((cost.spent, cost.spent_on_failed), (Some(6.0), 3.0));
+        assert_eq!((cost.in_all(), cost.unknown_cost_samples), (Some(6.0), 0));
+        assert_eq!(dollars_text(Some(&cost), &BTreeMap::new()).as_deref(), Some("$6.0000"));
     }
 }

@@ -132,6 +132,7 @@ fn row(cell: usize, i: usize) -> Row {
             usage: Usage::counted(Some(120), Some(180), TokenSource::Usage),
             attempts: 1,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
         }],

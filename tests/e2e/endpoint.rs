@@ -605,6 +605,40 @@ fn a_sum_with_an_unknown_part_is_at_least_that() {
 }
 
 #[test]
+fn what_was_counted_of_an_attempt_that_broke_off_is_paid_for() {
+    let price = "price = { input = 0, output = 1000000 }";
+    let counted = |finish: Value| {
+        event(&json!({
+            "choices": [{ "index": 0, "delta": { "content": "0" }, "finish_reason": finish }],
+            "usage": { "prompt_tokens": 9, "completion_tokens": 5 },
+        }))
+    };
+    let failed = |steps: Vec<Step>| {
+        let server = Server::start(move |asked| match asked.number {
+            0 => steps.clone(),
+            _ => stream("0"),
+        });
+        let (project, ran) = one(&server, "", price);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let request = sample(&project)["observed"]["requests"][0].clone();
+        assert_eq!(request["usage"]["output_tokens"], 2, "the answer's own");
+        assert_eq!(request["failed_usage"]["output_tokens"], 5, "{request}");
+        assert_eq!(ran.done()["spent"]["ask"].as_f64(), Some(7.0));
+        (request["unknown_attempts"].clone(), ran.done()["unknown_cost_samples"].clone())
+    };
+    // Counts so far, as vLLM sends them with each part: there may be more.
+    let broken = vec![head(), piece(&counted(Value::Null)), end()];
+    assert_eq!(failed(broken), (json!(1), json!({ "ask": 1 })));
+    // A server that breaks off itself, and says what it has done.
+    let aborted = vec![head(), piece(&counted(json!("abort"))), piece(b"data: [DONE]\n\n"), end()];
+    assert_eq!(failed(aborted), (Value::Null, json!({})));
+    // A reply with nothing in it.
+    let empty = json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 5 } });
+    let empty = vec![Step::Write(whole(200, &empty.to_string()))];
+    assert_eq!(failed(empty), (Value::Null, json!({})));
+}
+
+#[test]
 fn thoughts_calls_and_log_probabilities_are_kept() {
     let server = Server::start(|_| {
         let thought = json!({ "choices": [{ "delta": { "reasoning_content": "well, zero" } }] });

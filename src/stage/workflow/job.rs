@@ -34,12 +34,14 @@ impl Workflow {
             emit(match told {
                 Told::Notice(message) => Event::Notice { stage: Some(stage), message },
                 Told::Progress(message) => Event::EngineLoading { stage, message },
-                Told::Proved { engine: stage, usage, priced, cost } => Event::EngineProved {
-                    stage,
-                    output_tokens: usage.output_tokens,
-                    cost: priced.then_some(cost.unwrap_or(0.0)),
-                    cost_unknown: cost.is_none(),
-                },
+                Told::Proved { engine: stage, usage, priced, cost, at_least } => {
+                    Event::EngineProved {
+                        stage,
+                        output_tokens: usage.output_tokens,
+                        cost: priced.then_some(cost.unwrap_or(0.0)),
+                        cost_unknown: at_least,
+                    }
+                }
                 Told::Retry { key, attempt, retry } => {
                     Event::RequestRetried { stage, key, attempt, retry }
                 }
