@@ -106,7 +106,7 @@ const SEQUENCES: u32 = 16;
 pub enum Weights {
     /// A folder with `config.json`, `tokenizer.json` and safetensors.
     Folder(Utf8PathBuf),
-    /// A GGUF file, with its tokenizer and chat template inside.
+    /// A GGUF file, with its tokenizer and chat template inside; of a model in parts the first.
     Gguf(Utf8PathBuf),
 }
 
@@ -211,8 +211,14 @@ impl Weights {
         let mut files = Vec::new();
         match self {
             Weights::Gguf(path) => {
-                // Its name says nothing about the answers.
-                files.push(("weights.gguf".to_owned(), path.clone()));
+                // Its name says nothing about the answers, but for which part it is.
+                let parts = gguf_files(path);
+                match parts.as_slice() {
+                    [whole] => files.push(("weights.gguf".to_owned(), whole.clone())),
+                    parts => files.extend(parts.iter().zip(1..).map(|(part, number)| {
+                        (format!("weights-{number:05}-of-{:05}.gguf", parts.len()), part.clone())
+                    })),
+                }
                 let folder = path.parent().unwrap_or(Utf8Path::new(""));
                 for name in GGUF_NEIGHBOURS {
                     let neighbour = folder.join(name);
@@ -250,6 +256,15 @@ impl Weights {
     /// Whether the model gives embeddings, and writes no text.
     pub fn embeds(&self) -> bool {
         matches!(self, Weights::Folder(folder) if folder.join(MODULES).exists())
+    }
+}
+
+/// The files of a GGUF model, by the first.
+fn gguf_files(first: &Utf8Path) -> Vec<Utf8PathBuf> {
+    match gguf::parts(first.as_str()) {
+        Ok(parts) => parts.into_iter().map(Utf8PathBuf::from).collect(),
+        // Who names a later part has been told.
+        Err(_) => vec![first.to_owned()],
     }
 }
 
@@ -409,6 +424,25 @@ impl Backend for MistralRs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_of_a_model_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(dir.path()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        write("m-00001-of-00002.gguf", "one");
+        let weights = Weights::Gguf(folder.join("m-00001-of-00002.gguf"));
+        let missing = weights.size().unwrap_err().to_string();
+        assert!(missing.contains("m-00002-of-00002.gguf"), "{missing}");
+        write("m-00002-of-00002.gguf", "second");
+        assert_eq!(weights.size().unwrap(), 9);
+        let names = |weights: &Weights| {
+            weights.files().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&weights), ["weights-00001-of-00002.gguf", "weights-00002-of-00002.gguf"]);
+        write("other.gguf", "one");
+        assert_eq!(names(&Weights::Gguf(folder.join("other.gguf"))), ["weights.gguf"]);
+    }
 
     #[test]
     fn instances_follow_cores_and_memory() {
