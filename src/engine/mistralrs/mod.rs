@@ -400,8 +400,12 @@ impl Backend for MistralRs {
     }
 
     fn memory(&self) -> u64 {
-        // What lies on a device of its own is that device's matter.
-        if self.device == "cpu" { self.instance_bytes * u64::from(self.instances) } else { 0 }
+        // Metal has no memory but the machine's. How much a CUDA device has nobody knows here before it is opened, which
+        // is a part of loading: engines on one are not held against each other.
+        match self.device.starts_with("cuda") {
+            true => 0,
+            false => self.instance_bytes * u64::from(self.instances),
+        }
     }
 
     #[cfg(feature = "mistralrs")]
@@ -442,6 +446,28 @@ mod tests {
         assert_eq!(names(&weights), ["weights-00001-of-00002.gguf", "weights-00002-of-00002.gguf"]);
         write("other.gguf", "one");
         assert_eq!(names(&Weights::Gguf(folder.join("other.gguf"))), ["weights.gguf"]);
+    }
+
+    #[test]
+    fn what_lies_in_the_memory_of_the_machine_counts() {
+        let memory = |device: &str| {
+            let engine = MistralRs {
+                weights: Weights::Gguf("m.gguf".into()),
+                label: "m".to_owned(),
+                dtype: "f16".to_owned(),
+                device: device.to_owned(),
+                isq: None,
+                chat_template: None,
+                context_length: None,
+                prefix_cache: false,
+                max_sequences: None,
+                instance_bytes: 100,
+                instances: 2,
+                instances_reason: String::new(),
+            };
+            engine.memory()
+        };
+        assert_eq!(["cpu", "metal", "cuda:0"].map(memory), [200, 200, 0]);
     }
 
     #[test]
