@@ -143,6 +143,10 @@ fn words(event: &Event) -> String {
             message.clone()
         }
         Event::DataPinned { source, revision, .. } => format!("{source} is at {revision}"),
+        Event::EngineProved { cost, cost_unknown, .. } => {
+            let cost = cost.map(|cost| format!(", {}", dollars(cost, !cost_unknown)));
+            format!("asked whether it can do what is wanted{}", cost.unwrap_or_default())
+        }
         Event::EngineLoaded { init_ms, instances, .. } => {
             let copies = if *instances > 1 { format!(" × {instances}") } else { String::new() };
             format!("loaded{copies} in {}", duration(*init_ms))

@@ -112,16 +112,28 @@ pub(super) fn survey_lines(survey: &Survey) -> Vec<String> {
         let all = grouped(survey.samples);
         lines.push(format!("{} of {all} samples {miss} because {why}", grouped(*samples)));
     }
-    lines.extend(survey.cost.filter(|_| survey.samples_to_ask > 0).map(cost));
+    let unpriced = &survey.unpriced;
+    lines.extend(survey.cost.filter(|_| survey.samples_to_ask > 0).map(|c| cost(c, unpriced)));
     lines
 }
 
 /// What asking may cost.
-fn cost(Ahead { ceiling, estimate }: Ahead) -> String {
-    format!(
+fn cost(Ahead { ceiling, estimate, with_retries }: Ahead, unpriced: &BTreeSet<String>) -> String {
+    let mut text = format!(
         "at most ${ceiling:.4}, or ${estimate:.4} with four bytes to a token of the prompts, if every reply has \
          `max_tokens`"
-    )
+    );
+    if with_retries > ceiling {
+        text.push_str(&format!(
+            " and is paid for once; ${with_retries:.4} if every attempt breaks off that `max_retries` repeats, and is \
+             paid for as well"
+        ));
+    }
+    if !unpriced.is_empty() {
+        let names: Vec<_> = unpriced.iter().map(|name| format!("`{name}`")).collect();
+        text.push_str(&format!(", besides what {} will cost: no price", names.join(" and ")));
+    }
+    text
 }
 
 /// A count with commas: 10,000.
@@ -151,9 +163,13 @@ fn totals(plan: &[NodePlan]) -> String {
     let to_ask: u64 = surveys().map(|survey| survey.samples_to_ask).sum();
     let costs = || surveys().filter_map(|survey| survey.cost);
     let money = (costs().count() > 0 && to_ask > 0).then(|| {
-        let (ceiling, estimate) =
-            (costs().map(|c| c.ceiling).sum(), costs().map(|c| c.estimate).sum());
-        format!("; {}", cost(Ahead { ceiling, estimate }))
+        let sum = costs().fold(Ahead::default(), |sum, cost| Ahead {
+            ceiling: sum.ceiling + cost.ceiling,
+            estimate: sum.estimate + cost.estimate,
+            with_retries: sum.with_retries + cost.with_retries,
+        });
+        let unpriced = surveys().flat_map(|survey| survey.unpriced.iter().cloned()).collect();
+        format!("; {}", cost(sum, &unpriced))
     });
     format!(
         "\n{}; {answered} requests already answered, {to_ask} samples to ask{}",

@@ -143,7 +143,8 @@ impl Progress {
                 self.finished(stage, *state, error.as_deref(), *wall_ms);
             }
             Event::DataFetching { stage, message } => self.loading(stage, message),
-            Event::FlowsExpanded { .. }
+            Event::EngineProved { .. }
+            | Event::FlowsExpanded { .. }
             | Event::DataPinned { .. }
             | Event::GatesJudged { .. }
             | Event::RunFinished { .. } => {}

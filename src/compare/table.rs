@@ -76,7 +76,7 @@ impl Places {
 /// What the samples of a workflow took; `None` where that is not known any more.
 pub fn took(store: &Store, tables: &Tables) -> Option<Took> {
     let info = tables.info(store).ok()?;
-    let mut took = Took::new(info.price, &info.scorer_prices);
+    let mut took = info.took();
     each(store, tables.observed?, |_, line| {
         took.add(&Observed::from(serde_json::from_str::<Seen>(line)?));
         Ok(())
@@ -192,6 +192,8 @@ struct SeenRequest {
     usage: Usage,
     #[serde(default)]
     unknown_attempts: u32,
+    #[serde(default)]
+    failed_usage: Option<Usage>,
 }
 
 /// Of the phases, the one that latencies leave out.
@@ -234,6 +236,7 @@ impl From<SeenRequest> for RequestObserved {
             usage: seen.usage,
             attempts: 0,
             unknown_attempts: seen.unknown_attempts,
+            failed_usage: seen.failed_usage,
             retries: Vec::new(),
             timing: None,
         }
@@ -293,7 +296,7 @@ mod tests {
 
         let seen: Observed = serde_json::from_str(OBSERVED).unwrap();
         let info: CellInfo = tables.info(&store).unwrap();
-        let mut of_all = Took::new(info.price, &info.scorer_prices);
+        let mut of_all = info.took();
         of_all.add(&seen);
         of_all.add(&seen);
         let got = took(&store, &tables).unwrap();

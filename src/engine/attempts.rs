@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::budget::Reservation;
 use super::client::{Client, Failure, Told, ms};
 use super::gate::{Pass, Signal};
-use super::{Engine, EngineError, Reply, Trouble};
+use super::{Engine, EngineError, Reply, Trouble, prompt_ceiling};
 use crate::digest::Key;
 use crate::record::{Retry, Timing, millis};
 use crate::sample::{Completion, Request, Usage};
@@ -55,7 +55,9 @@ pub(super) struct Asking<'a> {
     pub(super) retry_ms: f64,
     /// Tokens of an answer that was of no use.
     pub(super) billed: Usage,
-    /// Attempts that failed and may be billed all the same: nobody knows for how much.
+    /// Tokens that were counted for attempts that failed.
+    pub(super) failed_usage: Usage,
+    /// Attempts that failed and may be billed beyond that: nobody knows for how much.
     pub(super) unknown_attempts: u32,
     /// When the first attempt was sent: queueing and loading are no part of the time-out.
     began: Option<Instant>,
@@ -73,6 +75,7 @@ impl<'a> Asking<'a> {
             retries: Vec::new(),
             retry_ms: 0.0,
             billed: Usage::ZERO,
+            failed_usage: Usage::ZERO,
             unknown_attempts: 0,
             began: None,
             recovering: Duration::ZERO,
@@ -88,14 +91,14 @@ impl<'a> Asking<'a> {
         loop {
             self.may_ask(&mut is_trial)?;
             let permit = door.unless_stopped(gate.enter(self.attempts > 0)).await?;
-            let ready = door.unless_stopped(engine.engine()).await?.map_err(Gone::Engine)?;
+            let ready = engine.engine(door).await?;
             if door.access.stop.is_cancelled() {
                 return Err(Failure::Cancelled.into());
             }
             // Counting takes time, and most engines have nothing to hold.
             let prompt = if gate.counts_tokens() { ready.prompt_tokens(self.request) } else { 0 };
             let most = u64::from(self.request.sampling.max_tokens);
-            let mut reserved = door.reserve(ready.as_ref(), self.request).await?;
+            let mut reserved = door.reserve(self.request).await?;
             let mut at = Some(gate.take(prompt + most));
             // While it waited, the server may have asked others for a pause.
             while let Some(until) = at.filter(|at| *at > tokio::time::Instant::now()) {
@@ -172,9 +175,10 @@ impl<'a> Asking<'a> {
                 Err(EngineError::Billed { .. }) => panic!("BUG: an answer is billed once"),
             };
             self.unknown_attempts += u32::from(trouble.may_be_billed);
+            self.failed_usage = self.failed_usage.plus(trouble.usage());
             if let Some(reserved) = reserved {
                 // Nobody knows what was begun and broke off did cost.
-                reserved.settle((!trouble.may_be_billed).then_some(0.0));
+                reserved.settle(cost(&trouble.usage()).filter(|_| !trouble.may_be_billed));
             }
             permit.end(if trouble.overload { Signal::Overload } else { Signal::Unclear });
             let attempt_ms = ms(start);
@@ -283,7 +287,10 @@ fn wording(detail: &str) -> String {
 
 impl Client {
     /// What comes of `work`, unless the run is stopped before.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
         tokio::select! {
             biased;
             // Most of it waits for nothing, and then nobody needs to listen for a stop.
@@ -293,21 +300,20 @@ impl Client {
     }
 
     /// Sets money aside for a request, where there is a budget to hold.
-    async fn reserve(
+    pub(super) async fn reserve(
         &self,
-        engine: &dyn Engine,
         request: &Request,
     ) -> Result<Option<Reservation<'_>>, Failure> {
         let (Some(budget), Some(price)) = (&self.access.budget, self.engine.backend.price()) else {
             return Ok(None);
         };
         let most = u64::from(request.sampling.max_tokens);
-        let ceiling = price.ceiling(engine.prompt_ceiling(request), most);
+        let ceiling = price.ceiling(prompt_ceiling(request), most);
         match self.unless_stopped(budget.reserve(ceiling)).await? {
             Some(reserved) => Ok(Some(reserved)),
             None => {
-                let (limit, spent) = (budget.limit, budget.spent());
-                Err(Failure::Budget { limit, spent, ceiling })
+                let (limit, spent, unsure) = (budget.limit, budget.spent(), budget.unsure());
+                Err(Failure::Budget { limit, spent, unsure, ceiling })
             }
         }
     }

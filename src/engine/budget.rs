@@ -17,6 +17,8 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Spending {
     spent: f64,
+    /// Of that, ceilings of what did cost nobody knows what.
+    unsure: f64,
     reserved: f64,
     in_flight: u64,
 }
@@ -27,9 +29,14 @@ impl Budget {
         Budget { limit, state: Mutex::default(), settled: Notify::new() }
     }
 
-    /// Spent so far, in dollars.
+    /// Spent so far, in dollars. Where nobody knows what an attempt did cost, that is the most that it can be.
     pub fn spent(&self) -> f64 {
         self.state.lock().expect("BUG: the budget lock is poisoned").spent
+    }
+
+    /// Of what is spent, how much is of attempts whose cost nobody knows.
+    pub fn unsure(&self) -> f64 {
+        self.state.lock().expect("BUG: the budget lock is poisoned").unsure
     }
 
     /// Sets `ceiling` dollars aside; waits for requests under way whose ceilings may turn out to be too high.
@@ -44,7 +51,7 @@ impl Budget {
                 if state.spent + state.reserved + ceiling <= self.limit {
                     state.reserved += ceiling;
                     state.in_flight += 1;
-                    return Some(Reservation { budget: self, ceiling, cost: 0.0 });
+                    return Some(Reservation { budget: self, ceiling, cost: Some(0.0) });
                 }
                 if state.in_flight == 0 {
                     return None;
@@ -59,18 +66,19 @@ impl Budget {
 pub(super) struct Reservation<'a> {
     budget: &'a Budget,
     ceiling: f64,
-    cost: f64,
+    /// `None` where nobody knows.
+    cost: Option<f64>,
 }
 
 impl Reservation<'_> {
     /// The request goes out: whoever lets go of it before anybody knows what it did cost pays the ceiling.
     pub(super) fn sent(&mut self) {
-        self.cost = self.ceiling;
+        self.cost = None;
     }
 
     /// What it did cost; where nobody knows, the ceiling.
     pub(super) fn settle(mut self, cost: Option<f64>) {
-        self.cost = cost.unwrap_or(self.ceiling);
+        self.cost = cost;
     }
 }
 
@@ -80,7 +88,10 @@ impl Drop for Reservation<'_> {
         state.in_flight -= 1;
         // Without requests under way nothing is set aside: rounding must not add up.
         state.reserved = if state.in_flight == 0 { 0.0 } else { state.reserved - self.ceiling };
-        state.spent += self.cost;
+        state.spent += self.cost.unwrap_or(self.ceiling);
+        if self.cost.is_none() {
+            state.unsure += self.ceiling;
+        }
         drop(state);
         self.budget.settled.notify_waiters();
     }
@@ -101,6 +112,7 @@ mod tests {
         let second = second.await.expect("it fits now");
         second.settle(None);
         assert!((budget.spent() - 0.7).abs() < 1e-12, "an unknown cost is the ceiling");
+        assert_eq!(budget.unsure(), 0.6);
         assert!(budget.reserve(0.6).await.is_none());
     }
 

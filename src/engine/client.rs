@@ -58,6 +58,19 @@ pub enum Told {
         /// What happened, and how long is waited now.
         retry: Retry,
     },
+    /// Something was asked to find out whether an engine can do what is wanted, before anything else.
+    Proved {
+        /// The stage of the engine.
+        engine: String,
+        /// Tokens, as far as they are known.
+        usage: Usage,
+        /// Whether somebody has said what they cost.
+        priced: bool,
+        /// Dollars for them, where they are known.
+        cost: Option<f64>,
+        /// Whether there may be more.
+        at_least: bool,
+    },
     /// Something the user should know.
     Notice(String),
     /// How far something is that takes its time.
@@ -108,13 +121,16 @@ pub enum Failure {
     Cancelled,
     /// The budget does not allow it.
     #[error(
-        "the budget of ${limit:.2} is used up: ${spent:.4} spent, and the next request may cost ${ceiling:.4}"
+        "the budget of ${limit:.2} is used up: ${spent:.4} spent{}, and the next request may cost ${ceiling:.4}",
+        unsure_text(*.unsure)
     )]
     Budget {
         /// The bound, in dollars.
         limit: f64,
         /// Spent so far.
         spent: f64,
+        /// Of that, the most that attempts can have cost of which nobody knows it.
+        unsure: f64,
         /// What the request may cost at most.
         ceiling: f64,
     },
@@ -146,6 +162,13 @@ pub struct Missing {
 
 fn attempts_text(attempts: u32) -> String {
     if attempts > 1 { format!(" (after {attempts} attempts)") } else { String::new() }
+}
+
+fn unsure_text(unsure: f64) -> String {
+    match unsure > 0.0 {
+        true => format!(", of which up to ${unsure:.4} for attempts whose cost nobody knows"),
+        false => String::new(),
+    }
 }
 
 type Remembered = Arc<Known>;
@@ -231,6 +254,11 @@ impl Client {
         self.engine.backend.continues().map_err(|why| {
             format!("the engine `{}` cannot go on with a prefilled reply: {why}", self.engine.stage)
         })
+    }
+
+    /// What its engine has to be asked before anything else.
+    pub fn proof(&self) -> Option<Request> {
+        self.engine.backend.proof()
     }
 
     /// Whether messages get the model's chat format on their way.
@@ -375,7 +403,9 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let mut asking = Asking::new(self, key, request);
         let answered = asking.ask().await;
-        let Asking { attempts, retries, retry_ms, billed, unknown_attempts, .. } = asking;
+        let Asking { attempts, retries, retry_ms, billed, unknown_attempts, failed_usage, .. } =
+            asking;
+        let failed_usage = (failed_usage != Usage::ZERO).then_some(failed_usage);
         if retry_ms > 0.0 {
             phases_ms.insert(Phase::Retry, retry_ms);
         }
@@ -388,6 +418,7 @@ impl Client {
                 usage: billed,
                 attempts,
                 unknown_attempts,
+                failed_usage,
                 retries,
                 timing: None,
             };
@@ -441,6 +472,7 @@ impl Client {
         let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
         answer.observed.retries = retries;
         answer.observed.unknown_attempts = unknown_attempts;
+        answer.observed.failed_usage = failed_usage;
         // A refusal says nothing about speed.
         answer.observed.timing = answer.completion.is_ok().then_some(timing);
         Ok(answer)
@@ -469,6 +501,7 @@ fn answer(
             usage: *usage,
             attempts,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
         },

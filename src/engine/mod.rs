@@ -24,8 +24,10 @@ mod memory;
 pub mod mistralrs;
 pub mod openai;
 pub mod process;
+mod proof;
 pub mod scripted;
 
+use attempts::Gone;
 pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
@@ -70,8 +72,10 @@ pub struct Trouble {
     pub overload: bool,
     /// How long the engine asks to wait.
     pub retry_after: Option<Duration>,
-    /// Whether the provider may want money for it all the same: it began to answer, or nobody knows.
+    /// Whether the provider may want money for it that is not `counted`: it began to answer, or nobody knows.
     pub may_be_billed: bool,
+    /// Tokens that the provider has counted for it, in whatever it did send.
+    pub counted: Option<Box<Usage>>,
     /// Whether nothing was sent, because the engine has to recover first: no attempt.
     pub unsent: bool,
 }
@@ -85,8 +89,23 @@ impl Trouble {
             overload: false,
             retry_after: None,
             may_be_billed: true,
+            counted: None,
             unsent: false,
         }
+    }
+
+    /// Tokens that are billed for it in any case.
+    fn usage(&self) -> Usage {
+        self.counted.as_deref().copied().unwrap_or(Usage::ZERO)
+    }
+
+    /// The same with the tokens that were counted for it, and whether those are all of them. Half a count is none.
+    fn counted(mut self, usage: Usage, is_all: bool) -> Self {
+        if usage.input_tokens.is_some() && usage.output_tokens.is_some() {
+            self.may_be_billed &= !is_all;
+            self.counted = Some(usage.into());
+        }
+        self
     }
 }
 
@@ -96,11 +115,22 @@ impl EngineError {
         EngineError::Passing(Trouble::new(reason, detail))
     }
 
-    /// The same about an answer that came, with its tokens. What may pass says for itself whether it may be billed.
+    /// The same about an answer that came, with its tokens.
     pub fn billed(self, usage: Usage) -> Self {
         match self {
-            error @ (EngineError::Passing(_) | EngineError::Billed { .. }) => error,
+            EngineError::Passing(trouble) => EngineError::Passing(trouble.counted(usage, true)),
+            error @ EngineError::Billed { .. } => error,
             error => EngineError::Billed { error: Box::new(error), usage },
+        }
+    }
+
+    /// The same about an answer that broke off, with the tokens that were counted until then: there may be more.
+    pub fn so_far(self, usage: Option<Usage>) -> Self {
+        match (self, usage) {
+            (EngineError::Passing(trouble), Some(usage)) if trouble.counted.is_none() => {
+                EngineError::Passing(trouble.counted(usage, false))
+            }
+            (error, _) => error,
         }
     }
 
@@ -215,17 +245,6 @@ pub trait Engine: Send + Sync {
         bytes as u64 / 4 + 4 * request.messages.len() as u64
     }
 
-    /// The most that the prompt of a request can be: no tokenizer makes more tokens than bytes.
-    fn prompt_ceiling(&self, request: &Request) -> u64 {
-        let said = request.messages.iter().map(|message| {
-            // With the frame of a turn.
-            16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
-        });
-        let form = request.sampling.response_format.as_ref().map_or(0, json_len);
-        let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
-        (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
-    }
-
     /// Waits until it can be asked, however long that takes: a server that died is started again here.
     fn recover(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(std::future::ready(Ok(())))
@@ -235,6 +254,17 @@ pub trait Engine: Send + Sync {
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// The most tokens that the prompt of a request can be: no tokenizer makes more of them than bytes.
+pub fn prompt_ceiling(request: &Request) -> u64 {
+    let said = request.messages.iter().map(|message| {
+        // With the frame of a turn.
+        16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
+    });
+    let form = request.sampling.response_format.as_ref().map_or(0, json_len);
+    let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
+    (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
 }
 
 fn json_len(value: &impl serde::Serialize) -> usize {
@@ -300,6 +330,10 @@ pub trait Backend: Send + Sync {
     }
     /// Somebody will ask for those: whether a server has them is to be found out while it is loaded.
     fn expect_likelihoods(&self) {}
+    /// What it has to be asked before anything else, and is paid for: whether it can do what was expected.
+    fn proof(&self) -> Option<Request> {
+        None
+    }
     /// Whether messages get the model's chat format on their way.
     fn formats_chat(&self) -> bool {
         true
@@ -374,6 +408,12 @@ impl Resource {
         }
     }
 
+    /// What its tokens cost, where they cost money at all; `None` in there where nobody has said how much.
+    pub fn tariff(&self) -> Option<Option<Price>> {
+        let price = self.backend.price();
+        (price.is_some() || self.backend.is_paid()).then_some(price)
+    }
+
     /// Calls `then` with the milliseconds it took and what there is to say, once the engine is loaded.
     pub fn on_load(&self, then: impl FnOnce(f64, Vec<String>) + Send + 'static) {
         self.on_load.lock().expect("BUG: the load lock is poisoned").push(Box::new(then));
@@ -421,17 +461,42 @@ impl Resource {
     }
 
     /// The engine, loaded by the first who asks. One that cannot be loaded is not tried again in this run.
-    async fn engine(&self) -> Result<Arc<dyn Engine>, String> {
+    async fn engine(&self, door: &Client) -> Result<Arc<dyn Engine>, Gone> {
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);
         }
-        let mut failed = self.loading.lock().await;
+        let mut failed = door.unless_stopped(self.loading.lock()).await?;
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);
         }
         if let Some(error) = &*failed {
-            return Err(error.clone());
+            return Err(Gone::Engine(error.clone()));
         }
+        let proved = match door.unless_stopped(self.load()).await? {
+            // What is on its way is paid for, and waited for.
+            Ok((engine, init_ms)) => door.prove(&*engine).await.map(|()| (engine, init_ms)),
+            Err(error) => Err(Gone::Engine(error)),
+        };
+        match proved {
+            Ok((engine, init_ms)) => {
+                self.slot.fill(engine.clone());
+                let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
+                let waiting = std::mem::take(&mut *waiting);
+                waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
+                Ok(engine)
+            }
+            Err(gone) => {
+                self.slot.clear(&self.memory);
+                if let Gone::Engine(error) = &gone {
+                    *failed = Some(error.clone());
+                }
+                Err(gone)
+            }
+        }
+    }
+
+    /// Makes room for it and loads it, with how many milliseconds that took.
+    async fn load(&self) -> Result<(Arc<dyn Engine>, f64), String> {
         let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
         let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
         let bytes = self.backend.memory();
@@ -440,21 +505,7 @@ impl Resource {
             self.memory.reserve(&self.slot, bytes, waits).await;
         }
         let start = Instant::now();
-        match self.backend.load(progress).await {
-            Ok(engine) => {
-                let engine: Arc<dyn Engine> = Arc::from(engine);
-                self.slot.fill(engine.clone());
-                let init_ms = millis(start.elapsed());
-                let mut waiting = self.on_load.lock().expect("BUG: the load lock is poisoned");
-                let waiting = std::mem::take(&mut *waiting);
-                waiting.into_iter().for_each(|then| then(init_ms, engine.notices()));
-                Ok(engine)
-            }
-            Err(error) => {
-                self.slot.clear(&self.memory);
-                *failed = Some(error.clone());
-                Err(error)
-            }
-        }
+        let engine = self.backend.load(progress).await?;
+        Ok((Arc::from(engine), millis(start.elapsed())))
     }
 }

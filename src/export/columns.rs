@@ -157,7 +157,7 @@ pub(super) fn reply(sample: &Sample) -> Option<&str> {
 fn cost(row: &Row<'_>) -> Option<f64> {
     let (price, observed) = (row.price?, row.observed?);
     let live = observed.requests.iter().filter(|made| made.served_from == ServedFrom::Live);
-    let known = |made: &RequestObserved| Some(made.cost(&price)).filter(|(_, all)| *all);
+    let known = |made: &RequestObserved| Some(made.cost(Some(&price))).filter(|(_, all)| *all);
     let costs = live.map(|made| known(made).map(|(cost, _)| cost));
     costs.sum::<Option<f64>>().filter(|_| !observed.cut_short).map(|sum| sum + 0.0)
 }

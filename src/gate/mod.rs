@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::manifest::{Span, Spanned};
 use crate::record::scores::{Metric, NoTag, PairBy, ScoreTable, compare, no_tag};
 use crate::record::{Bound, Finding, ProfileBuilder, Side, Speed, Tally, Unit, Verdict};
-use crate::report::{Cell, Row, Took, dollars};
+use crate::report::{Cell, Cost, Row, Took, dollars};
 use crate::sample::Outcome;
 use crate::stats::{Reducer, Summary};
 
@@ -390,7 +390,13 @@ impl Part<'_> {
             return Err("the engine has no price".to_owned());
         }
         let sum = dollars(took.cost.as_ref(), &took.scorer_costs);
-        let value = sum.ok_or_else(|| "nobody counted the tokens of some requests".to_owned())?;
+        let value = sum.ok_or_else(|| {
+            let costs = took.cost.iter().chain(took.scorer_costs.values());
+            match costs.into_iter().any(Cost::lacks_price) {
+                true => "some of the engines cost money and have no price".to_owned(),
+                false => "nobody counted the tokens of some requests".to_owned(),
+            }
+        })?;
         Ok(Estimated { value, ..Estimated::default() })
     }
 }

@@ -79,6 +79,20 @@ pub enum Event {
         /// What happened, and how long is waited.
         retry: Retry,
     },
+    /// An engine that costs money was asked whether it can do what is wanted, before anything else: no request of a
+    /// sample.
+    EngineProved {
+        /// The engine stage.
+        stage: String,
+        /// Tokens it wrote; absent where unknown.
+        output_tokens: Option<u64>,
+        /// Dollars for it, as far as they are known; absent where nobody has said what tokens cost.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cost: Option<f64>,
+        /// It cost something more that nobody knows.
+        #[serde(skip_serializing_if = "is_false", default)]
+        cost_unknown: bool,
+    },
     /// An engine was made ready.
     EngineLoaded {
         /// The engine stage.
@@ -190,6 +204,7 @@ impl Event {
             | Event::DataFetching { stage, .. }
             | Event::DataPinned { stage, .. }
             | Event::EngineLoading { stage, .. }
+            | Event::EngineProved { stage, .. }
             | Event::EngineLoaded { stage, .. }
             | Event::RequestRetried { stage, .. }
             | Event::SampleFinished { stage, .. }

@@ -21,7 +21,7 @@ mod verdict;
 
 pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
 pub(crate) use event::{is_false, is_zero};
-pub use price::{Price, dollars};
+pub use price::{Price, Tariffs, dollars};
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};
 pub use speed::{InFlight, Speed, Steady, Timing};
@@ -148,9 +148,13 @@ pub struct RequestObserved {
     pub usage: Usage,
     /// How often the engine was asked, 0 for a hit.
     pub attempts: u32,
-    /// Of its attempts, those that failed and may be billed all the same: nobody knows for how much.
+    /// Of its attempts, those that failed and may be billed for more than was counted: nobody knows for how much.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unknown_attempts: u32,
+    /// Tokens that were counted for attempts that failed. They cost money, and are no part of `usage`: with more luck
+    /// nobody would have asked for them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failed_usage: Option<Usage>,
     /// The attempts that failed before the one that counts.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub retries: Vec<Retry>,
@@ -165,11 +169,25 @@ impl RequestObserved {
         self.served_from == ServedFrom::Live && self.live_ms.is_none()
     }
 
-    /// Dollars for it, and whether that is all: of tokens that nobody has counted, and of attempts that broke off,
-    /// the cost is unknown.
-    pub fn cost(&self, price: &Price) -> (f64, bool) {
-        let cost = price.of(&self.usage);
-        (cost.unwrap_or(0.0), cost.is_some() && self.unknown_attempts == 0)
+    /// Dollars for it, and whether that is all: of tokens that nobody has counted, or that cost nobody says what, and
+    /// of attempts that broke off, the cost is unknown.
+    pub fn cost(&self, price: Option<&Price>) -> (f64, bool) {
+        let (cost, failed) = (worth(price, &self.usage), self.failed_cost(price));
+        let sum = cost.unwrap_or(0.0) + failed.unwrap_or(0.0);
+        (sum, cost.is_some() && failed.is_some() && self.unknown_attempts == 0)
+    }
+
+    /// Of that, dollars for attempts that failed, as far as they were counted.
+    pub fn failed_cost(&self, price: Option<&Price>) -> Option<f64> {
+        self.failed_usage.as_ref().map_or(Some(0.0), |usage| worth(price, usage))
+    }
+}
+
+/// Dollars for tokens that cost money, where that is known: none cost nothing, whatever the price.
+pub fn worth(price: Option<&Price>, usage: &Usage) -> Option<f64> {
+    match price {
+        Some(price) => price.of(usage),
+        None => (usage.input_tokens == Some(0) && usage.output_tokens == Some(0)).then_some(0.0),
     }
 }
 
@@ -229,6 +247,7 @@ impl Observed {
             phases_ms: PhasesMs::new(),
             attempts: 0,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
             ..request.clone()

@@ -1,5 +1,7 @@
 //! What tokens cost. Knows nothing of who is paid.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::sample::Usage;
@@ -16,6 +18,10 @@ pub struct Price {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cached_input: Option<f64>,
 }
+
+/// What tokens cost of those who are asked beside the engine of a workflow, by name: only of those that cost money, and
+/// `None` where nobody has said how much.
+pub type Tariffs = BTreeMap<String, Option<Price>>;
 
 impl Price {
     /// Dollars for the tokens of a request; `None` where nobody counted them.

@@ -118,10 +118,12 @@ pub struct RunRecord {
     /// Failed attempts by reason.
     #[serde(default)]
     pub retries: BTreeMap<String, u64>,
-    /// Dollars for live requests, by workflow stage, as far as prices and tokens are known.
+    /// Dollars for live requests, by stage, as far as prices and tokens are known: of workflows for their samples, of
+    /// engines for what had to be asked before anything else.
     #[serde(default)]
     pub spent: BTreeMap<String, f64>,
-    /// Samples, by workflow stage, with live requests whose cost is not in `spent`, or not all of it.
+    /// Samples, by workflow stage, with live requests whose cost is not in `spent`, or not all of it. Of an engine what
+    /// had to be asked before anything else, as if it were a sample.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub unknown_cost_samples: BTreeMap<String, u64>,
     /// What the user was told.
@@ -202,15 +204,14 @@ impl RunRecord {
             Event::EngineLoaded { stage, init_ms, .. } => {
                 self.engine_init_ms.insert(stage.clone(), *init_ms);
             }
+            Event::EngineProved { stage, output_tokens, cost, cost_unknown } => {
+                self.spend(stage, *cost, *cost_unknown);
+                self.output_tokens += output_tokens.unwrap_or(0);
+            }
             Event::SampleFinished {
                 stage, requests, output_tokens, cost, cost_unknown, ..
             } => {
-                if let Some(cost) = cost {
-                    *self.spent.entry(stage.clone()).or_default() += cost;
-                }
-                if *cost_unknown {
-                    *self.unknown_cost_samples.entry(stage.clone()).or_default() += 1;
-                }
+                self.spend(stage, *cost, *cost_unknown);
                 self.requests.plus(*requests);
                 self.output_tokens += output_tokens.unwrap_or(0);
                 if let Some(run) = self.stage_mut(stage) {
@@ -253,6 +254,16 @@ impl RunRecord {
                 self.cause = *cause;
                 self.wall_ms = Some(*wall_ms);
             }
+        }
+    }
+
+    /// Adds dollars, as far as they are known, and whether there are more.
+    fn spend(&mut self, stage: &str, cost: Option<f64>, is_unknown: bool) {
+        if let Some(cost) = cost {
+            *self.spent.entry(stage.to_owned()).or_default() += cost;
+        }
+        if is_unknown {
+            *self.unknown_cost_samples.entry(stage.to_owned()).or_default() += 1;
         }
     }
 

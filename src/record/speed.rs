@@ -480,6 +480,7 @@ mod tests {
             usage: usage(550, 500),
             attempts: 1,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: Some(hidden),
         });

@@ -386,6 +386,7 @@ pub(super) mod tests {
             usage: Usage::counted(Some(1000), Some(20), TokenSource::Usage),
             attempts: 1,
             unknown_attempts: 0,
+            failed_usage: None,
             retries: Vec::new(),
             timing: Some(Timing {
                 ttft_ms: Some(450.0),
@@ -417,6 +418,7 @@ pub(super) mod tests {
             engine: BTreeMap::from([("model".to_owned(), json!("tiny|model"))]),
             admission: "4 at once: set in the manifest".to_owned(),
             price: Some(Price { input: 10.0, output: 100.0, cached_input: None }),
+            unpriced: false,
             scorers: BTreeMap::from([("exact_match".to_owned(), "SQuAD".to_owned())]),
             scorer_prices: BTreeMap::new(),
             profile: {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::record::agreement::Agreement;
 use crate::record::scores::{Comparison, Measure};
-use crate::record::{Observed, Price, Profile, Tally, TallySummary, Verdict};
+use crate::record::{Observed, Price, Profile, Tally, TallySummary, Tariffs, Verdict, is_false};
 use crate::sample::{Sample, Usage};
 use crate::stats::{Bar, Summary, histogram};
 
@@ -226,14 +226,26 @@ pub struct CellInfo {
     pub admission: String,
     /// What tokens cost.
     pub price: Option<Price>,
+    /// Whether they cost money, and nobody has said how much.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub unpriced: bool,
     /// Scorers by name, each with where its definition comes from.
     #[serde(default)]
     pub scorers: BTreeMap<String, String>,
-    /// What tokens of scorers cost, by scorer.
+    /// What tokens cost of those whom scorers and retrieval ask, by name; null where nobody has said it of one that
+    /// costs money.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub scorer_prices: BTreeMap<String, Price>,
+    pub scorer_prices: Tariffs,
     /// Where the time went.
     pub profile: Profile,
+}
+
+impl CellInfo {
+    /// What its samples took: nothing yet.
+    pub fn took(&self) -> Took {
+        let own = self.price.map(Some).or(self.unpriced.then_some(None));
+        Took::new(own, &self.scorer_prices)
+    }
 }
 
 /// Tags with more values than this are labels, not groups.
@@ -265,7 +277,7 @@ impl CellBuilder {
         CellBuilder {
             tally: Tally::default(),
             groups: BTreeMap::new(),
-            took: Took::new(info.price, &info.scorer_prices),
+            took: info.took(),
             tags: BTreeSet::new(),
             index: Index::default(),
             info,

@@ -5,7 +5,7 @@ use minijinja::{Value, context};
 
 use super::spelling::{ABSENT, Table, count, count_or_absent, duration, p99, rate};
 use super::{Cell, Cost, Report, charts};
-use crate::record::{Speed, dollars};
+use crate::record::{Price, Speed, dollars};
 use crate::sample::{TokenSource, Usage};
 use crate::stats::Summary;
 
@@ -116,12 +116,13 @@ pub(super) fn costs(report: &Report) -> Option<Table> {
         "saved by the store",
     ];
     let row = |name: String, usage: &Usage, cost: &Cost| {
-        let price = cost.price;
-        let cached =
-            price.cached_input.map_or_else(|| ABSENT.to_owned(), |price| price.to_string());
+        let price = cost.price.map(|Price { input, output, cached_input }| {
+            let cached = cached_input.map_or_else(|| ABSENT.to_owned(), |price| price.to_string());
+            format!("{input} / {output} / {cached}")
+        });
         vec![
             name,
-            format!("{} / {} / {cached}", price.input, price.output),
+            price.unwrap_or_else(|| "unknown".to_owned()),
             count_or_absent(usage.input_tokens),
             count_or_absent(usage.output_tokens),
             dollars(cost.spent_at_least, cost.spent.is_some()),

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, Observed, Price, RequestObserved, ServedFrom, is_false, is_zero};
+use crate::record::{
+    self, Observed, Price, RequestObserved, ServedFrom, Tariffs, is_false, is_zero,
+};
 use crate::sample::Usage;
 
 /// What the requests of a workflow cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Dollars for a million tokens.
-    pub price: Price,
+    /// Dollars for a million tokens; null where nobody has said it of an engine that costs money.
+    pub price: Option<Price>,
     /// Dollars for live requests; null where some of them are unknown.
     pub spent: Option<f64>,
     /// Dollars that the requests answered from the store would have cost; null as above.
@@ -19,25 +21,29 @@ pub struct Cost {
     /// Of `spent`, what is known.
     #[serde(default)]
     pub spent_at_least: f64,
+    /// Of `spent`, what attempts cost that failed, as far as their tokens were counted.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub spent_on_failed: f64,
     /// Of `saved`, what is known.
     #[serde(default)]
     pub saved_at_least: f64,
     /// Samples with requests whose cost is not known, or not all of it.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unknown_cost_samples: u64,
-    /// Whether nobody has counted the tokens of some request.
+    /// Whether nobody knows what the tokens of some request cost: nobody has counted them, or there is no price.
     #[serde(skip_serializing_if = "is_false", default)]
     pub uncounted: bool,
 }
 
 impl Cost {
     /// Of no requests.
-    fn none(price: Price) -> Cost {
+    fn none(price: Option<Price>) -> Cost {
         Cost {
             price,
             spent: Some(0.0),
             saved: Some(0.0),
             spent_at_least: 0.0,
+            spent_on_failed: 0.0,
             saved_at_least: 0.0,
             unknown_cost_samples: 0,
             uncounted: false,
@@ -55,19 +61,30 @@ impl Cost {
                 ServedFrom::Live => (&mut self.spent, &mut self.spent_at_least),
                 _ => (&mut self.saved, &mut self.saved_at_least),
             };
-            let (cost, is_all) = request.cost(&self.price);
+            let (cost, is_all) = request.cost(self.price.as_ref());
             *known += cost;
+            self.spent_on_failed += request.failed_cost(self.price.as_ref()).unwrap_or(0.0);
             *sum = sum.filter(|_| is_all).map(|sum| sum + cost);
             unknown |= !is_all;
-            self.uncounted |= self.price.of(&request.usage).is_none();
+            self.uncounted |= record::worth(self.price.as_ref(), &request.usage).is_none();
         }
         self.unknown_cost_samples += u64::from(unknown);
+    }
+
+    /// Whether something was asked whose price nobody has said.
+    pub fn lacks_price(&self) -> bool {
+        self.price.is_none() && self.uncounted
     }
 
     /// Dollars for all requests, as if none had been remembered and each had ended at once: what attempts cost that
     /// broke off is no part of it, as it is of `spent`.
     pub fn in_all(&self) -> Option<f64> {
-        (!self.uncounted).then_some(self.spent_at_least + self.saved_at_least)
+        (!self.uncounted).then_some(self.counted())
+    }
+
+    /// The same, as far as it is known.
+    fn counted(&self) -> f64 {
+        self.spent_at_least - self.spent_on_failed + self.saved_at_least
     }
 }
 
@@ -86,7 +103,7 @@ pub fn dollars_text(own: Option<&Cost>, aside: &BTreeMap<String, Cost>) -> Optio
         return None;
     }
     let all = own.into_iter().chain(aside.values());
-    let known = all.map(|cost| cost.spent_at_least + cost.saved_at_least).sum();
+    let known = all.map(Cost::counted).sum();
     Some(record::dollars(known, dollars(own, aside).is_some()))
 }
 
@@ -107,14 +124,17 @@ pub struct Took {
 }
 
 impl Took {
-    /// Nothing yet, of a workflow with these prices: of its engine, and of those whom scorers and retrieval ask.
-    pub fn new(price: Option<Price>, aside: &BTreeMap<String, Price>) -> Took {
-        let aside = aside.iter();
+    /// Nothing yet, of a workflow with these prices: of its engine, if it costs money, and of those whom scorers and
+    /// retrieval ask. Where nobody has said any price there are no costs.
+    pub fn new(own: Option<Option<Price>>, aside: &Tariffs) -> Took {
+        let has_price = own.iter().chain(aside.values()).any(Option::is_some);
+        let own = own.filter(|_| has_price);
+        let aside = aside.iter().filter(|_| has_price);
         Took {
             usage: Usage::ZERO,
             live: Vec::new(),
             cached: Vec::new(),
-            cost: price.map(Cost::none),
+            cost: own.map(Cost::none),
             scorer_costs: aside.map(|(name, price)| (name.clone(), Cost::none(*price))).collect(),
             live_tokens: Some(0),
             live_ms: 0.0,
@@ -171,6 +191,7 @@ mod tests {
             usage,
             attempts: 1,
             unknown_attempts,
+            failed_usage: None,
             retries: Vec::new(),
             timing: None,
         }
@@ -192,7 +213,7 @@ mod tests {
         let price = Price { input: 1.0, output: 2.0, cached_input: None };
         let million = Usage::counted(Some(1_000_000), Some(1_000_000), TokenSource::Usage);
         let cost_of = |samples: &[Observed]| {
-            let mut took = Took::new(Some(price), &BTreeMap::new());
+            let mut took = Took::new(Some(Some(price)), &BTreeMap::new());
             samples.iter().for_each(|sample| took.add(sample));
             took.cost.expect("there is a price")
         };
@@ -213,5 +234,12 @@ mod tests {
             let text = dollars_text(Some(&cost), &BTreeMap::new()).unwrap();
             assert_eq!(text.starts_with("at least"), in_all.is_none(), "{text}");
         }
+        // What was counted for an attempt that failed is spent, and no part of what asking costs.
+        let mut again = asked(ServedFrom::Live, million, 0);
+        again.failed_usage = Some(million);
+        let cost = cost_of(&[sample(vec![again], false), stored]);
+        assert_eq!((cost.spent, cost.spent_on_failed), (Some(6.0), 3.0));
+        assert_eq!((cost.in_all(), cost.unknown_cost_samples), (Some(6.0), 0));
+        assert_eq!(dollars_text(Some(&cost), &BTreeMap::new()).as_deref(), Some("$6.0000"));
     }
 }

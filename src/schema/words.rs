@@ -131,7 +131,10 @@ const WORDS: &[(&str, &str)] = &[
         "engine/replies",
         "rules, the first that fits answers: { when = \"part of the question\", reply = \"text\" }",
     ),
-    ("engine/file", "rules as JSON Lines; with `hub`, the GGUF file of that repository"),
+    (
+        "engine/file",
+        "rules as JSON Lines; with `hub`, the GGUF file of that repository, or the first of its parts",
+    ),
     ("engine/latency", "how long each reply takes"),
     ("expand/template", "the flow template"),
     (

@@ -66,10 +66,18 @@ fn a_choice_by_log_likelihood_writes_nothing() {
     let price = "price = { input = 1.0, output = 1.0 }\napi = \"completions\"\n";
     let project = project(BOTH, &server.engine(price));
     let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]).stdout;
-    assert!(plan.contains("\"ceiling\":"), "{plan}");
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let costs = plan.as_array().unwrap().iter().map(|node| &node["survey"]["cost"]["ceiling"]);
+    let ceiling: f64 = costs.filter_map(Value::as_f64).sum();
     let ran = project.ok(&[]);
     // Three and two options, asked once for both scorers, and the words of the probe.
     assert_eq!((ran.live(), server.count()), (5, 6));
+    // All of them are paid for, and the words of the probe by the engine's own name: six, a mark before them, and one more.
+    let spent = |stage: &str| ran.done()["spent"][stage].as_f64().unwrap();
+    assert!((spent("engine") - 8e-6).abs() < 1e-12, "{}", spent("engine"));
+    assert!(spent("engine") + spent("ask") <= ceiling, "{} of {ceiling}", spent("ask"));
+    let log = project.forge(&["logs", ran.done()["run_id"].as_str().unwrap()]).stdout;
+    assert!(log.contains("engine  asked whether it can do what is wanted, $0.0000"), "{log}");
     let rows = project.report_rows();
     let named = |value, chosen: &str| {
         ["choice", "by_length"].map(|name| (name.to_owned(), value, chosen.to_owned()))
@@ -193,6 +201,35 @@ fn a_server_without_likelihoods_of_prompts_is_refused_before_anything_is_paid_fo
     let ran = asked.forge(&["plan", "pipelines/bench.toml"]);
     assert_eq!((ran.code, chat.count()), (2, 0), "{}", ran.stderr);
     assert!(ran.stderr.contains("`api = \"completions\"`"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_words_of_the_probe_are_held_by_the_budget() {
+    let server = Server::start(echo);
+    let engine = |price: &str| server.engine(&format!("api = \"completions\"\n{price}"));
+    let project = project(LIKELIHOOD, &engine("price = { input = 1000000, output = 0 }"));
+    let ran = project.apply(&["--budget", "1"]);
+    assert_eq!((ran.code, server.count()), (1, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the budget of $1.00 is used up"), "{}", ran.stderr);
+    // Where nobody has said what tokens cost, there is something more.
+    let unpriced = self::project(LIKELIHOOD, &engine("api_key_env = \"PATH\""));
+    let ran = unpriced.ok(&[]);
+    assert_eq!(ran.done()["unknown_cost_samples"]["engine"], 1, "{}", ran.done());
+    // What is refused after it came was paid for as well.
+    let ignores = Server::start(|_| {
+        let body = json!({ "choices": [{ "text": "Mars", "finish_reason": "stop" }],
+                           "usage": { "prompt_tokens": 9, "completion_tokens": 1 } });
+        vec![Step::Write(server::whole(200, &body.to_string()))]
+    });
+    let engine = "api = \"completions\"\nprice = { input = 1000000, output = 1000000 }";
+    let refused = self::project(LIKELIHOOD, &ignores.engine(engine));
+    let ran = refused.apply(&[]);
+    assert_eq!(
+        (ran.code, ran.done()["spent"]["engine"].as_f64()),
+        (1, Some(10.0)),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

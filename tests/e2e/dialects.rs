@@ -175,6 +175,8 @@ fn what_a_limit_of_time_cuts_off_is_paid_out_of_the_budget() {
     let ran = project.apply(&["--budget", "0.30"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("the budget of $0.30 is used up"), "{}", ran.stderr);
+    let unsure = "$0.2561 spent, of which up to $0.2561 for attempts whose cost nobody knows";
+    assert!(ran.stderr.contains(unsure), "{}", ran.stderr);
     assert_eq!(server.count(), 1);
 }
 

@@ -523,6 +523,13 @@ fn a_budget_stops_before_it_is_passed() {
     // 30 replies of at most 10 tokens, and nothing for prompts.
     let plan = project.forge(&["plan", "pipelines/bench.toml"]);
     assert!(plan.stdout.contains("at most $300.0000, or $300.0000"), "{}", plan.stdout);
+    // What breaks off may be paid for, and is tried five times more.
+    assert!(plan.stdout.contains("is paid for once; $1800.0000 if"), "{}", plan.stdout);
+    let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]).stdout;
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let with_retries =
+        plan.as_array().unwrap().iter().map(|node| &node["survey"]["cost"]["with_retries"]);
+    assert_eq!(with_retries.filter_map(Value::as_f64).sum::<f64>(), 1800.0);
     let ran = project.apply(&["--budget", "40"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);
@@ -595,6 +602,40 @@ fn a_sum_with_an_unknown_part_is_at_least_that() {
     let (_, ran) = one(&server, "", price);
     assert_eq!(ran.done()["unknown_cost_samples"], json!({}));
     assert!(!ran.stderr.contains("at least"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_was_counted_of_an_attempt_that_broke_off_is_paid_for() {
+    let price = "price = { input = 0, output = 1000000 }";
+    let counted = |finish: Value| {
+        event(&json!({
+            "choices": [{ "index": 0, "delta": { "content": "0" }, "finish_reason": finish }],
+            "usage": { "prompt_tokens": 9, "completion_tokens": 5 },
+        }))
+    };
+    let failed = |steps: Vec<Step>| {
+        let server = Server::start(move |asked| match asked.number {
+            0 => steps.clone(),
+            _ => stream("0"),
+        });
+        let (project, ran) = one(&server, "", price);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let request = sample(&project)["observed"]["requests"][0].clone();
+        assert_eq!(request["usage"]["output_tokens"], 2, "the answer's own");
+        assert_eq!(request["failed_usage"]["output_tokens"], 5, "{request}");
+        assert_eq!(ran.done()["spent"]["ask"].as_f64(), Some(7.0));
+        (request["unknown_attempts"].clone(), ran.done()["unknown_cost_samples"].clone())
+    };
+    // Counts so far, as vLLM sends them with each part: there may be more.
+    let broken = vec![head(), piece(&counted(Value::Null)), end()];
+    assert_eq!(failed(broken), (json!(1), json!({ "ask": 1 })));
+    // A server that breaks off itself, and says what it has done.
+    let aborted = vec![head(), piece(&counted(json!("abort"))), piece(b"data: [DONE]\n\n"), end()];
+    assert_eq!(failed(aborted), (Value::Null, json!({})));
+    // A reply with nothing in it.
+    let empty = json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 5 } });
+    let empty = vec![Step::Write(whole(200, &empty.to_string()))];
+    assert_eq!(failed(empty), (Value::Null, json!({})));
 }
 
 #[test]

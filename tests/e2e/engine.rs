@@ -193,3 +193,39 @@ fn react_turns_batching_off_and_says_so() {
     let html = project.read("out/bench/report/report.html");
     assert!(html.contains("batching is off with react"), "{report}");
 }
+
+#[test]
+fn a_model_in_parts_is_named_by_the_first_and_needs_all() {
+    let project = Project::asking("", "model = \"m-00001-of-00003.gguf\"");
+    for part in ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf"] {
+        project.write(part, "GGUF");
+    }
+    let refused = |words: &str| {
+        let ran = project.forge(&["plan", "pipelines/bench.toml"]);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+        assert!(ran.stderr.contains("pipelines/bench.toml:"), "{}", ran.stderr);
+    };
+    refused(
+        "`m-00001-of-00003.gguf` is the first of 3 files of a model, and `m-00003-of-00003.gguf` is not",
+    );
+    project.edit("pipelines/bench.toml", "m-00001-of", "m-00002-of");
+    refused("`m-00002-of-00003.gguf` is part 2 of a model in 3 files; name the first, `m-00001-of");
+    let hub = format!("hub = \"o/n\"\nrevision = \"{}\"\nfile = \"q/m-", "a".repeat(40));
+    project.edit("pipelines/bench.toml", "model = \"m-", &hub);
+    refused("name the first, `q/m-00001-of-00003.gguf`");
+    // All of them are what the engine is: another last part is another model.
+    let project = Project::asking("", "model = \"m-00001-of-00002.gguf\"");
+    project.write("m-00001-of-00002.gguf", "GGUF");
+    let key = |last: &str| {
+        project.write("m-00002-of-00002.gguf", last);
+        let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]);
+        assert_eq!(plan.code, 0, "{}", plan.stderr);
+        let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+        let nodes = plan.as_array().unwrap();
+        nodes.iter().find(|node| node["name"] == "ask").unwrap()["key"].clone()
+    };
+    let one = key("one");
+    assert!(one.is_string() && one != key("another"));
+    assert_eq!(one, key("one"));
+}

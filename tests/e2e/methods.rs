@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::project::{Project, REPLIES};
-use super::server::{Server, reply};
+use super::server::{self, Server, reply};
 
 /// Messages of the first request of a sample: its transcript without replies.
 fn opening(project: &Project, sample: usize) -> Vec<Value> {
@@ -175,6 +175,45 @@ fn embeddings_find_what_words_do_not() {
     let ran = project.apply(&[]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("`rag` needs embeddings, and the engine `engine` gives none"));
+}
+
+#[test]
+fn an_embedding_that_fails_is_a_cost_of_the_engine_that_embeds() {
+    let embedder = Server::start(|_| reply("unused"));
+    let rag = RAG.replace("\"naive\"", "\"hybrid\"\nembeddings = \"embedder\"");
+    // The engine costs nothing, and what the embedding of the question did cost nobody knows.
+    let rag = format!("max_retries = 0\nfail_on_error = false\nconcurrency = 1\n{rag}");
+    let project = Project::with(&rag, "replies = [{ reply = \"0\" }]");
+    let engine = embedder.engine("price = { input = 1000, output = 0 }");
+    let manifest = project.read("pipelines/bench.toml");
+    let manifest = format!("{manifest}\n[stage.embedder]\nkind = \"engine\"\n{engine}\n");
+    project.write("pipelines/bench.toml", &manifest);
+    project.rows(1);
+    let docs = |texts: &[&str]| {
+        let docs = texts.iter().map(|text| format!("{}\n", json!({ "id": text, "text": text })));
+        project.write("fixtures/docs.jsonl", &docs.collect::<String>());
+    };
+    let apply = || {
+        let ran = project.apply(&[]);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert_eq!(ran.done()["unknown_cost_samples"], json!({ "ask": 1 }), "{}", ran.stderr);
+        let observed = project.report_rows()[0]["observed"].clone();
+        assert_eq!(observed["requests"], json!([]), "the engine was not asked");
+        let scorers = observed["scoring"].as_array().unwrap().iter().map(|made| &made["scorer"]);
+        assert!(scorers.into_iter().all(|scorer| scorer == "rag.embeddings"), "{observed}");
+        ran.done()["spent"]["ask"].as_f64().unwrap()
+    };
+    docs(&["ab", "cde"]);
+    let row =
+        json!({ "id": "0", "question": format!("What is {}", server::CLOSES), "answer": "0" });
+    project.write("fixtures/rows.jsonl", &format!("{row}\n"));
+    // Two passages of two and three bytes, a thousandth of a dollar each.
+    let spent = apply();
+    assert!((spent - 0.005).abs() < 1e-9, "{spent}");
+    // A passage that fails ends the others that have not begun, and what was asked is paid for.
+    docs(&["fgh", server::CLOSES, "ab"]);
+    let spent = apply();
+    assert!((spent - 0.003).abs() < 1e-9, "{spent}");
 }
 
 /// A project that asks a server that counts 11 tokens a request.

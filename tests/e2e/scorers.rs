@@ -263,6 +263,48 @@ fn the_budget_holds_judges_too() {
 }
 
 #[test]
+fn what_a_judge_without_a_price_costs_is_in_no_sum_and_every_sum_says_so() {
+    let judge = Server::start(|_| server::reply("{\"verdict\": \"correct\"}"));
+    let asked = Server::start(server::right);
+    let workflow = "scorers = [{ kind = \"judge\", engine = \"judge\", rubric = \"Right?\", form = \"text\" }]";
+    let priced = "price = { input = 1000, output = 1000 }";
+    let paid = "stream = false\napi_key_env = \"PATH\"";
+    // Of one provider both would be one engine.
+    let other = |more: &str| judge.engine(more).replace("\"test\"", "\"other\"");
+    // The judge of an engine with a price, and the engine of a judge with one.
+    for (own, of_judge, name) in [(priced, paid, "judge"), (paid, priced, "engine")] {
+        let project = Project::asking(workflow, &asked.engine(own));
+        project.rows(2);
+        with_judge(&project, &other(of_judge));
+        let plan = project.forge(&["plan", "pipelines/bench.toml"]).stdout;
+        assert!(plan.contains(&format!("besides what `{name}` will cost: no price")), "{plan}");
+        let manifest = project.read("pipelines/bench.toml");
+        let gate = "[gate.money]\nsamples = \"ask\"\nmax_cost = 1";
+        project.write("pipelines/bench.toml", &format!("{manifest}\n{gate}\n"));
+        let ran = project.apply(&[]);
+        // Eleven tokens each for two samples.
+        let spent = ran.done()["spent"]["ask"].as_f64().unwrap();
+        assert!((spent - 0.022).abs() < 1e-9, "{spent}");
+        assert_eq!(ran.done()["unknown_cost_samples"], json!({ "ask": 2 }));
+        assert!(ran.stderr.contains("at least $0.0220"), "{}", ran.stderr);
+        let verdict = &ran.done()["gates"][0];
+        assert!(verdict.to_string().contains("cost money and have no price"), "{verdict}");
+        let cell = &report(&project)["cells"][0];
+        let cost = if name == "judge" { &cell["scorer_costs"]["judge"] } else { &cell["cost"] };
+        assert_eq!((&cost["price"], &cost["spent"]), (&Value::Null, &Value::Null), "{cell}");
+        let page = project.read("out/bench/report/report.html");
+        assert!(page.contains("at least $0.0000"), "{page}");
+    }
+    // One that costs nothing leaves nothing out.
+    let project = Project::asking(workflow, &asked.engine(priced));
+    project.rows(2);
+    with_judge(&project, &other("stream = false"));
+    let ran = project.ok(&[]);
+    assert_eq!(ran.done()["unknown_cost_samples"], json!({}));
+    assert!(!ran.stderr.contains("at least"), "{}", ran.stderr);
+}
+
+#[test]
 fn semantic_similarity_comes_from_embeddings_that_are_remembered() {
     let embedder = Server::start(|_| server::reply("unused"));
     let workflow = "scorers = [{ kind = \"semantic\", engine = \"judge\" }, \"exact_match\"]";

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+/// A text that gets no embedding: the connection is closed instead.
+pub const CLOSES: &str = "<close>";
+
 /// What is done with a connection.
 #[derive(Clone)]
 pub enum Step {
@@ -175,6 +178,9 @@ fn serve(
         if path.ends_with("/embeddings") {
             let body: Value = serde_json::from_slice(&body).unwrap();
             embedded.lock().unwrap().push(body.clone());
+            if body["input"].as_str().unwrap().contains(CLOSES) {
+                return stream.shutdown(std::net::Shutdown::Both);
+            }
             out.write_all(&embedding(body["input"].as_str().unwrap()))?;
             continue;
         }

@@ -1,4 +1,5 @@
-//! Reads the architecture out of a GGUF header. Knows nothing of tensors.
+//! Reads the architecture out of a GGUF header, and the parts of a model out of the name of the first. Knows nothing of
+//! tensors.
 //!
 //! mistral.rs panics on an architecture it does not know, so forge looks first. Layout: magic `GGUF`,
 //! version u32, number of tensors, number of key-value pairs, then the pairs: name, type, value; all
@@ -43,6 +44,33 @@ pub fn text(path: &Utf8Path, wanted: &str) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Names of all files of a model, by that of the first, in order: large ones are split, and each part says in its name
+/// which of how many it is (`<name>-00001-of-00003.gguf`, llama.cpp's `gguf-split`). The header of the first has what is
+/// said of the model. Any other name is one whole file; that of a later part is an error.
+pub fn parts(first: &str) -> std::result::Result<Vec<String>, String> {
+    let Some((name, number, count)) = split(first) else { return Ok(vec![first.to_owned()]) };
+    let part = |number: u32| format!("{name}-{number:05}-of-{count:05}.gguf");
+    match number {
+        1 => Ok((1..=count).map(part).collect()),
+        _ => Err(format!(
+            "`{first}` is part {number} of a model in {count} files; name the first, `{}`",
+            part(1)
+        )),
+    }
+}
+
+/// The name of a part without its number, which part it is, and of how many.
+fn split(file: &str) -> Option<(&str, u32, u32)> {
+    let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (name, number) = rest.rsplit_once('-')?;
+    let five = |digits: &str| {
+        let is_number = digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| digits.parse::<u32>().ok()).flatten()
+    };
+    let (number, count) = (five(number)?, five(count)?);
+    (1..=count).contains(&number).then_some((name, number, count))
 }
 
 const TEXT: u32 = 8;
@@ -112,6 +140,30 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_in_parts_is_all_of_them() {
+        let whole = |name: &str| assert_eq!(parts(name).unwrap(), [name]);
+        let all = parts("Q4/m-00001-of-00003.gguf").unwrap();
+        let three = ["Q4/m-00001-of-00003.gguf", "Q4/m-00002-of-00003.gguf"];
+        assert_eq!(
+            (&all[..2], all[2].as_str()),
+            (&three.map(str::to_owned)[..], "Q4/m-00003-of-00003.gguf")
+        );
+        assert_eq!(parts("m-00001-of-00001.gguf").unwrap(), ["m-00001-of-00001.gguf"]);
+        let error = parts("a-of-b-00002-of-00003.gguf").unwrap_err();
+        assert!(error.contains("part 2 of a model in 3 files"), "{error}");
+        assert!(error.ends_with("name the first, `a-of-b-00001-of-00003.gguf`"), "{error}");
+        // Names that only look like it.
+        whole("m.gguf");
+        whole("m-1-of-3.gguf");
+        whole("m-00004-of-00003.gguf");
+        whole("m-00000-of-00003.gguf");
+        whole("m-00001-of-00000.gguf");
+        whole("m-+0001-of-00003.gguf");
+        whole("m-00001-of-00003.gguf.part");
+        whole("one-of-00003.gguf");
+    }
 
     #[test]
     fn the_shipped_model_is_a_llama() {

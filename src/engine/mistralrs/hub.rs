@@ -8,8 +8,11 @@ use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 
+use super::gguf;
+
 /// The folder of a model at a revision: from the cache if it is there whole, else fetched, if that is
-/// allowed. Of a repository of GGUF files the one named `file` is all that is needed.
+/// allowed. Of a repository of GGUF files the one named `file` is all that is needed, with its other parts if it is the
+/// first of several.
 pub fn snapshot(
     id: &str,
     revision: &str,
@@ -58,7 +61,7 @@ fn cached(
         .map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
     let folder = Utf8PathBuf::from_path_buf(root.join("snapshots").join(commit)).ok()?;
     let is_there = match file {
-        Some(file) => folder.join(file).exists(),
+        Some(file) => gguf::parts(file).ok()?.iter().all(|part| folder.join(part).exists()),
         None => is_whole(&folder),
     };
     is_there.then_some(folder)
@@ -119,8 +122,9 @@ fn fetch(
     let remote = api.repo(pinned);
     let files = remote.info().map_err(words)?.siblings;
     // Mistral's own form of the same weights would take the place of the other.
-    let is_needed = |name: &String| match file {
-        Some(file) => name.as_str() == file,
+    let parts = file.map(gguf::parts).transpose()?;
+    let is_needed = |name: &String| match &parts {
+        Some(parts) => parts.contains(name),
         None => {
             super::decides(name)
                 && name != "params.json"
@@ -130,10 +134,8 @@ fn fetch(
     };
     let all: Vec<String> = files.into_iter().map(|file| file.rfilename).collect();
     let files: Vec<String> = all.iter().filter(|name| is_needed(name)).cloned().collect();
-    if let Some(file) = file
-        && files.is_empty()
-    {
-        return Err(absent(file, &all));
+    if let Some(lacks) = parts.iter().flatten().find(|part| !files.contains(part)) {
+        return Err(absent(lacks, &all));
     }
     for (i, name) in files.iter().enumerate() {
         let at = format!("{id}: file {} of {}, `{name}`", i + 1, files.len());
@@ -271,6 +273,11 @@ mod tests {
         assert_eq!(one("model-q8_0.gguf"), None);
         std::fs::write(snapshot.join("model-q8_0.gguf"), "").unwrap();
         assert!(one("model-q8_0.gguf").is_some());
+        // Of one in parts all.
+        std::fs::write(snapshot.join("m-00001-of-00002.gguf"), "").unwrap();
+        assert_eq!(one("m-00001-of-00002.gguf"), None);
+        std::fs::write(snapshot.join("m-00002-of-00002.gguf"), "").unwrap();
+        assert!(one("m-00001-of-00002.gguf").is_some());
         let all = ["README.md", "a.gguf"].map(str::to_owned);
         assert_eq!(absent("b.gguf", &all), "it has no `b.gguf` (known: `a.gguf`)");
     }

@@ -15,7 +15,7 @@ use mistralrs::{
 };
 
 use super::prompt::Prompts;
-use super::{ARCHITECTURES, GGUF_ARCHITECTURES, MistralRs, Weights, gguf, template};
+use super::{ARCHITECTURES, GGUF_ARCHITECTURES, MistralRs, Weights, gguf, gguf_files, template};
 
 /// Prompts whose beginnings are kept where the prefix cache is on.
 const PREFIXES: usize = 16;
@@ -188,11 +188,18 @@ fn gguf_loader(file: &Utf8Path, template: Option<String>) -> Result<Box<dyn Load
             GGUF_ARCHITECTURES.join(", ")
         ));
     }
-    let file = file.canonicalize_utf8().map_err(|error| error.to_string())?;
-    let folder = file.parent().map_or_else(String::new, ToString::to_string);
-    let name = file.file_name().unwrap_or_default().to_owned();
+    let first = file.canonicalize_utf8().map_err(|error| error.to_string())?;
+    let folder = first.parent().map_or_else(String::new, ToString::to_string);
+    // mistral.rs joins the parts in this order. Names are those below the folder; a link may lead a part elsewhere, and
+    // a path from the root stays what it is.
+    let mut names = Vec::new();
+    for part in gguf_files(file) {
+        let path = part.canonicalize_utf8().map_err(|error| format!("`{part}`: {error}"))?;
+        let name = path.file_name().filter(|_| path.parent() == first.parent());
+        names.push(name.map_or_else(|| path.to_string(), ToOwned::to_owned));
+    }
     let config = GGUFSpecificConfig::default();
-    Ok(GGUFLoaderBuilder::new(None, None, folder, vec![name], config, false, template).build())
+    Ok(GGUFLoaderBuilder::new(None, None, folder, names, config, false, template).build())
 }
 
 /// `cpu`, `cuda`, `cuda:1` or `metal`. One that this build has no code for is an error, and never the CPU.

@@ -106,7 +106,7 @@ const SEQUENCES: u32 = 16;
 pub enum Weights {
     /// A folder with `config.json`, `tokenizer.json` and safetensors.
     Folder(Utf8PathBuf),
-    /// A GGUF file, with its tokenizer and chat template inside.
+    /// A GGUF file, with its tokenizer and chat template inside; of a model in parts the first.
     Gguf(Utf8PathBuf),
 }
 
@@ -211,8 +211,14 @@ impl Weights {
         let mut files = Vec::new();
         match self {
             Weights::Gguf(path) => {
-                // Its name says nothing about the answers.
-                files.push(("weights.gguf".to_owned(), path.clone()));
+                // Its name says nothing about the answers, but for which part it is.
+                let parts = gguf_files(path);
+                match parts.as_slice() {
+                    [whole] => files.push(("weights.gguf".to_owned(), whole.clone())),
+                    parts => files.extend(parts.iter().zip(1..).map(|(part, number)| {
+                        (format!("weights-{number:05}-of-{:05}.gguf", parts.len()), part.clone())
+                    })),
+                }
                 let folder = path.parent().unwrap_or(Utf8Path::new(""));
                 for name in GGUF_NEIGHBOURS {
                     let neighbour = folder.join(name);
@@ -250,6 +256,15 @@ impl Weights {
     /// Whether the model gives embeddings, and writes no text.
     pub fn embeds(&self) -> bool {
         matches!(self, Weights::Folder(folder) if folder.join(MODULES).exists())
+    }
+}
+
+/// The files of a GGUF model, by the first.
+fn gguf_files(first: &Utf8Path) -> Vec<Utf8PathBuf> {
+    match gguf::parts(first.as_str()) {
+        Ok(parts) => parts.into_iter().map(Utf8PathBuf::from).collect(),
+        // Who names a later part has been told.
+        Err(_) => vec![first.to_owned()],
     }
 }
 
@@ -385,8 +400,12 @@ impl Backend for MistralRs {
     }
 
     fn memory(&self) -> u64 {
-        // What lies on a device of its own is that device's matter.
-        if self.device == "cpu" { self.instance_bytes * u64::from(self.instances) } else { 0 }
+        // Metal has no memory but the machine's. How much a CUDA device has nobody knows here before it is opened, which
+        // is a part of loading: engines on one are not held against each other.
+        match self.device.starts_with("cuda") {
+            true => 0,
+            false => self.instance_bytes * u64::from(self.instances),
+        }
     }
 
     #[cfg(feature = "mistralrs")]
@@ -409,6 +428,47 @@ impl Backend for MistralRs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_of_a_model_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(dir.path()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        write("m-00001-of-00002.gguf", "one");
+        let weights = Weights::Gguf(folder.join("m-00001-of-00002.gguf"));
+        let missing = weights.size().unwrap_err().to_string();
+        assert!(missing.contains("m-00002-of-00002.gguf"), "{missing}");
+        write("m-00002-of-00002.gguf", "second");
+        assert_eq!(weights.size().unwrap(), 9);
+        let names = |weights: &Weights| {
+            weights.files().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&weights), ["weights-00001-of-00002.gguf", "weights-00002-of-00002.gguf"]);
+        write("other.gguf", "one");
+        assert_eq!(names(&Weights::Gguf(folder.join("other.gguf"))), ["weights.gguf"]);
+    }
+
+    #[test]
+    fn what_lies_in_the_memory_of_the_machine_counts() {
+        let memory = |device: &str| {
+            let engine = MistralRs {
+                weights: Weights::Gguf("m.gguf".into()),
+                label: "m".to_owned(),
+                dtype: "f16".to_owned(),
+                device: device.to_owned(),
+                isq: None,
+                chat_template: None,
+                context_length: None,
+                prefix_cache: false,
+                max_sequences: None,
+                instance_bytes: 100,
+                instances: 2,
+                instances_reason: String::new(),
+            };
+            engine.memory()
+        };
+        assert_eq!(["cpu", "metal", "cuda:0"].map(memory), [200, 200, 0]);
+    }
 
     #[test]
     fn instances_follow_cores_and_memory() {

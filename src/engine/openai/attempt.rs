@@ -41,6 +41,7 @@ pub(super) async fn complete(
     let target = &upstream.target;
     // Only a stream shows when its first part comes.
     let limit = first_token.filter(|_| settings.stream);
+    let mut told = Told::default();
     let answered = async {
         // Servers send the head of their answer with its first part.
         let (answer, connect) = in_time(limit, stamps.start, ready.post.send(target, body)).await?;
@@ -49,7 +50,6 @@ pub(super) async fn complete(
         if !answer.head.status.is_success() {
             return Err(refused(ready, upstream, answer).await);
         }
-        let mut told = Told::default();
         let ended = match settings.stream && is_stream(&answer.head.headers) {
             true => told.stream(ready, &mut answer, &mut stamps, limit).await?,
             // Also a server that does not stream although it was asked to.
@@ -59,12 +59,11 @@ pub(super) async fn complete(
         if ended {
             answer.keep_connection().await;
         }
-        Ok(told)
+        Ok(())
     };
-    let told = match answered.await {
-        Ok(told) => told,
-        Err(error) => return Err(blame(ready, visit, error)),
-    };
+    if let Err(error) = answered.await {
+        return Err(blame(ready, visit, error.so_far(told.usage)));
+    }
     visit.succeeded();
     let billed = told.usage.unwrap_or_default();
     let completion = told.completion(ready, request, &mut notices);
@@ -203,7 +202,8 @@ impl Told {
             .map_err(|error| malformed(ready, &error.to_string(), body))?;
         self.take(ready, wire, false)?;
         if !self.chosen {
-            return Err(malformed(ready, "no choice in it", body));
+            let usage = self.usage.unwrap_or_default();
+            return Err(malformed(ready, "no choice in it", body).billed(usage));
         }
         self.done = true;
         Ok(true)

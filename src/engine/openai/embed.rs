@@ -8,7 +8,7 @@ use super::trouble::{blame, broken_off, malformed, refused, unreachable};
 use super::wire::UsageWire;
 use super::{OpenAi, Ready};
 use crate::engine::{EngineError, Reply, Stamps};
-use crate::sample::{Completion, Finish, Request};
+use crate::sample::{Completion, Finish, Request, Usage};
 
 /// Longest reply that is read.
 const REPLY_MAX: usize = 16 << 20;
@@ -52,7 +52,8 @@ pub(super) async fn complete(ready: &Ready, request: &Request) -> Result<Reply, 
             .map_err(|error| malformed(ready, &error.to_string(), &body))?;
         let Some(item) = wire.data.into_iter().next().filter(|item| !item.embedding.is_empty())
         else {
-            return Err(malformed(ready, "no embedding in it", &body));
+            let usage = wire.usage.map(read).unwrap_or_default();
+            return Err(malformed(ready, "no embedding in it", &body).billed(usage));
         };
         stamps.finish();
         answer.keep_connection().await;
@@ -63,15 +64,19 @@ pub(super) async fn complete(ready: &Ready, request: &Request) -> Result<Reply, 
         Err(error) => return Err(blame(ready, visit, error)),
     };
     visit.succeeded();
-    let mut usage = usage.map(UsageWire::usage).unwrap_or_default();
-    // Nothing is written, whether the server says so or not.
-    usage.output_tokens = usage.input_tokens.map(|_| 0);
+    let usage = usage.map(read).unwrap_or_default();
     let text = serde_json::to_string(&vector).expect("BUG: numbers are plain data");
     Ok(Reply {
         completion: Completion::new(text, Finish::Stop, usage),
         stamps,
         notices: Vec::new(),
     })
+}
+
+/// Nothing is written, whether the server says so or not.
+fn read(usage: UsageWire) -> Usage {
+    let usage = usage.usage();
+    Usage { output_tokens: usage.input_tokens.map(|_| 0), ..usage }
 }
 
 fn body(settings: &OpenAi, input: &str) -> Value {

@@ -56,9 +56,9 @@ struct PromptToken {
 /// A token and its log-probability; the first of a prompt has none.
 type Token = (String, Option<f64>);
 
-/// Whether the server can do this, by a prompt of a few words. What may pass is left to the requests themselves.
-pub(super) async fn probe(ready: &Ready) -> Result<(), String> {
-    let request = Request {
+/// A prompt of a few words that shows whether the server can do this.
+pub(super) fn proof() -> Request {
+    Request {
         messages: vec![Message::new(Role::User, "The capital of France is")],
         sampling: Sampling {
             max_tokens: 1,
@@ -67,10 +67,6 @@ pub(super) async fn probe(ready: &Ready) -> Result<(), String> {
         },
         tools: Vec::new(),
         replica: crate::digest::Replica::default(),
-    };
-    match complete(ready, &request).await.map_err(EngineError::unbilled) {
-        Err((EngineError::Broken(words), _)) => Err(words),
-        _ => Ok(()),
     }
 }
 

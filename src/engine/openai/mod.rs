@@ -133,7 +133,7 @@ pub struct OpenAi {
     pub context_length: Option<u64>,
     /// What tokens cost.
     pub price: Option<Price>,
-    /// Whether somebody will ask for log-probabilities of prompts: then the probe looks for them.
+    /// Whether somebody will ask for log-probabilities of prompts: then they are asked for before anything else.
     pub wants_likelihoods: Arc<AtomicBool>,
 }
 
@@ -230,6 +230,11 @@ impl Backend for OpenAi {
         self.wants_likelihoods.store(true, Ordering::Relaxed);
     }
 
+    fn proof(&self) -> Option<Request> {
+        let wanted = self.probe && self.wants_likelihoods.load(Ordering::Relaxed);
+        wanted.then(likelihood::proof)
+    }
+
     fn formats_chat(&self) -> bool {
         self.api == Api::Chat
     }
@@ -299,7 +304,7 @@ impl Ready {
             facts = probe_all(&settings, &post, &upstreams).await?;
         }
         facts.context = settings.context_length.or(facts.context);
-        let ready = Ready {
+        Ok(Ready {
             settings,
             post,
             upstreams,
@@ -307,11 +312,7 @@ impl Ready {
             tokenizer,
             said: Mutex::default(),
             checked: Mutex::default(),
-        };
-        if ready.settings.probe && ready.settings.wants_likelihoods.load(Ordering::Relaxed) {
-            likelihood::probe(&ready).await?;
-        }
-        Ok(ready)
+        })
     }
 
     /// What the probe found that the user should know.

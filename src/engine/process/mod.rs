@@ -112,6 +112,10 @@ impl Backend for Process {
         self.openai.expect_likelihoods();
     }
 
+    fn proof(&self) -> Option<Request> {
+        self.openai.proof()
+    }
+
     fn formats_chat(&self) -> bool {
         self.openai.formats_chat()
     }

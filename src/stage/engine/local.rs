@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 use super::{Declared, Found, REV};
 use crate::digest::Recipe;
 use crate::engine::mistralrs::{
-    DTYPES, ISQ, MistralRs, Weights, fitting_instances, instance_bytes,
+    DTYPES, ISQ, MistralRs, Weights, fitting_instances, gguf, instance_bytes,
 };
-use crate::manifest::{Diagnostic, Fields, inside};
+use crate::manifest::{Diagnostic, Fields, Spanned, inside};
 use crate::record::Event;
 use crate::stage::{Context, Setting, StageError};
 
@@ -75,7 +75,7 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
     let memory_limit_mb = fields.count("memory_limit_mb", 1..=u32::MAX);
     let model = match (model, hub) {
         (Some(model), None) => {
-            if !setting.check_exists(fields, &model) {
+            if !setting.check_exists(fields, &model) || !has_parts(fields, setting, &model) {
                 return None;
             }
             Model::Local(model.value)
@@ -134,7 +134,27 @@ pub(super) fn read(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<Box<dyn
     }))
 }
 
-/// The GGUF file of a repository of the hub.
+/// Whether all files of a model in parts are there.
+fn has_parts(fields: &Fields<'_>, setting: &Setting<'_>, model: &Spanned<Utf8PathBuf>) -> bool {
+    let parts = match gguf::parts(model.value.as_str()) {
+        Ok(parts) => parts,
+        Err(message) => {
+            fields.error(Diagnostic::at(model.span, message));
+            return false;
+        }
+    };
+    let is_there = |part: &&String| setting.root.join(part.as_str()).exists();
+    let Some(lacks) = parts.iter().find(|part| !is_there(part)) else { return true };
+    let message = format!(
+        "`{}` is the first of {} files of a model, and `{lacks}` is not there",
+        model.value,
+        parts.len()
+    );
+    fields.error(Diagnostic::at(model.span, message).hint("all parts have to lie in one folder"));
+    false
+}
+
+/// The GGUF file of a repository of the hub, or the first of its parts.
 fn read_file(fields: &Fields<'_>) -> Option<String> {
     let file = fields.text("file")?;
     let fail = |message: String, hint: &str| {
@@ -146,6 +166,8 @@ fn read_file(fields: &Fields<'_>) -> Option<String> {
     } else if !file.value.ends_with(".gguf") || inside(Utf8Path::new(&file.value)).is_none() {
         let hint = "safetensors are taken as a whole repository, without `file`";
         fail(format!("`{}` is no GGUF file of a repository", file.value), hint);
+    } else if let Err(message) = gguf::parts(&file.value) {
+        fail(message, "its other parts are fetched as well");
     }
     Some(file.value)
 }
@@ -262,10 +284,11 @@ impl Declared for Local {
 
     fn reads(&self) -> Vec<Utf8PathBuf> {
         let model = match &self.model {
-            Model::Local(path) => Some(path),
-            Model::Hub { .. } => None,
+            Model::Local(path) => gguf::parts(path.as_str()).unwrap_or_default(),
+            Model::Hub { .. } => Vec::new(),
         };
-        model.into_iter().chain(&self.chat_template).cloned().collect()
+        let model = model.into_iter().map(Utf8PathBuf::from);
+        model.chain(self.chat_template.clone()).collect()
     }
 }
 

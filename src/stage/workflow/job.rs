@@ -34,6 +34,14 @@ impl Workflow {
             emit(match told {
                 Told::Notice(message) => Event::Notice { stage: Some(stage), message },
                 Told::Progress(message) => Event::EngineLoading { stage, message },
+                Told::Proved { engine: stage, usage, priced, cost, at_least } => {
+                    Event::EngineProved {
+                        stage,
+                        output_tokens: usage.output_tokens,
+                        cost: priced.then_some(cost.unwrap_or(0.0)),
+                        cost_unknown: at_least,
+                    }
+                }
                 Told::Retry { key, attempt, retry } => {
                     Event::RequestRetried { stage, key, attempt, retry }
                 }
@@ -53,8 +61,8 @@ impl Workflow {
         let rag = rag.unwrap_or_default();
         let doors = Doors::open(&self.scoring, inputs, context, &access)?;
         let (searches, further) = self.tools.open(inputs, context, &access)?;
-        let prices =
-            doors.prices().clone().into_iter().chain(rag.prices()).chain(further).collect();
+        let tariffs =
+            doors.tariffs().clone().into_iter().chain(rag.tariffs()).chain(further).collect();
         let client = Client::new(engine.clone(), context.store.clone(), access);
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
@@ -68,7 +76,7 @@ impl Workflow {
             time_limit: self.sample_limits.time,
             rag,
             searches,
-            aside_prices: prices,
+            aside_tariffs: tariffs,
             warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
     }

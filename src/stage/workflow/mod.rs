@@ -431,8 +431,9 @@ impl Workflow {
             engine: about,
             admission: self.admission(engine, context),
             price: engine.backend.price(),
+            unpriced: engine.tariff() == Some(None),
             scorers: self.scoring.sources(),
-            scorer_prices: job.aside_prices.clone(),
+            scorer_prices: job.aside_tariffs.clone(),
             profile,
         }
     }

@@ -16,8 +16,8 @@ use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
 use crate::record::{
-    Event, Observed, Price, ProfileBuilder, RequestCounts, RequestObserved, ServedFrom, Stopper,
-    Tally, TallySummary, millis,
+    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Stopper, Tally,
+    TallySummary, Tariffs, millis,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample, Score};
@@ -52,10 +52,8 @@ pub(super) async fn run_all(
     super::check_budget(engine, context)?;
     let halt = context.stop.child_token();
     let job = Arc::new(workflow.job(inputs, context, workflow.mode(context), halt.clone())?);
-    let mut window =
-        Window::new(workflow, context, engine.backend.price(), job.aside_prices.clone())?;
+    let mut window = Window::new(workflow, context, engine.tariff(), job.aside_tariffs.clone())?;
     window.stopper = workflow.stopper(inputs, context)?;
-    window.unpriced = engine.backend.is_paid() && engine.backend.price().is_none();
     let (epochs, width) = (u64::from(workflow.epochs), workflow.width(context) as usize);
     let total = || flows.count().map(|count| count * epochs);
     let started = || Event::StageStarted { stage: workflow.name.clone(), samples: total() };
@@ -251,13 +249,13 @@ fn stops(
     sample: &Sample,
     observed: &Observed,
     price: Option<Price>,
-    aside_prices: &BTreeMap<String, Price>,
+    aside_tariffs: &Tariffs,
 ) -> Result<bool, StageError> {
     // Remembered answers cost what they did: the same samples stop at the same one. Of an engine without a
     // price the costs are unknown; of a judge or an embedding without one they are no part of the rule.
     let costs = observed.requests.iter().map(|request| price?.of(&request.usage));
     let aside = observed.scoring.iter();
-    let aside = aside.filter_map(|made| Some((made, aside_prices.get(&made.scorer)?)));
+    let aside = aside.filter_map(|made| Some((made, aside_tariffs.get(&made.scorer)?.as_ref()?)));
     let costs = costs.chain(aside.map(|(made, price)| price.of(&made.request.usage)));
     let cost = costs.sum::<Option<f64>>();
     stopper.add(sample, observed.usage(), cost).map_err(StageError::User)
@@ -277,23 +275,22 @@ struct Window<'a> {
     failed: u64,
     first_failure: String,
     worked: bool,
-    price: Option<Price>,
+    /// What its engine's tokens cost, as [`Resource::tariff`](crate::engine::Resource::tariff) has it.
+    tariff: Option<Option<Price>>,
     /// What may end the stage before its last flow.
     stopper: Option<Stopper>,
     /// It has: what is under way is waited for, and is no part of the result.
     stopped: bool,
-    /// Of the requests of scorers.
-    scorer_prices: BTreeMap<String, Price>,
-    /// Whether the engine costs money, and nobody has said how much.
-    unpriced: bool,
+    /// The same of those whom scorers and retrieval ask.
+    aside_tariffs: Tariffs,
 }
 
 impl<'a> Window<'a> {
     fn new(
         workflow: &'a Workflow,
         context: &'a Context,
-        price: Option<Price>,
-        scorer_prices: BTreeMap<String, Price>,
+        tariff: Option<Option<Price>>,
+        aside_tariffs: Tariffs,
     ) -> Result<Self, StageError> {
         Ok(Window {
             workflow,
@@ -307,11 +304,10 @@ impl<'a> Window<'a> {
             failed: 0,
             first_failure: String::new(),
             worked: false,
-            price,
+            tariff,
             stopper: None,
             stopped: false,
-            scorer_prices,
-            unpriced: false,
+            aside_tariffs,
         })
     }
 
@@ -347,7 +343,8 @@ impl<'a> Window<'a> {
                 error = error.or(self.count_failure(&ran.sample));
             }
             let stops = |stopper| {
-                stops(stopper, &ran.sample, &ran.observed, self.price, &self.scorer_prices)
+                let price = self.tariff.flatten();
+                stops(stopper, &ran.sample, &ran.observed, price, &self.aside_tariffs)
             };
             match self.stopper.as_mut().map(stops) {
                 Some(Ok(true)) => {
@@ -396,21 +393,19 @@ impl<'a> Window<'a> {
         });
     }
 
-    /// Dollars for the live requests of a sample, those of its scorers included, as far as prices and tokens are
-    /// known, and whether there is more. Of an engine that is paid and has no price all is unknown.
+    /// Dollars for the live requests of a sample, those of its scorers and of retrieval included, as far as prices and
+    /// tokens are known, and whether there is more. Of whoever is paid and has no price all is unknown.
     fn cost(&self, observed: &Observed) -> (Option<f64>, bool) {
-        let own = observed.requests.iter().zip(std::iter::repeat(self.price.as_ref()));
-        let scoring = observed.scoring.iter();
-        let scoring = scoring.map(|made| (&made.request, self.scorer_prices.get(&made.scorer)));
-        let is_live = |request: &RequestObserved| request.served_from == ServedFrom::Live;
-        let live = own.chain(scoring).filter(|(request, _)| is_live(request));
-        let priced = live.filter_map(|(request, price)| Some(request.cost(price?)));
+        let own = observed.requests.iter().zip(std::iter::repeat(self.tariff.as_ref()));
+        let aside = observed.scoring.iter();
+        let aside = aside.map(|made| (&made.request, self.aside_tariffs.get(&made.scorer)));
+        let live = own.chain(aside).filter(|(made, _)| made.served_from == ServedFrom::Live);
+        let paid = live.filter_map(|(made, tariff)| Some(made.cost(tariff?.as_ref())));
         let (sum, all) =
-            priced.fold((0.0, true), |(sum, all), (cost, is_all)| (sum + cost, all && is_all));
-        let unpriced = self.unpriced && observed.requests.iter().any(is_live);
-        let has_price = self.price.is_some() || !self.scorer_prices.is_empty();
-        let cut = observed.cut_short && (has_price || self.unpriced);
-        (has_price.then_some(sum), !all || unpriced || cut)
+            paid.fold((0.0, true), |(sum, all), (cost, is_all)| (sum + cost, all && is_all));
+        let mut tariffs = self.tariff.iter().chain(self.aside_tariffs.values());
+        let cut = observed.cut_short && tariffs.clone().next().is_some();
+        (tariffs.any(Option::is_some).then_some(sum), !all || cut)
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {
@@ -521,7 +516,7 @@ impl Workflow {
                 table.update(b"\n");
                 tally.add(&ran.sample);
                 if let Some(stopper) = &mut stopper
-                    && stops(stopper, &ran.sample, &ran.observed, price, &job.aside_prices)?
+                    && stops(stopper, &ran.sample, &ran.observed, price, &job.aside_tariffs)?
                 {
                     ended = true;
                     break;

@@ -15,7 +15,9 @@ use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
 use crate::engine::{Client, Failure, Mode};
 use crate::method::{self, Method, Turn};
-use crate::record::{Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom, millis};
+use crate::record::{
+    Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom, Tariffs, millis,
+};
 use crate::sample::{
     Completion, Finish, Flow, Message, Outcome, Role, Sample, Sampling, Step, StepRun, Termination,
     ToolSpec, Trace, TraceStep,
@@ -49,9 +51,16 @@ pub struct Job {
     /// Those that searches of agents ask, by the tool.
     pub searches: BTreeMap<String, Client>,
     /// What tokens cost of those whom scorers and retrieval ask, by the name in [`ScorerRequest`].
-    pub aside_prices: BTreeMap<String, Price>,
+    pub aside_tariffs: Tariffs,
     /// What there is to say of prompts.
     pub warnings: Warnings,
+}
+
+impl Job {
+    /// What tokens cost of whom scorers or retrieval ask by this name, where somebody has said that.
+    pub(super) fn aside_price(&self, name: &str) -> Option<&Price> {
+        self.aside_tariffs.get(name)?.as_ref()
+    }
 }
 
 /// A sample as it ended, with the rows that tables and records hold of it: written once.
@@ -313,7 +322,6 @@ impl Run<'_> {
             let ended = match self.step(step).await {
                 Ok(ended) => ended,
                 Err(Failure::Engine(failed)) => {
-                    self.requests.push(failed.observed.clone());
                     self.end_trace();
                     let words = Failure::Engine(failed).to_string();
                     return Ok((Outcome::ProviderError, Some(words)));
@@ -428,7 +436,12 @@ impl Run<'_> {
             replica,
         );
         let build_ms = ms(start);
-        let answer = self.job.client.complete(&request).await?;
+        let answer = self.job.client.complete(&request).await.inspect_err(|failure| {
+            // Whoever asks another engine keeps what failed there.
+            if let Failure::Engine(failed) = failure {
+                self.requests.push(failed.observed.clone());
+            }
+        })?;
         let mut observed = answer.observed;
         *observed.phases_ms.entry(Phase::PromptBuild).or_default() += build_ms;
         run.requests.push(observed.key);

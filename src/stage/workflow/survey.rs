@@ -1,6 +1,6 @@
 //! How far the store can answer a workflow, and why not further: for plans and explanations. Asks no engine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::Workflow;
 use super::rag;
 use super::sample::{self, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
-use crate::engine::{Failure, Mode};
+use crate::engine::{Failure, Mode, prompt_ceiling};
 use crate::record::Price;
 use crate::report::CellInfo;
 use crate::sample::{Flow, Text};
@@ -37,16 +37,21 @@ pub struct Survey {
     /// What asking may cost, where somebody said what tokens cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Ahead>,
+    /// Those who will be asked besides, cost money, and have no price: the engine, scorers and retrieval.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unpriced: BTreeSet<String>,
 }
 
 /// What the samples that are not answered may still cost, in dollars, if every reply has all the tokens that
-/// it may have, and every agent takes all its turns.
+/// it may have, and every agent takes all its turns. An attempt that breaks off may be paid for as well.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Ahead {
     /// With one token for each byte of the prompts: no tokenizer makes more of them.
     pub ceiling: f64,
     /// With one token for four bytes of the prompts, as English text has them.
     pub estimate: f64,
+    /// The ceiling, if every request is paid for as often as it may be tried.
+    pub with_retries: f64,
 }
 
 /// Tokens that a turn has besides its text.
@@ -105,7 +110,7 @@ impl Ahead {
         // those of the engine that wrote it, so twice as many are reckoned with.
         let targets: u64 = flow.targets.iter().map(|target| target.len() as u64 + 4).sum();
         for (name, frame, most) in settings.scoring.judging() {
-            let Some(price) = job.aside_prices.get(name) else { continue };
+            let Some(price) = job.aside_price(name) else { continue };
             let answers = settings.scoring.answers();
             let bytes = frame + asked + targets + 2 * FRAME;
             for _ in 0..answers {
@@ -115,7 +120,7 @@ impl Ahead {
         }
         // Each option after the last prompt.
         for name in settings.scoring.likelihoods() {
-            let Some(price) = job.aside_prices.get(name) else { continue };
+            let Some(price) = job.aside_price(name) else { continue };
             for option in &flow.options {
                 let bytes = opening_bytes + option.len() as u64;
                 self.ceiling += price.ceiling(bytes, 1);
@@ -124,7 +129,7 @@ impl Ahead {
         }
         // Searches of agents: every turn may be one, for as much as a reply holds. As for judges, another model counts.
         for search in &settings.searches {
-            let Some(price) = job.aside_prices.get(search.port()) else { continue };
+            let Some(price) = job.aside_price(search.port()) else { continue };
             let calls = flow.steps.len() as u64 * u64::from(settings.max_turns);
             let bytes = search.query_frame() + FRAME;
             self.ceiling += price.ceiling(calls * (bytes + 2 * reply), 0);
@@ -132,7 +137,7 @@ impl Ahead {
         }
         // Retrieval, once a step.
         for (port, bytes, most) in settings.rag.iter().flat_map(|rag| rag.asking()) {
-            let Some(price) = job.aside_prices.get(port) else { continue };
+            let Some(price) = job.aside_price(port) else { continue };
             let steps = flow.steps.len() as u64;
             let bytes = steps * bytes + questions;
             self.ceiling += price.ceiling(bytes, steps * most);
@@ -162,6 +167,7 @@ impl Survey {
             reasons: Vec::new(),
             may_stop: false,
             cost: None,
+            unpriced: BTreeSet::new(),
         }
     }
 }
@@ -274,9 +280,9 @@ impl Workflow {
         let forced = self.mode(context) == Mode::Afresh;
         let job = self.job(inputs, context, Mode::Frozen, context.stop.clone())?;
         let (flows, engine) = self.sources(inputs);
-        // Of an engine that costs nothing, a judge may cost something all the same.
+        // Of an engine that costs nothing, or has no price, a judge may have one all the same.
         let free = Price { input: 0.0, output: 0.0, cached_input: None };
-        let judged = !engine.backend.is_paid() && !job.aside_prices.is_empty();
+        let judged = job.aside_tariffs.values().any(Option::is_some);
         let price = engine.backend.price().or_else(|| judged.then_some(free));
         let mut reader = flows.reader();
         let mut survey = Survey { cost: price.map(|_| Ahead::default()), ..Survey::default() };
@@ -332,7 +338,7 @@ impl Workflow {
         survey.may_stop = self.stop_when.is_some();
         survey.samples_to_ask = survey.reasons.iter().map(|reason| reason.samples).sum();
         if let (Some(rag), Some(cost)) = (&job.settings.rag, survey.cost.as_mut())
-            && let Some(price) = job.aside_prices.get(rag::EMBEDDINGS)
+            && let Some(price) = job.aside_price(rag::EMBEDDINGS)
             && survey.samples_to_ask > 0
         {
             let bytes = rag.bytes_to_embed(&job.store, forced).await;
@@ -340,12 +346,29 @@ impl Workflow {
             cost.estimate += price.ceiling(bytes / 4, 0);
         }
         if let Some(cost) = survey.cost.as_mut().filter(|_| survey.samples_to_ask > 0) {
+            let mut engines = BTreeSet::new();
+            for name in job.settings.scoring.likelihoods() {
+                let price = job.aside_price(name);
+                let Some((price, (engine, request))) = price.zip(job.doors.proof(name)) else {
+                    continue;
+                };
+                // Once, whoever asks.
+                if engines.insert(engine) {
+                    let (bytes, most) = (prompt_ceiling(&request), request.sampling.max_tokens);
+                    cost.ceiling += price.ceiling(bytes, u64::from(most));
+                    cost.estimate += price.ceiling(bytes / 4, u64::from(most));
+                }
+            }
             for search in &job.settings.searches {
-                let Some(price) = job.aside_prices.get(search.port()) else { continue };
+                let Some(price) = job.aside_price(search.port()) else { continue };
                 let bytes = search.bytes_to_embed(&job.store, forced).await;
                 cost.ceiling += price.ceiling(bytes, 0);
                 cost.estimate += price.ceiling(bytes / 4, 0);
             }
+            let own = (engine.tariff() == Some(None)).then_some(&engine.stage);
+            let aside = job.aside_tariffs.iter().filter(|(_, price)| price.is_none());
+            survey.unpriced = own.into_iter().chain(aside.map(|(name, _)| name)).cloned().collect();
+            cost.with_retries = cost.ceiling * f64::from(1 + self.limits.max_retries);
         }
         Ok(survey)
     }

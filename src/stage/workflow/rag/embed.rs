@@ -1,9 +1,10 @@
 //! The embeddings of a collection: asked for once, kept as one result, and compared with that of a question.
 //! Knows nothing of how the collection is searched otherwise.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::OnceCell;
 
 use super::{Asked, EMBEDDINGS};
@@ -112,46 +113,72 @@ impl Dense {
             return Ok(vectors);
         }
         // Collected: a stream of closures would have to hold for passages of any lifetime.
+        let halt = AtomicBool::new(false);
         let each: Vec<_> =
-            passages.iter().map(|passage| self.vector_of(door, passage).boxed()).collect();
+            passages.iter().map(|passage| self.vector_of(door, passage, &halt).boxed()).collect();
         let mut vectors = Vectors { dimension: 0, values: Vec::new() };
         let mut each = stream::iter(each).buffered(AT_ONCE);
         let (mut done, mut told) = (0, Instant::now());
-        while let Some((vector, own)) = each.try_next().await? {
+        let mut failure = None;
+        // After a failure nothing more is sent, and what is under way is paid for and waited for.
+        while let Some(embedded) = each.next().await {
+            let Some((vector, own)) = embedded else { continue };
+            asked.made.extend(own.made);
+            let vector = match vector {
+                Ok(vector) if failure.is_none() => vector,
+                Ok(_) => continue,
+                Err(failed) => {
+                    failure.get_or_insert(failed);
+                    continue;
+                }
+            };
             done += 1;
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
                 let all = passages.len();
                 door.progress(format!("`{}`: {done} of {all} passages embedded", door.name()));
             }
-            asked.made.extend(own.made);
             if vectors.dimension == 0 {
                 vectors.dimension = vector.len();
             }
             if vector.len() != vectors.dimension {
                 let (one, other) = (vectors.dimension, vector.len());
                 let words = format!("`{}`: vectors of {one} and of {other} numbers", self.port);
-                return Err(Failure::User(words));
+                halt.store(true, Ordering::Relaxed);
+                failure = Some(Failure::User(words));
+                continue;
             }
             vectors.values.extend(vector);
         }
         drop(each);
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         if matches!(door.mode(), Mode::Live | Mode::Through | Mode::Afresh) {
             self.keep(door, key, &vectors).await?;
         }
         Ok(vectors)
     }
 
+    /// The vector of a passage with what was asked for it; `None` where another one has failed before. A failure halts
+    /// those that have not begun.
     async fn vector_of(
         &self,
         door: &Client,
         passage: &Passage,
-    ) -> Result<(Vec<f32>, Asked), Failure> {
+        halt: &AtomicBool,
+    ) -> Option<(Result<Vec<f32>, Failure>, Asked)> {
+        if halt.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut asked = Asked::default();
         let text = format!("{}{}", self.passage_prefix, passage.text);
         let what = format!("passage {} of `{}`", passage.number, passage.source);
-        let (vector, _) = embed(&self.port, door, text, &what, &mut asked).await?;
-        Ok((vector, asked))
+        let embedded = embed(&self.port, door, text, &what, &mut asked).await;
+        if embedded.is_err() {
+            halt.store(true, Ordering::Relaxed);
+        }
+        Some((embedded.map(|(vector, _)| vector), asked))
     }
 
     async fn recall(&self, door: &Client, key: Key, count: usize) -> Option<Vectors> {

@@ -174,20 +174,20 @@ impl Declared {
         context: &Context,
         access: &Access,
     ) -> Result<Doors, StageError> {
-        let mut prices = Vec::new();
+        let mut tariffs = Vec::new();
         let mut door = |port: &str| {
             let engine = engine(inputs, port);
             check_budget(engine, context)?;
             if port == EMBEDDINGS {
                 embedding::check("`rag`", engine)?;
             }
-            prices.extend(engine.backend.price().map(|price| (port.to_owned(), price)));
+            tariffs.extend(engine.tariff().map(|tariff| (port.to_owned(), tariff)));
             let client = Client::new(engine.clone(), context.store.clone(), access.clone());
             Ok::<_, StageError>(client)
         };
         let reranker = (self.method == "reranked").then(|| door(RERANKER)).transpose()?;
         let embeddings = (self.method == "hybrid").then(|| door(EMBEDDINGS)).transpose()?;
-        Ok(Doors { reranker, embeddings, prices })
+        Ok(Doors { reranker, embeddings, tariffs })
     }
 }
 
@@ -205,13 +205,13 @@ fn of_passages(chunk_size: u32, (text, id): (&str, &str), corpus: Digest) -> Rec
 pub struct Doors {
     reranker: Option<Client>,
     embeddings: Option<Client>,
-    prices: Vec<(String, Price)>,
+    tariffs: Vec<(String, Option<Price>)>,
 }
 
 impl Doors {
     /// What their tokens cost, by the setting that names the engine.
-    pub(super) fn prices(&self) -> Vec<(String, Price)> {
-        self.prices.clone()
+    pub(super) fn tariffs(&self) -> Vec<(String, Option<Price>)> {
+        self.tariffs.clone()
     }
 }
 
@@ -225,16 +225,22 @@ struct Asked {
 }
 
 impl Asked {
+    /// Asks, and keeps what was observed, also of what failed: it is the costs of this engine and not of another.
     async fn ask(
         &mut self,
         port: &str,
         door: &Client,
         request: &Request,
     ) -> Result<Answer, Failure> {
-        let answer = door.complete(request).await?;
-        let request = answer.observed.clone();
+        let answered = door.complete(request).await;
+        let observed = match &answered {
+            Ok(answer) => &answer.observed,
+            Err(Failure::Engine(failed)) => &failed.observed,
+            Err(_) => return answered,
+        };
+        let request = observed.clone();
         self.made.push(ScorerRequest { scorer: port.to_owned(), request });
-        Ok(answer)
+        answered
     }
 }
 

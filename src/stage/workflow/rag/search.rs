@@ -44,19 +44,19 @@ impl Hybrid {
         Search { words, dense, candidates, port: self.port.clone() }
     }
 
-    /// The door to its engine, and what its tokens cost.
+    /// The door to its engine, and what its tokens cost, as [`Resource::tariff`](crate::engine::Resource::tariff) has it.
     pub(in crate::stage::workflow) fn open(
         &self,
         tool: &str,
         inputs: &Inputs,
         context: &Context,
         access: &Access,
-    ) -> Result<(Client, Option<Price>), StageError> {
+    ) -> Result<(Client, Option<Option<Price>>), StageError> {
         let engine = engine(inputs, &self.port);
         check_budget(engine, context)?;
         embedding::check(&format!("the tool `{tool}`"), engine)?;
         let client = Client::new(engine.clone(), context.store.clone(), access.clone());
-        Ok((client, engine.backend.price()))
+        Ok((client, engine.tariff()))
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::digest::{Digest, Key, Recipe};
 use crate::engine::{Access, Client, Failure, Mode, Resource};
 use crate::method::extract::{self, Extractor};
-use crate::record::{Price, ScorerRequest};
+use crate::record::{ScorerRequest, Tariffs};
 use crate::sample::{Completion, Flow, Message, Outcome, Reading, Request, Score, Unscored};
 use crate::scorer::{Json, Pattern, Scorer, Texts, json as json_text, pattern};
 use crate::stage::workflow::embedding;
@@ -180,10 +180,9 @@ impl Scoring {
     }
 
     /// What tokens of scorers cost, by scorer.
-    pub(super) fn prices(&self, inputs: &Inputs) -> BTreeMap<String, Price> {
-        let price =
-            |named: &Named| Some((named.name.clone(), engine(named, inputs)?.backend.price()?));
-        self.scorers.iter().filter_map(price).collect()
+    pub(super) fn tariffs(&self, inputs: &Inputs) -> Tariffs {
+        let tariff = |named: &Named| Some((named.name.clone(), engine(named, inputs)?.tariff()?));
+        self.scorers.iter().filter_map(tariff).collect()
     }
 
     /// The scorers in their order, by the names of their values.
@@ -273,7 +272,7 @@ impl Prepared {
 /// What acting scorers act through.
 pub struct Doors {
     clients: BTreeMap<String, Client>,
-    prices: BTreeMap<String, Price>,
+    tariffs: Tariffs,
     sandboxes: BTreeMap<String, Sandbox>,
     programs: Arc<tokio::sync::Semaphore>,
     env: crate::stage::Env,
@@ -308,7 +307,7 @@ impl Doors {
         }
         Ok(Doors {
             clients,
-            prices: scoring.prices(inputs),
+            tariffs: scoring.tariffs(inputs),
             sandboxes,
             programs: context.programs.clone(),
             env: context.env.clone(),
@@ -325,9 +324,15 @@ impl Doors {
         self.sandboxes.iter().map(held).collect()
     }
 
+    /// What the engine of a scorer has to be asked before anything else, and which engine that is.
+    pub fn proof(&self, scorer: &str) -> Option<(&str, Request)> {
+        let client = self.clients.get(scorer)?;
+        Some((client.name(), client.proof()?))
+    }
+
     /// What tokens of scorers cost, by scorer.
-    pub fn prices(&self) -> &BTreeMap<String, Price> {
-        &self.prices
+    pub fn tariffs(&self) -> &Tariffs {
+        &self.tariffs
     }
 }
 

@@ -180,7 +180,7 @@ fn read_output_limit(fields: &Fields<'_>) -> u32 {
 }
 
 /// Doors to engines by the name of the tool, and what their tokens cost by port.
-type Opened = (BTreeMap<String, Client>, Vec<(String, Price)>);
+type Opened = (BTreeMap<String, Client>, Vec<(String, Option<Price>)>);
 
 impl Tools {
     /// Files and folders that they read.
@@ -221,13 +221,13 @@ impl Tools {
         context: &Context,
         access: &Access,
     ) -> Result<Opened, StageError> {
-        let (mut doors, mut prices) = (BTreeMap::new(), Vec::new());
+        let (mut doors, mut tariffs) = (BTreeMap::new(), Vec::new());
         for (name, _, hybrid) in self.hybrids() {
-            let (door, price) = hybrid.open(name, inputs, context, access)?;
-            prices.extend(price.map(|price| (hybrid.port.clone(), price)));
+            let (door, tariff) = hybrid.open(name, inputs, context, access)?;
+            tariffs.extend(tariff.map(|tariff| (hybrid.port.clone(), tariff)));
             doors.insert(name.clone(), door);
         }
-        Ok((doors, prices))
+        Ok((doors, tariffs))
     }
 
     fn one(
