@@ -95,8 +95,7 @@ pub enum StoreError {
 
 /// Attaches a path to an I/O error.
 pub(crate) fn at(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::Io { action, path, source }
+    move |source| StoreError::Io { action, path: path.to_owned(), source }
 }
 
 /// An open store. Cheap to share behind an `Arc`.
