@@ -77,14 +77,15 @@ impl Folders {
                 group.push(journal);
             }
             seal(&group, &self.packs)?;
-            drop(group);
-            return self.merge(all);
+        } else {
+            for (path, file) in abandoned {
+                if bytes(&file) >= INDEX_BYTES && !index_of(&path).exists() {
+                    index(&path, &file)?;
+                }
+            }
         }
-        let long = abandoned.iter().filter(|(_, file)| bytes(file) >= INDEX_BYTES);
-        for (path, file) in long.filter(|(path, _)| !index_of(path).exists()) {
-            index(path, file)?;
-        }
-        Ok(())
+        // Also where nothing was sealed: who sealed before may have found a pack locked and left it.
+        self.merge(all)
     }
 
     /// Writes the index of a journal that this process has ended and knows the lines of, if it is long.
