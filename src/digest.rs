@@ -3,6 +3,7 @@
 //! A recipe is a table; its hash is the key and its difference from another recipe is the
 //! explanation of a miss. One walk over the same table feeds both, so they cannot disagree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -232,22 +233,22 @@ pub struct Replica {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// `request`, `sample` or the stage's kind.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// Version of the kind: raised when the meaning of its fields or its code changes.
     pub rev: u32,
     /// Semantic settings by name.
     pub fields: Fields,
     /// What it reads, by port, named by content.
-    pub inputs: BTreeMap<String, Digest>,
+    pub inputs: BTreeMap<Cow<'static, str>, Digest>,
     /// Which draw this is.
     pub replica: Replica,
 }
 
 impl Recipe {
     /// An empty recipe of a kind.
-    pub fn new(kind: &str, rev: u32) -> Self {
+    pub fn new(kind: impl Into<Cow<'static, str>>, rev: u32) -> Self {
         Recipe {
-            kind: kind.to_owned(),
+            kind: kind.into(),
             rev,
             fields: Fields::default(),
             inputs: BTreeMap::new(),
@@ -265,7 +266,7 @@ impl Recipe {
     }
 
     /// Adds an input by its content.
-    pub fn input(mut self, port: impl Into<String>, digest: Digest) -> Self {
+    pub fn input(mut self, port: impl Into<Cow<'static, str>>, digest: Digest) -> Self {
         let port = port.into();
         assert!(!self.inputs.contains_key(&port), "BUG: input `{port}` stands twice in a recipe");
         self.inputs.insert(port, digest);
@@ -329,7 +330,7 @@ impl Recipe {
                 out.push(Difference { path: path.to_owned(), before, after });
             }
         };
-        push("kind", Some(before.kind.clone()), Some(self.kind.clone()));
+        push("kind", Some(before.kind.to_string()), Some(self.kind.to_string()));
         push("kind version", Some(before.rev.to_string()), Some(self.rev.to_string()));
         for name in sorted_union(before.fields.keys(), self.fields.keys()) {
             compare(name, before.fields.get(name), self.fields.get(name), &mut push);
@@ -383,10 +384,10 @@ fn shown(side: &Option<String>) -> String {
 }
 
 fn sorted_union<'a>(
-    a: impl Iterator<Item = &'a String>,
-    b: impl Iterator<Item = &'a String>,
-) -> std::collections::BTreeSet<&'a String> {
-    a.chain(b).collect()
+    a: impl Iterator<Item = &'a (impl AsRef<str> + 'a)>,
+    b: impl Iterator<Item = &'a (impl AsRef<str> + 'a)>,
+) -> std::collections::BTreeSet<&'a str> {
+    a.map(AsRef::as_ref).chain(b.map(AsRef::as_ref)).collect()
 }
 
 fn compare(

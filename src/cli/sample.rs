@@ -136,7 +136,7 @@ impl Asked {
                 && ended.is_some_and(|ended| witness.started_unix_ms > ended),
             run: witness.run.clone(),
             at: moment(witness.started_unix_ms),
-            tool: witness.tool.clone(),
+            tool: witness.tool.to_string(),
             attempts: witness.attempts,
             settings: json!(*record.recipe.fields),
             completion: completion.and_then(|value| serde_json::from_value(value).ok()),

@@ -380,7 +380,7 @@ impl Client {
                 Ok(serde_json::from_value(record.inline("completion")?.clone()).ok()?)
             }
         };
-        let live_ms = record.witness.phases_ms.get(&Phase::ApiCall).copied().unwrap_or(0.0);
+        let live_ms = record.witness.phases_ms.get(Phase::ApiCall).unwrap_or(0.0);
         // A refusal has the tokens that were billed for it.
         let usage = completion.as_ref().map_or(record.witness.usage, |c: &Completion| c.usage);
         Some(self.hold(key, Arc::new(Known { completion, usage, live_ms })))
@@ -446,9 +446,9 @@ impl Client {
         let seen = |retries| serde_json::json!({ "retries": retries });
         let witness = Witness {
             run: self.access.run.clone(),
-            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            tool: env!("CARGO_PKG_VERSION").into(),
             started_unix_ms: unix_ms().saturating_sub(timing.close_ms as u64),
-            phases_ms: phases_ms.clone(),
+            phases_ms,
             usage,
             attempts,
             // The rest of what was observed is kept with the sample.

@@ -455,7 +455,7 @@ impl Run {
         if let Some(outcome) = outcome {
             let witness = Witness {
                 run: context.run.id.clone(),
-                tool: env!("CARGO_PKG_VERSION").to_owned(),
+                tool: env!("CARGO_PKG_VERSION").into(),
                 started_unix_ms: crate::engine::unix_ms(),
                 ..Witness::default()
             };

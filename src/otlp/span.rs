@@ -297,7 +297,7 @@ impl Ended {
         let mut spans = vec![span];
         let mut at = started;
         for request in &self.observed.requests {
-            let took = ns(request.phases_ms.values().sum());
+            let took = ns(request.phases_ms.sum());
             if request.served_from == ServedFrom::Live {
                 let turns = self.turns.iter().find(|turns| turns.key == request.key);
                 let span = request_span(id, &self.engine, request, (at, at + took), turns, store);
@@ -310,7 +310,7 @@ impl Ended {
         for made in
             self.observed.scoring.iter().filter(|made| made.request.served_from == ServedFrom::Live)
         {
-            let took = ns(made.request.phases_ms.values().sum());
+            let took = ns(made.request.phases_ms.sum());
             let times = (self.ended_ns.saturating_sub(took), self.ended_ns);
             let mut span = request_span(id, &nobody, &made.request, times, None, store);
             span.attributes = span.attributes.text("forge.scorer", &made.scorer);

@@ -1,8 +1,6 @@
 //! What happened: observations of samples, events of a run, and the record that is their fold.
 //! Knows nothing of where events come from or who reads them.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Key;
@@ -10,6 +8,7 @@ use crate::sample::Usage;
 
 pub mod agreement;
 mod event;
+mod phase;
 mod price;
 mod profile;
 mod run;
@@ -21,6 +20,7 @@ mod verdict;
 
 pub use event::{Cause, Event, RequestCounts, RunAbout, RunStatus, StageState};
 pub(crate) use event::{is_false, is_zero};
+pub use phase::{Phase, PhasesMs};
 pub use price::{Price, Tariffs, dollars};
 pub use profile::{BatchStats, CacheStats, Profile, ProfileBuilder};
 pub use run::{RunRecord, StageRun};
@@ -66,59 +66,6 @@ impl ServedFrom {
         }
     }
 }
-
-/// A part of the work on a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Rendering the texts of a step and building the request.
-    PromptBuild,
-    /// Asking the memo.
-    CacheLookup,
-    /// Waiting for a permit of the engine, for a rate budget, and for the engine to be loaded.
-    Queue,
-    /// Attempts that failed, and the pauses after them.
-    Retry,
-    /// The engine at work: the attempt that counts.
-    ApiCall,
-    /// A tool at work.
-    Tool,
-    /// Reading the reply.
-    Parsing,
-    /// Scoring the answer.
-    Metrics,
-}
-
-impl Phase {
-    /// All of them, in the order of a sample's life.
-    pub const ALL: [Phase; 8] = [
-        Phase::PromptBuild,
-        Phase::CacheLookup,
-        Phase::Queue,
-        Phase::Retry,
-        Phase::ApiCall,
-        Phase::Tool,
-        Phase::Parsing,
-        Phase::Metrics,
-    ];
-
-    /// The name in records, profiles and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::PromptBuild => "prompt_build",
-            Phase::CacheLookup => "cache_lookup",
-            Phase::Queue => "queue",
-            Phase::Retry => "retry",
-            Phase::ApiCall => "api_call",
-            Phase::Tool => "tool",
-            Phase::Parsing => "parsing",
-            Phase::Metrics => "metrics",
-        }
-    }
-}
-
-/// Milliseconds by phase; a phase that did not happen is absent.
-pub type PhasesMs = BTreeMap<Phase, f64>;
 
 /// An attempt that failed for a passing reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -224,8 +171,7 @@ impl Observed {
     /// The sample's latency: from its start to its answer, without the wait for the engine's permit, which
     /// says how much else was asked and nothing about the sample.
     pub fn latency_ms(&self) -> f64 {
-        let queued =
-            self.requests.iter().filter_map(|request| request.phases_ms.get(&Phase::Queue));
+        let queued = self.requests.iter().filter_map(|request| request.phases_ms.get(Phase::Queue));
         (self.wall_ms - queued.sum::<f64>()).max(0.0)
     }
 

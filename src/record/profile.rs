@@ -76,8 +76,8 @@ impl ProfileBuilder {
     /// Adds what was observed of a sample.
     pub fn add(&mut self, sample: &Observed) {
         for request in &sample.requests {
-            for (phase, ms) in &request.phases_ms {
-                self.phases.entry(*phase).or_default().add(*ms);
+            for (phase, ms) in request.phases_ms.iter() {
+                self.phases.entry(phase).or_default().add(ms);
             }
             if request.served_from == ServedFrom::Live {
                 self.misses += u64::from(!request.has_failed());

@@ -229,8 +229,8 @@ impl SpeedBuilder {
         }
         let Some(timing) = &request.timing else { return };
         let tokens = request.usage.output_tokens;
-        if let Some(ms) = request.phases_ms.get(&Phase::Queue) {
-            self.queue.add(*ms);
+        if let Some(ms) = request.phases_ms.get(Phase::Queue) {
+            self.queue.add(ms);
         }
         let some = |collector: &mut Collector, ms: Option<f64>| {
             if let Some(ms) = ms {

@@ -140,7 +140,10 @@ impl Command {
         let recipe = self.env.iter().fold(recipe, |recipe, (name, value)| {
             recipe.field(&format!("env {name}"), value.as_str())
         });
-        layout.files.iter().fold(recipe, |recipe, (path, digest)| recipe.input(path, *digest))
+        layout
+            .files
+            .iter()
+            .fold(recipe, |recipe, (path, digest)| recipe.input(path.clone(), *digest))
     }
 
     fn process(&self, folder: &Utf8Path, context: &Context) -> tokio::process::Command {

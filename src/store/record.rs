@@ -1,5 +1,6 @@
 //! What is remembered under a key. Knows nothing of where it is kept.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -65,11 +66,11 @@ pub struct Witness {
     /// ULID of the run.
     pub run: String,
     /// Version of this program.
-    pub tool: String,
+    pub tool: Cow<'static, str>,
     /// Milliseconds since 1970.
     pub started_unix_ms: u64,
     /// Where the time went.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    #[serde(skip_serializing_if = "PhasesMs::is_empty", default)]
     pub phases_ms: PhasesMs,
     /// Tokens.
     #[serde(default)]

@@ -180,7 +180,7 @@ impl Store {
         let mut levels: BTreeMap<u8, Vec<(Key, bool, Record)>> = BTreeMap::new();
         for (key, supersede) in unsent {
             let Some(record) = self.get(key) else { continue };
-            let level = match record.recipe.kind.as_str() {
+            let level = match &*record.recipe.kind {
                 "request" => 0,
                 "sample" => 1,
                 _ => 2,

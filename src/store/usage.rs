@@ -96,7 +96,7 @@ impl Store {
         })?;
         let mut inputs: HashSet<Digest> = HashSet::new();
         self.each(|Scanned { bytes, kept_in, record, .. }| {
-            let kind = record.recipe.kind.clone();
+            let kind = record.recipe.kind.to_string();
             usage.records.entry(kind.clone()).or_default().add(bytes);
             usage.runs.entry(record.witness.run.clone()).or_default().add(bytes);
             for digest in record.blobs().chain(kept_in) {

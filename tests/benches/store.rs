@@ -68,7 +68,7 @@ fn record(i: usize) -> Record {
         outcome: Outcome::Value([("completion".to_owned(), Port::Inline(reply.into()))].into()),
         witness: Witness {
             run: "01J0000000000000000000000".to_owned(),
-            tool: "0.1.0".to_owned(),
+            tool: "0.1.0".into(),
             started_unix_ms: 1_700_000_000_000 + i as u64,
             phases_ms: Default::default(),
             usage: Usage::default(),

@@ -159,7 +159,7 @@ impl RequestView {
         RequestView {
             key: request.key,
             served_from: request.served_from.name(),
-            phases_ms: request.phases_ms.iter().map(|(phase, ms)| (*phase, short(*ms))).collect(),
+            phases_ms: request.phases_ms.iter().map(|(phase, ms)| (phase, short(ms))).collect(),
             live_ms: request.live_ms.map(short),
             tokens_in: request.usage.input_tokens,
             tokens_out: request.usage.output_tokens,

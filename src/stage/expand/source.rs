@@ -253,9 +253,9 @@ impl Fixture {
             (Format::Folder | Format::Files, parts) => {
                 // The names of the files are in the rows.
                 let files: Vec<_> = parts.iter().map(|part| (&part.path, part.digest)).collect();
-                recipe.input(port, Digest::of_json(&files))
+                recipe.input(port.to_owned(), Digest::of_json(&files))
             }
-            (_, [one]) => recipe.input(port, one.digest),
+            (_, [one]) => recipe.input(port.to_owned(), one.digest),
             (_, parts) => parts.iter().enumerate().fold(recipe, |recipe, (j, part)| {
                 recipe.input(format!("{port} file {j}"), part.digest)
             }),

@@ -67,7 +67,7 @@ async fn call(
         outcome: store::Outcome::Value([("observation".to_owned(), Port::Inline(value))].into()),
         witness: Witness {
             run: job.run.clone(),
-            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            tool: env!("CARGO_PKG_VERSION").into(),
             started_unix_ms: unix_ms(),
             ..Witness::default()
         },

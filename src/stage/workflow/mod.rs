@@ -427,7 +427,11 @@ impl Workflow {
                 .into_iter()
                 .chain(job.doors.protections())
                 .collect(),
-            inputs: recipe.inputs.iter().map(|(port, d)| (port.clone(), d.to_string())).collect(),
+            inputs: recipe
+                .inputs
+                .iter()
+                .map(|(port, d)| (port.to_string(), d.to_string()))
+                .collect(),
             engine: about,
             admission: self.admission(engine, context),
             price: engine.backend.price(),

@@ -254,7 +254,7 @@ async fn remember(job: &Job, recipe: Recipe, key: Key, ran: &Ran) -> Result<(), 
     let ports = [("sample".to_owned(), Port::Written(ran.row.clone()))];
     let witness = Witness {
         run: job.run.clone(),
-        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        tool: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: crate::engine::unix_ms(),
         usage: ran.observed.usage(),
         written: Some(ran.observed_row.clone()),
@@ -443,7 +443,7 @@ impl Run<'_> {
             }
         })?;
         let mut observed = answer.observed;
-        *observed.phases_ms.entry(Phase::PromptBuild).or_default() += build_ms;
+        observed.phases_ms.add(Phase::PromptBuild, build_ms);
         run.requests.push(observed.key);
         self.requests.push(observed);
         Ok(match answer.completion {
@@ -554,7 +554,7 @@ impl Run<'_> {
 
     pub(super) fn observe(&mut self, phase: Phase, start: Instant) {
         let request = self.requests.last_mut().expect("BUG: a phase before any request");
-        *request.phases_ms.entry(phase).or_default() += ms(start);
+        request.phases_ms.add(phase, ms(start));
     }
 }
 

@@ -203,7 +203,7 @@ impl Dense {
             outcome: Outcome::Value(ports.into()),
             witness: Witness {
                 run: door.run().to_owned(),
-                tool: env!("CARGO_PKG_VERSION").to_owned(),
+                tool: env!("CARGO_PKG_VERSION").into(),
                 started_unix_ms: unix_ms(),
                 ..Witness::default()
             },
