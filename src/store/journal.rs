@@ -1,15 +1,15 @@
 //! Append-only logs of lines, one writer each: `journal/<ulid>-<host>-<pid>.log`. Knows nothing of what the
 //! lines say.
 //!
-//! A line is handed to the operating system before `append` returns, so a killed process loses nothing it was
-//! told is kept; what a loss of power may take is synced to disk every 200 ms, beside the work. A line that may wait
-//! goes with the next one that may not, or with that sync. The writer
-//! holds a lock on its log while it lives: a log whose lock can be had belongs to nobody, and may be sealed
-//! into a pack. Nobody ever waits for that lock.
+//! Lines wait until somebody needs one of them to be kept: then all are handed to the operating system at once, and a
+//! killed process loses nothing it was told is kept. What a loss of power may take is synced to disk every 200 ms,
+//! beside the work, with what waits until then. The writer holds a lock on its log while it lives: a log whose lock
+//! can be had belongs to nobody, and may be sealed into a pack. Nobody ever waits for that lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -37,6 +37,8 @@ pub(super) struct Journal {
     path: Utf8PathBuf,
     /// With the lines that wait.
     pub length: u64,
+    /// Bytes in the earlier logs of this process.
+    base: u64,
     synced: Arc<Synced>,
     syncing: Option<JoinHandle<()>>,
 }
@@ -44,6 +46,7 @@ pub(super) struct Journal {
 /// What the writer and the thread that syncs share.
 struct Synced {
     file: File,
+    handed: Arc<AtomicU64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -63,62 +66,69 @@ struct State {
 
 impl State {
     /// Hands what waits to the operating system.
-    fn write(&mut self, mut file: &File) -> io::Result<()> {
+    fn write(&mut self, synced: &Synced) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let written = file.write_all(&self.pending);
-        match &written {
-            Ok(()) => self.written += self.pending.len() as u64,
-            // Part of a line may be there (disk full): take it back, so that the next one is whole.
-            Err(_) => drop(file.set_len(self.written)),
+        let mut file = &synced.file;
+        if let Err(error) = file.write_all(&self.pending) {
+            // Part of a line may be there (disk full): take it back. What waits goes on waiting, at the same offsets, and
+            // whoever needs it to be written gets an error of his own.
+            drop(file.set_len(self.written));
+            return Err(error);
         }
+        self.written += self.pending.len() as u64;
+        synced.handed.fetch_add(self.pending.len() as u64, Ordering::Release);
         self.pending.clear();
-        written
+        Ok(())
     }
 }
 
 impl Journal {
-    pub(super) fn create(folder: &Utf8Path) -> Result<Journal, StoreError> {
+    /// Begins a log. `handed` counts the bytes of all logs of this process that the operating system has.
+    pub(super) fn create(
+        folder: &Utf8Path,
+        handed: &Arc<AtomicU64>,
+    ) -> Result<Journal, StoreError> {
         fs::create_dir_all(folder).map_err(at("create", folder))?;
         let name = format!("{}{ENDING}", process_name());
         let path = folder.join(&name);
         let file = create_locked(&path)?;
-        let synced =
-            Arc::new(Synced { file, state: Mutex::default(), changed: Condvar::default() });
+        let (base, handed) = (handed.load(Ordering::Acquire), handed.clone());
+        let (state, changed) = Default::default();
+        let synced = Arc::new(Synced { file, handed, state, changed });
         let beside = synced.clone();
         let syncing = Some(std::thread::spawn(move || beside.keep_syncing()));
-        Ok(Journal { name, path, length: 0, synced, syncing })
+        Ok(Journal { name, path, length: 0, base, synced, syncing })
     }
 
-    /// Adds a line, and gives its offset. One that may wait is lost if the process is killed in the next 200 ms.
-    pub(super) fn append(&mut self, line: &[u8], may_wait: bool) -> Result<u64, StoreError> {
+    /// Adds a line, which waits; gives its offset, and how many bytes are handed on once it is.
+    pub(super) fn append(&mut self, line: &[u8]) -> Result<(u64, u64), StoreError> {
         let mut state = self.synced.state();
         if let Some(error) = state.error.take() {
             return Err(at("write", &self.path)(error));
         }
         let offset = state.written + state.pending.len() as u64;
         state.pending.extend_from_slice(line);
-        if !may_wait || state.pending.len() >= PENDING_MAX {
-            // Where that fails, what waited is gone as well: it is made again when it is asked for.
-            state.write(&self.synced.file).map_err(at("write", &self.path))?;
+        if state.pending.len() >= PENDING_MAX {
+            state.write(&self.synced).map_err(at("write", &self.path))?;
         }
         self.length = offset + line.len() as u64;
         if !std::mem::replace(&mut state.is_dirty, true) {
             self.synced.changed.notify_one();
         }
-        Ok(offset)
+        Ok((offset, self.base + self.length))
     }
 
     /// Hands what waits to the operating system.
     pub(super) fn write(&mut self) -> Result<(), StoreError> {
-        self.synced.state().write(&self.synced.file).map_err(at("write", &self.path))
+        self.synced.state().write(&self.synced).map_err(at("write", &self.path))
     }
 
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         let (written, is_dirty, error) = {
             let mut state = self.synced.state();
-            let written = state.write(&self.synced.file);
+            let written = state.write(&self.synced);
             (written, std::mem::take(&mut state.is_dirty), state.error.take())
         };
         let synced = match written.err().or(error) {
@@ -151,7 +161,7 @@ impl Synced {
                 return;
             }
             if std::mem::take(&mut state.is_dirty) {
-                let written = state.write(&self.file);
+                let written = state.write(self);
                 drop(state);
                 let error = written.and_then(|()| self.file.sync_data()).err();
                 state = self.state();
@@ -165,7 +175,7 @@ impl Drop for Journal {
     fn drop(&mut self) {
         {
             let mut state = self.synced.state();
-            let _ = state.write(&self.synced.file);
+            let _ = state.write(&self.synced);
             state.is_closed = true;
         }
         self.synced.changed.notify_one();

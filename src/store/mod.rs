@@ -7,7 +7,8 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -105,6 +106,8 @@ pub struct Store {
     index: RwLock<Index>,
     /// Created at the first write, so that a run that only reads leaves no file.
     journal: Mutex<Option<Journal>>,
+    /// Bytes of the journals of this process that the operating system has.
+    handed: Arc<AtomicU64>,
     stat: stat::StatCache,
     hold: roots::Hold,
     sharing: Mutex<share::Sharing>,
@@ -131,6 +134,7 @@ impl Store {
             blobs,
             index: RwLock::new(index.map_err(at("read", root))?),
             journal: Mutex::new(None),
+            handed: Arc::default(),
             stat: stat::StatCache::open(root.join("stat")),
             hold: roots::Hold::new(root),
             sharing: Mutex::default(),
@@ -178,17 +182,14 @@ impl Store {
     /// When this returns, the record survives a kill of the process; a loss of power may take the last
     /// 200 ms.
     pub fn put(&self, record: Record, supersede: bool) -> Result<Record, StoreError> {
-        self.put_as(record.recipe.key(), record, supersede, false)
+        let (record, place) = self.add(record.recipe.key(), record, supersede)?;
+        self.write_until(place)?;
+        Ok(record)
     }
 
-    /// The same with the key of the record's recipe, where that is known.
-    fn put_as(
-        &self,
-        key: Key,
-        record: Record,
-        supersede: bool,
-        may_wait: bool,
-    ) -> Result<Record, StoreError> {
+    /// Adds a record under the key of its recipe. Gives the one that counts, and what [`Store::write_until`] has to know
+    /// for it to survive a kill.
+    fn add(&self, key: Key, record: Record, supersede: bool) -> Result<(Record, u64), StoreError> {
         debug_assert_eq!(key, record.recipe.key(), "BUG: a record under the key of another");
         self.refresh();
         let known = self.index.read().expect(INDEX).generation(key);
@@ -196,7 +197,7 @@ impl Store {
             && !supersede
             && let Some(first) = self.get(key)
         {
-            return Ok(first);
+            return Ok((first, 0));
         }
         // Known and yet not there: what is published is damaged, and this one takes its place.
         let generation = known.map_or(0, |generation| generation.saturating_add(1));
@@ -208,21 +209,20 @@ impl Store {
             let blob = self.put_blob(&whole)?;
             (line, head) = line::encode(key, generation, |out| record::write_kept_in(blob, out));
         }
-        self.append(&line, head, may_wait)?;
-        Ok(record)
+        Ok((record, self.append(&line, head)?))
     }
 
-    fn append(&self, line: &[u8], head: Head, may_wait: bool) -> Result<(), StoreError> {
+    fn append(&self, line: &[u8], head: Head) -> Result<u64, StoreError> {
         let mut slot = self.own_journal();
         let journal = match &mut *slot {
             Some(journal) => journal,
             empty => {
                 // What killed processes left is seen to beside the work.
                 self.tidy_beside();
-                empty.insert(Journal::create(&folders(&self.root).journals)?)
+                empty.insert(Journal::create(&folders(&self.root).journals, &self.handed)?)
             }
         };
-        let offset = journal.append(line, may_wait)?;
+        let (offset, place) = journal.append(line)?;
         let length = (line.len() - 1) as u32;
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
         if journal.length >= JOURNAL_BYTES {
@@ -232,7 +232,7 @@ impl Store {
             let lines = self.index.read().expect(INDEX).lines_of(&name);
             self.tidy_after(move |folders| folders.index_own(&name, &lines));
         }
-        Ok(())
+        Ok(place)
     }
 
     /// The journal of this process. Who has it writes a line, which takes less time than to sleep and to be woken.
@@ -244,6 +244,14 @@ impl Store {
             std::hint::spin_loop();
         }
         self.journal.lock().expect("BUG: the journal lock is poisoned")
+    }
+
+    /// Hands lines that wait to the operating system, up to that of this place at least.
+    fn write_until(&self, place: u64) -> Result<(), StoreError> {
+        match self.handed.load(Ordering::Acquire) >= place {
+            true => Ok(()),
+            false => self.write_waiting(),
+        }
     }
 
     /// Hands lines that wait to the operating system.

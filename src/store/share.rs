@@ -116,7 +116,10 @@ impl Store {
         record: Record,
         supersede: bool,
     ) -> Result<Record, StoreError> {
-        let record = self.put_as(key, record, supersede, false)?;
+        let (record, place) = self.add(key, record, supersede)?;
+        // Those that are ready as well add their lines first: all go to the operating system at once.
+        tokio::task::yield_now().await;
+        self.write_until(place)?;
         self.share(key, record, supersede).await
     }
 
@@ -128,7 +131,7 @@ impl Store {
         record: Record,
         supersede: bool,
     ) -> Result<Record, StoreError> {
-        let record = self.put_as(key, record, supersede, true)?;
+        let (record, _) = self.add(key, record, supersede)?;
         self.share(key, record, supersede).await
     }
 

@@ -37,6 +37,9 @@ pub(super) async fn complete(
     let body = serde_json::to_vec(&Body { settings, request }).expect("BUG: a body is plain data");
     let visit = ready.upstreams.choose();
     let upstream = visit.upstream;
+    // Those that are ready as well are prepared first, and then sent one right after the other: the server is woken once
+    // for all of them, and none waits while it is timed.
+    tokio::task::yield_now().await;
     let mut stamps = Stamps::start();
     let target = &upstream.target;
     // Only a stream shows when its first part comes.
