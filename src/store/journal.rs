@@ -252,3 +252,31 @@ pub(super) fn names(folder: &Utf8Path, ending: &str) -> io::Result<Vec<String>> 
     names.sort();
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_waits_and_everyone_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let handed = Arc::new(AtomicU64::new(100));
+        let opened = |file| Synced {
+            file,
+            handed: handed.clone(),
+            state: Mutex::default(),
+            changed: Condvar::default(),
+        };
+        let written = opened(File::create(&path).unwrap());
+        let refused = opened(File::open(&path).unwrap());
+        let mut state = State { pending: b"a line\n".to_vec(), ..State::default() };
+        for _ in 0..2 {
+            state.write(&refused).unwrap_err();
+            assert_eq!((state.written, handed.load(Ordering::Acquire)), (0, 100));
+        }
+        state.write(&written).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"a line\n");
+        assert_eq!((state.written, handed.load(Ordering::Acquire)), (7, 107));
+    }
+}

@@ -38,6 +38,22 @@ fn what_is_put_is_there_after_opening_again() {
     assert_eq!(text(&reopen(&dir).get(key).unwrap()), "1");
 }
 
+#[tokio::test]
+async fn who_has_published_is_seen_by_others_at_once() {
+    let (dir, store) = store();
+    let names: Vec<String> = (0..20).map(|i| format!("r{i}")).collect();
+    let publish = |name: &String| {
+        let (dir, store, record) = (&dir, &store, record(name, "1"));
+        async move {
+            let key = record.recipe.key();
+            store.publish(key, record, false).await.unwrap();
+            reopen(dir).get(key).is_some()
+        }
+    };
+    let seen = futures_util::future::join_all(names.iter().map(publish)).await;
+    assert_eq!(seen, [true; 20]);
+}
+
 #[test]
 fn the_first_published_wins_even_between_processes() {
     let (dir, store) = store();
