@@ -147,6 +147,15 @@ fn words(event: &Event) -> String {
             let cost = cost.map(|cost| format!(", {}", dollars(cost, !cost_unknown)));
             format!("asked whether it can do what is wanted{}", cost.unwrap_or_default())
         }
+        Event::GivenUp { flow, requests, cost, cost_unknown, .. } => {
+            let what = flow.as_deref().unwrap_or("a request");
+            let cost = cost.map(|cost| format!(", {}", dollars(cost, !cost_unknown)));
+            let cost = cost.unwrap_or_default();
+            format!(
+                "{what}: given up after {} answered requests{cost}",
+                requests.live + requests.hits()
+            )
+        }
         Event::EngineLoaded { init_ms, instances, .. } => {
             let copies = if *instances > 1 { format!(" × {instances}") } else { String::new() };
             format!("loaded{copies} in {}", duration(*init_ms))

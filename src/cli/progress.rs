@@ -144,6 +144,7 @@ impl Progress {
             }
             Event::DataFetching { stage, message } => self.loading(stage, message),
             Event::EngineProved { .. }
+            | Event::GivenUp { .. }
             | Event::FlowsExpanded { .. }
             | Event::DataPinned { .. }
             | Event::GatesJudged { .. }

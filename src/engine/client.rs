@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempts::{Answered, Asking, Gone};
 use super::{Budget, Resource};
 use crate::digest::{Digest, Key, Recipe};
-use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, millis};
+use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, millis, worth};
 use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
 use crate::store::{Outcome, Port, Record, Store, StoreError, Witness, json_bytes};
 
@@ -67,6 +67,15 @@ pub enum Told {
         /// Whether somebody has said what they cost.
         priced: bool,
         /// Dollars for them, where they are known.
+        cost: Option<f64>,
+        /// Whether there may be more.
+        at_least: bool,
+    },
+    /// A request was given up between two attempts.
+    GivenUp {
+        /// Tokens that were counted for the attempts that failed.
+        output_tokens: Option<u64>,
+        /// Dollars for them; `None` where nobody has said what tokens cost.
         cost: Option<f64>,
         /// Whether there may be more.
         at_least: bool,
@@ -430,7 +439,21 @@ impl Client {
                 phases_ms.insert(Phase::Queue, (ms(queued) - retry_ms).max(0.0));
                 return Err(failed(detail, phases_ms, retries));
             }
-            Err(Gone::Other(failure)) => return Err(failure),
+            Err(Gone::Other(failure)) => {
+                let usage = failed_usage.unwrap_or(Usage::ZERO);
+                let tariff = self.engine.tariff();
+                if let Some(price) =
+                    tariff.filter(|_| failed_usage.is_some() || unknown_attempts > 0)
+                {
+                    let known = worth(price.as_ref(), &usage);
+                    self.tell(Told::GivenUp {
+                        output_tokens: usage.output_tokens,
+                        cost: price.map(|_| known.unwrap_or(0.0)),
+                        at_least: known.is_none() || unknown_attempts > 0,
+                    });
+                }
+                return Err(failure);
+            }
         };
         phases_ms.insert(Phase::ApiCall, timing.close_ms);
         // All that was neither the attempt that counts nor one that failed was spent waiting.

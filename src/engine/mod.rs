@@ -259,8 +259,11 @@ pub trait Engine: Send + Sync {
 /// The most tokens that the prompt of a request can be: no tokenizer makes more of them than bytes.
 pub fn prompt_ceiling(request: &Request) -> u64 {
     let said = request.messages.iter().map(|message| {
+        let reasoning = message.reasoning.as_ref().map_or(0, String::len);
+        let answers = message.tool_call_id.as_ref().map_or(0, String::len);
+        let calls = message.tool_calls.iter().map(json_len).sum::<usize>();
         // With the frame of a turn.
-        16 + message.content.len() + message.tool_calls.iter().map(json_len).sum::<usize>()
+        16 + message.content.len() + reasoning + answers + calls
     });
     let form = request.sampling.response_format.as_ref().map_or(0, json_len);
     let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
@@ -507,5 +510,29 @@ impl Resource {
         let start = Instant::now();
         let engine = self.backend.load(progress).await?;
         Ok((Arc::from(engine), millis(start.elapsed())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Replica;
+    use crate::sample::{Message, Role, Sampling};
+
+    #[test]
+    fn all_that_is_sent_counts_for_the_most_that_a_prompt_can_be() {
+        let request = |message: Message| Request {
+            messages: vec![message],
+            sampling: Sampling::default(),
+            tools: Vec::new(),
+            replica: Replica { epoch: 0, occurrence: 0 },
+        };
+        let said = Message::new(Role::Assistant, "x".repeat(100));
+        let plain = prompt_ceiling(&request(said.clone()));
+        assert!(plain >= 100);
+        let thought = Message { reasoning: Some("y".repeat(5000)), ..said.clone() };
+        assert_eq!(prompt_ceiling(&request(thought)), plain + 5000);
+        let answers = Message { tool_call_id: Some("call-1".to_owned()), ..said };
+        assert_eq!(prompt_ceiling(&request(answers)), plain + 6);
     }
 }

@@ -93,6 +93,25 @@ pub enum Event {
         #[serde(skip_serializing_if = "is_false", default)]
         cost_unknown: bool,
     },
+    /// A sample came to nothing in this run, or a request between two attempts did: it was interrupted, or a budget does
+    /// not allow more. Told where the engine was asked before; those answers are remembered.
+    GivenUp {
+        /// The workflow stage.
+        stage: String,
+        /// The flow's name; absent of a request between two attempts.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        flow: Option<String>,
+        /// Its requests that were answered, by origin.
+        requests: RequestCounts,
+        /// Tokens the engine wrote for it; absent where unknown.
+        output_tokens: Option<u64>,
+        /// Dollars for it, as far as they are known; absent where nobody has said what tokens cost.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cost: Option<f64>,
+        /// It cost something more that nobody knows.
+        #[serde(skip_serializing_if = "is_false", default)]
+        cost_unknown: bool,
+    },
     /// An engine was made ready.
     EngineLoaded {
         /// The engine stage.
@@ -205,6 +224,7 @@ impl Event {
             | Event::DataPinned { stage, .. }
             | Event::EngineLoading { stage, .. }
             | Event::EngineProved { stage, .. }
+            | Event::GivenUp { stage, .. }
             | Event::EngineLoaded { stage, .. }
             | Event::RequestRetried { stage, .. }
             | Event::SampleFinished { stage, .. }

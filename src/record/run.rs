@@ -208,6 +208,11 @@ impl RunRecord {
                 self.spend(stage, *cost, *cost_unknown);
                 self.output_tokens += output_tokens.unwrap_or(0);
             }
+            Event::GivenUp { stage, requests, output_tokens, cost, cost_unknown, .. } => {
+                self.spend(stage, *cost, *cost_unknown);
+                self.requests.plus(*requests);
+                self.output_tokens += output_tokens.unwrap_or(0);
+            }
             Event::SampleFinished {
                 stage, requests, output_tokens, cost, cost_unknown, ..
             } => {

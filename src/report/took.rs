@@ -159,7 +159,9 @@ impl Took {
         }
         for (scorer, cost) in &mut self.scorer_costs {
             let made = observed.scoring.iter().filter(|made| made.scorer == *scorer);
-            cost.add(made.map(|made| &made.request), false);
+            // A bound on time cuts off what retrieval asks as well, which is named by its port; scorers come after.
+            let cut = observed.cut_short && scorer.contains('.');
+            cost.add(made.map(|made| &made.request), cut);
         }
     }
 
@@ -234,6 +236,12 @@ mod tests {
             let text = dollars_text(Some(&cost), &BTreeMap::new()).unwrap();
             assert_eq!(text.starts_with("at least"), in_all.is_none(), "{text}");
         }
+        // Retrieval may have been cut off, and a judge comes after.
+        let aside = ["judge", "rag.embeddings"].map(|name| (name.to_owned(), Some(price)));
+        let mut took = Took::new(None, &aside.into());
+        took.add(&sample(vec![], true));
+        let unknown = took.scorer_costs.values().map(|cost| cost.unknown_cost_samples);
+        assert_eq!(unknown.collect::<Vec<_>>(), [0, 1]);
         // What was counted for an attempt that failed is spent, and no part of what asking costs.
         let mut again = asked(ServedFrom::Live, million, 0);
         again.failed_usage = Some(million);

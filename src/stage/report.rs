@@ -29,7 +29,7 @@ mod template;
 use template::{Loaded, Templates};
 
 /// Version of the report's look: raised when the same samples would give other files.
-const REV: u32 = 7;
+const REV: u32 = 8;
 /// Formats by name.
 const FORMATS: &[&str] = &["html", "json", "markdown", "csv", "junit", "parquet", "arrow"];
 /// Those that are made where a manifest names none.

@@ -181,6 +181,44 @@ fn what_a_limit_of_time_cuts_off_is_paid_out_of_the_budget() {
 }
 
 #[test]
+fn what_was_paid_for_a_sample_that_is_given_up_is_spent() {
+    // 2 output tokens of at most 10 for a dollar each, and a judge who may take 256 of them.
+    let price = "price = { input = 0, output = 1000000 }";
+    let (server, judge) = (Server::start(right), Server::start(right));
+    let workflow = "max_tokens = 10\nconcurrency = 4\nscorers = [{ kind = \"judge\", engine = \"judge\", rubric = \"Right?\", max_tokens = 200 }]";
+    let project = Project::asking(workflow, &server.engine(price));
+    let other = judge.engine(price).replace("\"test\"", "\"other\"");
+    let stage = format!("[stage.judge]\nkind = \"engine\"\n{other}\n\n[stage.report]");
+    project.edit("pipelines/bench.toml", "[stage.report]", &stage);
+    project.rows(4);
+    let ran = project.apply(&["--budget", "60"]);
+    assert_eq!((ran.code, judge.count()), (1, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the budget of $60.00 is used up"), "{}", ran.stderr);
+    let asked = server.count() as u64;
+    assert!(asked > 0 && ran.live() == asked, "{} of {asked}", ran.live());
+    assert_eq!(ran.done()["spent"]["ask"], json!(2.0 * asked as f64));
+    assert_eq!(ran.done()["unknown_cost_samples"], json!({}));
+    // A plan of both says what is in no sum, also where it is all that a workflow costs.
+    let free = server.engine("api_key_env = \"PATH\"").replace("\"test\"", "\"free\"");
+    let second = format!(
+        "[stage.free]\nkind = \"engine\"\n{free}\n\n[stage.other]\nkind = \"workflow\"\nflows = \"flows\"\nengine = \"free\"\n\n[stage.judge]"
+    );
+    project.edit("pipelines/bench.toml", "[stage.judge]", &second);
+    let plan = project.forge(&["plan", "pipelines/bench.toml"]).stdout;
+    let totals = plan.trim_end().lines().last().unwrap();
+    assert!(totals.contains("besides what `free` will cost: no price"), "{plan}");
+    // Of a request between two attempts it is unknown: it may have cost all that was held for it.
+    let broken = Server::start(|_| vec![Step::Write(part("0")), Step::Close]);
+    let project = Project::asking("max_tokens = 10", &broken.engine(price));
+    project.rows(1);
+    let ran = project.apply(&["--budget", "15"]);
+    assert_eq!((ran.code, broken.count()), (1, 1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the budget of $15.00 is used up"), "{}", ran.stderr);
+    assert_eq!(ran.done()["unknown_cost_samples"], json!({ "ask": 1 }));
+    assert!(ran.stderr.contains("at least $0.0000"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_server_that_refuses_options_of_streams_gets_none_under_the_same_keys() {
     let strict = Server::start(|asked| match asked.body.get("stream_options") {
         None => right(asked),

@@ -10,7 +10,7 @@ use super::scoring::Doors;
 use super::{Workflow, prompt};
 use crate::digest::Digest;
 use crate::engine::{Access, Client, Mode, Told};
-use crate::record::Event;
+use crate::record::{Event, RequestCounts};
 use crate::stage::{Artifact, Context, Inputs, StageError};
 
 impl Workflow {
@@ -42,6 +42,14 @@ impl Workflow {
                         cost_unknown: at_least,
                     }
                 }
+                Told::GivenUp { output_tokens, cost, at_least } => Event::GivenUp {
+                    stage,
+                    flow: None,
+                    requests: RequestCounts::default(),
+                    output_tokens,
+                    cost,
+                    cost_unknown: at_least,
+                },
                 Told::Retry { key, attempt, retry } => {
                     Event::RequestRetried { stage, key, attempt, retry }
                 }

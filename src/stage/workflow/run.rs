@@ -10,14 +10,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::sample::{Job, Ran, Semantics, run_sample};
+use super::sample::{GivenUp, Job, Ran, Semantics, run_sample};
 use super::vitals::Vitals;
 use super::{FailOnError, Workflow};
 use crate::digest::{Digest, DigestStream, Recipe};
 use crate::engine::{Failure, Mode};
 use crate::record::{
-    Event, Observed, Price, ProfileBuilder, RequestCounts, ServedFrom, Stopper, Tally,
-    TallySummary, Tariffs, millis,
+    Event, Observed, Price, ProfileBuilder, RequestCounts, RequestObserved, ScorerRequest,
+    ServedFrom, Stopper, Tally, TallySummary, Tariffs, millis,
 };
 use crate::report::CellInfo;
 use crate::sample::{Flow, Outcome as SampleOutcome, Sample, Score};
@@ -38,7 +38,7 @@ const ROWS_BUFFER: usize = 64 * 1024;
 const TAKEN_AT_ONCE: usize = 64;
 
 /// Of a sample that is handed on a few times, so that it is not copied each time.
-type Finished = (u64, Arc<Flow>, Result<Box<Ran>, Failure>);
+type Finished = (u64, Arc<Flow>, Result<Box<Ran>, Box<GivenUp>>);
 
 /// Runs all samples of a workflow.
 pub(super) async fn run_all(
@@ -63,6 +63,8 @@ pub(super) async fn run_all(
     }
     let mut counted = total().is_some();
     let vitals = Vitals::watch();
+    let afresh = vitals.afresh();
+    engine.on_load(|_, _| afresh());
     let source = Source { reader: flows.reader(), next: None, epochs: workflow.epochs };
     let line = Arc::new(Line::new(source, halt.clone(), REORDER_MAX + width as u64));
     let (sender, mut finished) = mpsc::channel(width);
@@ -130,7 +132,7 @@ pub(super) async fn run_all(
 /// flight.
 async fn work(job: Arc<Job>, line: Arc<Line>, finished: mpsc::Sender<Finished>) {
     while let Some((index, flow, epoch)) = line.next().await {
-        let result = run_sample(&job, &flow, epoch).await.map(Box::new);
+        let result = run_sample(&job, &flow, epoch).await.map(Box::new).map_err(Box::new);
         if finished.send((index, flow, result)).await.is_err() {
             return;
         }
@@ -238,6 +240,21 @@ fn whole(table: BufWriter<BlobWriter>) -> Result<Digest, StageError> {
     Ok(table.finish()?)
 }
 
+/// Requests that have an answer, by where it came from.
+fn answered(requests: &[RequestObserved], aside: &[ScorerRequest]) -> RequestCounts {
+    let mut counts = RequestCounts::default();
+    let all = requests.iter().chain(aside.iter().map(|made| &made.request));
+    let answered = all.filter(|request| !request.has_failed());
+    answered.for_each(|request| counts.add(request.served_from));
+    counts
+}
+
+/// Tokens that the engine wrote for these in this run; `None` where unknown.
+fn written_live(requests: &[RequestObserved]) -> Option<u64> {
+    let live = requests.iter().filter(|request| request.served_from == ServedFrom::Live);
+    live.map(|request| request.usage.output_tokens).sum()
+}
+
 /// The first thing that a frozen run does not find.
 fn missed(flow: &Flow, missing: &Failure) -> StageError {
     StageError::Missing(format!("sample `{}`: {missing}", flow.id))
@@ -315,12 +332,17 @@ impl<'a> Window<'a> {
     fn take(&mut self, (index, flow, result): Finished) -> Option<StageError> {
         let ran = match result {
             Ok(ran) => ran,
-            // Beyond the end nothing can be wrong.
-            Err(_) if self.stopped => return None,
-            Err(Failure::Cancelled) => return Some(StageError::Cancelled),
-            Err(missing @ Failure::Missing(_)) => return Some(missed(&flow, &missing)),
-            Err(Failure::User(words)) => return Some(StageError::User(words)),
-            Err(other) => return Some(StageError::Failed(other.to_string())),
+            Err(given_up) => {
+                self.tell_given_up(&flow, &given_up);
+                return match given_up.failure {
+                    // Beyond the end nothing can be wrong.
+                    _ if self.stopped => None,
+                    Failure::Cancelled => Some(StageError::Cancelled),
+                    missing @ Failure::Missing(_) => Some(missed(&flow, &missing)),
+                    Failure::User(words) => Some(StageError::User(words)),
+                    other => Some(StageError::Failed(other.to_string())),
+                };
+            }
         };
         self.tell(index, &ran.sample, &ran.observed);
         if self.stopped {
@@ -371,13 +393,8 @@ impl<'a> Window<'a> {
             watch.ended(&self.workflow.name, sample, observed);
         }
         self.worked |= observed.served_from == ServedFrom::Live;
-        let mut requests = RequestCounts::default();
-        let scoring = observed.scoring.iter().map(|made| &made.request);
-        let all = observed.requests.iter().chain(scoring);
-        let answered = all.filter(|request| !request.has_failed());
-        answered.for_each(|request| requests.add(request.served_from));
-        let live = observed.requests.iter().filter(|r| r.served_from == ServedFrom::Live);
-        let (cost, cost_unknown) = self.cost(observed);
+        let (cost, is_all) = self.cost(&observed.requests, &observed.scoring);
+        let cut = observed.cut_short && self.tariffs().next().is_some();
         (self.context.emit)(Event::SampleFinished {
             stage: self.workflow.name.clone(),
             index,
@@ -386,26 +403,46 @@ impl<'a> Window<'a> {
             correct: sample.scores.first().and_then(Score::is_right),
             served_from: observed.served_from,
             latency_ms: observed.latency_ms(),
-            requests,
+            requests: answered(&observed.requests, &observed.scoring),
             cost,
-            cost_unknown,
-            output_tokens: live.map(|request| request.usage.output_tokens).sum(),
+            cost_unknown: !is_all || cut,
+            output_tokens: written_live(&observed.requests),
         });
     }
 
+    /// What was asked and paid for in vain, as far as this run goes.
+    fn tell_given_up(&self, flow: &Flow, GivenUp { requests, aside, .. }: &GivenUp) {
+        let made = requests.iter().chain(aside.iter().map(|made| &made.request));
+        if made.into_iter().all(|request| request.served_from != ServedFrom::Live) {
+            return;
+        }
+        let (cost, is_all) = self.cost(requests, aside);
+        (self.context.emit)(Event::GivenUp {
+            stage: self.workflow.name.clone(),
+            flow: Some(flow.id.clone()),
+            requests: answered(requests, aside),
+            cost,
+            cost_unknown: !is_all,
+            output_tokens: written_live(requests),
+        });
+    }
+
+    /// What tokens cost, of all who are paid.
+    fn tariffs(&self) -> impl Iterator<Item = &Option<Price>> {
+        self.tariff.iter().chain(self.aside_tariffs.values())
+    }
+
     /// Dollars for the live requests of a sample, those of its scorers and of retrieval included, as far as prices and
-    /// tokens are known, and whether there is more. Of whoever is paid and has no price all is unknown.
-    fn cost(&self, observed: &Observed) -> (Option<f64>, bool) {
-        let own = observed.requests.iter().zip(std::iter::repeat(self.tariff.as_ref()));
-        let aside = observed.scoring.iter();
+    /// tokens are known, and whether that is all. Of whoever is paid and has no price all is unknown.
+    fn cost(&self, requests: &[RequestObserved], aside: &[ScorerRequest]) -> (Option<f64>, bool) {
+        let own = requests.iter().zip(std::iter::repeat(self.tariff.as_ref()));
+        let aside = aside.iter();
         let aside = aside.map(|made| (&made.request, self.aside_tariffs.get(&made.scorer)));
         let live = own.chain(aside).filter(|(made, _)| made.served_from == ServedFrom::Live);
         let paid = live.filter_map(|(made, tariff)| Some(made.cost(tariff?.as_ref())));
         let (sum, all) =
             paid.fold((0.0, true), |(sum, all), (cost, is_all)| (sum + cost, all && is_all));
-        let mut tariffs = self.tariff.iter().chain(self.aside_tariffs.values());
-        let cut = observed.cut_short && tariffs.clone().next().is_some();
-        (tariffs.any(Option::is_some).then_some(sum), !all || cut)
+        (self.tariffs().any(Option::is_some).then_some(sum), all)
     }
 
     fn count_failure(&mut self, sample: &Sample) -> Option<StageError> {
@@ -505,7 +542,7 @@ impl Workflow {
             let job = &job;
             let replays = chunk.iter().map(|(flow, epoch)| async move {
                 let replay = run_sample(job, flow, *epoch).await;
-                replay.map_err(|error| match error {
+                replay.map_err(|given_up| match given_up.failure {
                     missing @ Failure::Missing(_) => missed(flow, &missing),
                     other => StageError::Failed(other.to_string()),
                 })

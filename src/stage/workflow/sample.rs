@@ -152,8 +152,32 @@ async fn recall(store: &Store, key: Key, flow: &Flow) -> Option<Ran> {
     Some(Ran::new(sample, observed.replayed(tier.into(), ms(start))))
 }
 
+/// A sample that came to nothing in this run: it was interrupted, or asks for more than is allowed.
+pub struct GivenUp {
+    /// Why.
+    pub failure: Failure,
+    /// Its requests until then: they are remembered, and may have cost something.
+    pub requests: Vec<RequestObserved>,
+    /// Those of its scorers and of retrieval.
+    pub aside: Vec<ScorerRequest>,
+}
+
+impl GivenUp {
+    fn new(
+        mut failure: Failure,
+        requests: Vec<RequestObserved>,
+        aside: Vec<ScorerRequest>,
+    ) -> GivenUp {
+        if let Failure::Missing(missing) = &mut failure {
+            let made = requests.iter().chain(aside.iter().map(|made| &made.request));
+            missing.before = made.map(|request| request.key).collect();
+        }
+        GivenUp { failure, requests, aside }
+    }
+}
+
 /// Runs one sample, or recalls it.
-pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failure> {
+pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, GivenUp> {
     let flow_digest = flow.digest();
     let recipe = recipe(&job.shared, flow, flow_digest, epoch);
     let key = recipe.key();
@@ -181,12 +205,8 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         cut_short: false,
     };
     let (mut outcome, mut detail) = match run.in_time().await {
-        Err(Failure::Missing(mut missing)) => {
-            let made = run.requests.iter().chain(run.aside.iter().map(|made| &made.request));
-            missing.before = made.map(|request| request.key).collect();
-            return Err(Failure::Missing(missing));
-        }
-        ended => ended?,
+        Ok(ended) => ended,
+        Err(failure) => return Err(GivenUp::new(failure, run.requests, run.aside)),
     };
     let Run { steps, requests, question, opening, cut_short, aside: mut scoring, .. } = run;
     let wall_ms = ms(start);
@@ -206,14 +226,10 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
             by_method: step.answer.as_deref(),
         };
         let scored = scoring::score(&job.settings.scoring, &job.doors, &subject, &mut scoring);
-        let scored = scored.await.map_err(|failure| match failure {
-            Failure::Missing(mut missing) => {
-                let made = scoring.iter().map(|made| made.request.key);
-                missing.before = requests.iter().map(|request| request.key).chain(made).collect();
-                Failure::Missing(missing)
-            }
-            other => other,
-        })?;
+        let scored = match scored.await {
+            Ok(scored) => scored,
+            Err(failure) => return Err(GivenUp::new(failure, requests, scoring)),
+        };
         (outcome, detail) = (scored.outcome, scored.detail.or(detail));
         (answer, scores, readings) = (scored.answer, scored.scores, scored.readings);
     }
@@ -244,8 +260,12 @@ pub async fn run_sample(job: &Job, flow: &Flow, epoch: u32) -> Result<Ran, Failu
         tags: flow.tags.clone(),
     };
     let ran = Ran::new(sample, observed);
-    if outcome.is_final() && matches!(job.mode, Mode::Live | Mode::Through | Mode::Afresh) {
-        remember(job, recipe, key, &ran).await?;
+    if outcome.is_final()
+        && matches!(job.mode, Mode::Live | Mode::Through | Mode::Afresh)
+        && let Err(error) = remember(job, recipe, key, &ran).await
+    {
+        let Observed { requests, scoring, .. } = ran.observed;
+        return Err(GivenUp::new(error.into(), requests, scoring));
     }
     Ok(ran)
 }

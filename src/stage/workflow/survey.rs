@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Workflow;
 use super::rag;
-use super::sample::{self, Job, run_sample};
+use super::sample::{self, GivenUp, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
 use crate::engine::{Failure, Mode, prompt_ceiling};
 use crate::record::Price;
@@ -307,10 +307,10 @@ impl Workflow {
             let job = &job;
             let looked = chunk.iter().map(|(flow, epoch)| async move {
                 match run_sample(job, flow, *epoch).await {
-                    Err(Failure::Missing(_)) => {
+                    Err(GivenUp { failure: Failure::Missing(_), .. }) => {
                         Err(Ok((why(job, flow, *epoch, earlier, context).await, flow)))
                     }
-                    Err(other) => Err(Err(other)),
+                    Err(other) => Err(Err(other.failure)),
                     Ok(found) => Ok(found),
                 }
             });
@@ -365,10 +365,12 @@ impl Workflow {
                 cost.ceiling += price.ceiling(bytes, 0);
                 cost.estimate += price.ceiling(bytes / 4, 0);
             }
+            cost.with_retries = cost.ceiling * f64::from(1 + self.limits.max_retries);
+        }
+        if survey.samples_to_ask > 0 {
             let own = (engine.tariff() == Some(None)).then_some(&engine.stage);
             let aside = job.aside_tariffs.iter().filter(|(_, price)| price.is_none());
             survey.unpriced = own.into_iter().chain(aside.map(|(name, _)| name)).cloned().collect();
-            cost.with_retries = cost.ceiling * f64::from(1 + self.limits.max_retries);
         }
         Ok(survey)
     }
@@ -397,8 +399,10 @@ impl Workflow {
         let before = stored(earlier.sample(flow, 0)).await;
         let (keys, missing) = match run_sample(&job, &found, 0).await {
             Ok(ran) => (ran.observed.requests.iter().map(|request| request.key).collect(), None),
-            Err(Failure::Missing(missing)) => (missing.before, Some(missing.recipe)),
-            Err(other) => return Err(StageError::Failed(other.to_string())),
+            Err(GivenUp { failure: Failure::Missing(missing), .. }) => {
+                (missing.before, Some(missing.recipe))
+            }
+            Err(other) => return Err(StageError::Failed(other.failure.to_string())),
         };
         let known: Vec<Key> = keys;
         let mut now: Vec<(Recipe, bool)> = Vec::new();

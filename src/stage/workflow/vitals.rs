@@ -1,8 +1,8 @@
 //! Whether this program was fast enough to measure others: how busy it was while a workflow asked, and how late a
 //! timer of its runtime was at worst. Knows nothing of requests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
@@ -10,12 +10,13 @@ use tokio::task::JoinSet;
 
 /// How often the timer ends. A stall that is shorter may not be seen.
 const TICK: Duration = Duration::from_millis(10);
+const LOCK: &str = "BUG: the lock of vitals is poisoned";
 
-/// What is watched from the start of a workflow on. The processor is that of the whole process: of workflows that
-/// run beside each other each has that of all.
+/// What is watched from the start of a workflow on, or from when its engine is there. The processor is that of the whole
+/// process: of workflows that run beside each other each has that of all.
 pub(super) struct Vitals {
-    began: Instant,
-    cpu_ms: Option<u64>,
+    /// With the processor time until then, in ms.
+    began: Arc<Mutex<(Instant, Option<u64>)>>,
     /// In µs.
     stall: Arc<AtomicU64>,
     /// Ends with it.
@@ -27,13 +28,23 @@ impl Vitals {
         let stall = Arc::new(AtomicU64::new(0));
         let mut ticker = JoinSet::new();
         ticker.spawn(tick(stall.clone()));
-        Vitals { began: Instant::now(), cpu_ms: cpu_ms(), stall, _ticker: ticker }
+        Vitals { began: Arc::new(Mutex::new((Instant::now(), cpu_ms()))), stall, _ticker: ticker }
+    }
+
+    /// Forgets what was until it is called: nothing was asked before.
+    pub(super) fn afresh(&self) -> impl FnOnce() + Send + 'static {
+        let (began, stall) = (self.began.clone(), self.stall.clone());
+        move || {
+            *began.lock().expect(LOCK) = (Instant::now(), cpu_ms());
+            stall.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The share of `cores` that this process has used; `None` where the system does not say.
     pub(super) fn cpu_share(&self, cores: u32) -> Option<f64> {
-        let used = cpu_ms()?.checked_sub(self.cpu_ms?)?;
-        let had = crate::record::millis(self.began.elapsed()) * f64::from(cores);
+        let (began, before) = *self.began.lock().expect(LOCK);
+        let used = cpu_ms()?.checked_sub(before?)?;
+        let had = crate::record::millis(began.elapsed()) * f64::from(cores);
         (had > 0.0).then(|| (used as f64 / had).min(1.0))
     }
 
@@ -78,5 +89,8 @@ mod tests {
         assert!((200.0..60_000.0).contains(&stall), "{stall}");
         let share = vitals.cpu_share(1);
         assert!(share.is_some_and(|share| share > 0.0 && share <= 1.0), "{share:?}");
+        vitals.afresh()();
+        assert!(vitals.stall_ms_max() < stall);
+        assert!(vitals.began.lock().unwrap().0 > start);
     }
 }
