@@ -4,7 +4,7 @@ use super::{Compared, Scorer, Texts};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "exact_match",
-    rev: 3,
+    rev: 4,
     source: "SQuAD 1.1 evaluation (Rajpurkar et al. 2016), with numbers and initials kept whole, `&` as \"and\" \
              and small numbers as digits (VQA evaluation, Antol et al. 2015)",
     compare,

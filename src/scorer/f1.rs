@@ -4,7 +4,7 @@ use super::{Compared, Scorer, Texts};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "f1",
-    rev: 3,
+    rev: 4,
     source: "SQuAD 1.1 evaluation (Rajpurkar et al. 2016): harmonic mean of token precision and recall; as in DROP \
              (Dua et al. 2019) an answer without any of the target's numbers shares nothing with it",
     compare,

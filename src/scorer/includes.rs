@@ -4,7 +4,7 @@ use super::{Compared, Scorer, Texts, normal};
 
 pub(super) const SCORER: Scorer = Scorer {
     name: "includes",
-    rev: 3,
+    rev: 4,
     source: "Inspect's `includes`, on whole words of the normal form of `exact_match`; a possessive holds its owner",
     compare,
 };

@@ -20,6 +20,7 @@ pub mod number;
 mod numeric;
 pub mod pattern;
 mod rouge;
+mod statement;
 mod target;
 mod typeset;
 

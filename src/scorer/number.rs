@@ -16,10 +16,11 @@ use super::typeset;
 const DIGITS_MAX: usize = 300;
 
 /// A number and where it stands.
-struct Found {
-    end: usize,
+pub(super) struct Found {
+    pub(super) start: usize,
+    pub(super) end: usize,
     /// `None` of what no question asks for: a zero denominator, hundreds of digits.
-    value: Option<BigRational>,
+    pub(super) value: Option<BigRational>,
 }
 
 /// The last number in a text as a plain decimal: `$1,234.50` gives `1234.5`. `None` without a number.
@@ -28,29 +29,9 @@ pub fn last(raw: &str) -> Option<String> {
     text.all(0, text.chars.len()).filter_map(|found| found.value).last().as_ref().map(plain)
 }
 
-/// The number in a text that is marked as the answer: the one at its front, for what follows explains it
-/// (`18 (9*2)`, `5 m^2`). Of a calculation the result: `9 * 2 = 18`.
-pub fn stated(raw: &str) -> Option<String> {
-    let text = Text { trusts_spaces: true, ..Text::of(raw) };
-    let front = text.next(0)?;
-    let end = text.clause_end(front.end);
-    let equals = (front.end..end).rev().find(|i| text.at(*i) == Some('='));
-    let Some(equals) = equals else {
-        // A range, or a calculation without its result, says no more than any other text.
-        return if text.is_operand(front.end) {
-            last(raw)
-        } else {
-            front.value.as_ref().map(plain)
-        };
-    };
-    let result = text.next(equals + 1).filter(|found| found.end <= end);
-    let result = result.filter(|found| !text.is_operand(found.end));
-    result.unwrap_or(front).value.as_ref().map(plain)
-}
-
 /// Characters, in the form in which numbers are looked for.
-struct Text {
-    chars: Vec<char>,
+pub(super) struct Text {
+    pub(super) chars: Vec<char>,
     digits: usize,
     /// Whether a plain space parts thousands wherever it can.
     trusts_spaces: bool,
@@ -77,15 +58,20 @@ impl Text {
         Text { chars, digits, trusts_spaces: false }
     }
 
-    fn at(&self, i: usize) -> Option<char> {
+    /// A text in which a plain space parts thousands wherever it can.
+    pub(super) fn of_marked(raw: &str) -> Text {
+        Text { trusts_spaces: true, ..Text::of(raw) }
+    }
+
+    pub(super) fn at(&self, i: usize) -> Option<char> {
         self.chars.get(i).copied()
     }
 
-    fn before(&self, i: usize, steps: usize) -> Option<char> {
+    pub(super) fn before(&self, i: usize, steps: usize) -> Option<char> {
         i.checked_sub(steps).and_then(|i| self.at(i))
     }
 
-    fn is_digit(&self, i: usize) -> bool {
+    pub(super) fn is_digit(&self, i: usize) -> bool {
         self.at(i).is_some_and(|c| c.is_ascii_digit())
     }
 
@@ -94,38 +80,17 @@ impl Text {
         (i..).take_while(|i| self.is_digit(*i)).count()
     }
 
-    fn after_spaces(&self, i: usize) -> usize {
+    pub(super) fn after_spaces(&self, i: usize) -> usize {
         i + (i..).take_while(|i| self.at(*i) == Some(' ')).count()
     }
 
-    fn all(&self, from: usize, to: usize) -> impl Iterator<Item = Found> {
+    pub(super) fn all(&self, from: usize, to: usize) -> impl Iterator<Item = Found> {
         let mut at = from;
         std::iter::from_fn(move || {
             let found = self.next(at).filter(|found| found.end <= to)?;
             at = found.end;
             Some(found)
         })
-    }
-
-    /// Where the clause ends in which the answer stands: what is in brackets or comes after it explains.
-    fn clause_end(&self, from: usize) -> usize {
-        let ends = |i: &usize| match self.at(*i) {
-            Some('(' | '[' | ';' | '\n') => true,
-            Some('.' | ',') => self.at(i + 1).is_some_and(char::is_whitespace),
-            _ => false,
-        };
-        (from..self.chars.len()).find(ends).unwrap_or(self.chars.len())
-    }
-
-    /// Whether a number that ends there is calculated with: `9` in `9 * 2`.
-    fn is_operand(&self, end: usize) -> bool {
-        let at = self.after_spaces(end);
-        if !matches!(self.at(at), Some('+' | '-' | '−' | '*' | '×' | '·' | '÷' | '/' | 'x')) {
-            return false;
-        }
-        let next = self.after_spaces(at + 1);
-        let next = next + usize::from(matches!(self.at(next), Some('$' | '€' | '£' | '(')));
-        self.is_digit(next)
     }
 
     /// Where the next number begins: the 2 of m^2 is none of its own.
@@ -152,23 +117,26 @@ impl Text {
     }
 
     /// The next number.
-    fn next(&self, from: usize) -> Option<Found> {
+    pub(super) fn next(&self, from: usize) -> Option<Found> {
         let start = self.start(from)?;
         let (digits, mut at) = self.decimal(start);
-        let mut exponent = self.take_exponent(&mut at);
+        let exponent = self.take_exponent(&mut at);
         let power = self.take_power(&mut at);
-        exponent = exponent.saturating_add(self.take_power_of_ten(&mut at));
+        let tens = self.take_power_of_ten(&mut at);
         let is_date = self.before(start, 1) == Some('/');
         let below = if is_date { None } else { self.take_denominator(&mut at) };
         let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit())
             && at == start + digits.len()
             && below.is_none();
         let part = if is_whole && !is_date { self.take_fraction(&mut at) } else { None };
-        let value = value(&digits, exponent, below.as_deref())
-            .and_then(|value| raise(value, power?, digits.len()))
-            .map(|value| value + part.unwrap_or_else(|| BigInt::from(0).into()))
+        let zero = || BigRational::from(BigInt::from(0));
+        let value = value(&digits, exponent)
+            .and_then(|value| raise(value, power?))
+            .and_then(|value| times_tens(value, tens))
+            .and_then(|value| divide(value, below.as_deref().unwrap_or("1")))
+            .map(|value| value + part.unwrap_or_else(zero))
             .map(|value| if self.is_negative(start) { -value } else { value });
-        Some(Found { end: at, value })
+        Some(Found { start, end: at, value })
     }
 
     /// Digits with at most one point, without what parts thousands, and where they end.
@@ -297,15 +265,24 @@ impl Text {
         if minus { -number } else { number }
     }
 
-    /// `/3` right after a number; not the day of 1/3/2020.
+    /// `/3`, `/2.5` or `/-2` right after a number; not the day of 1/3/2020.
     fn take_denominator(&self, at: &mut usize) -> Option<String> {
-        let end = *at + 1 + self.digits_at(*at + 1);
-        if self.at(*at) != Some('/') || end == *at + 1 || self.at(end) == Some('/') {
+        let sign = usize::from(matches!(self.at(*at + 1), Some('-' | '−')));
+        let start = *at + 1 + sign;
+        if self.at(*at) != Some('/') || !self.is_digit(start) {
             return None;
         }
-        let digits = self.chars[*at + 1..end].iter().collect();
+        let (mut digits, mut end) = self.decimal(start);
+        // Below a line no spaces part thousands.
+        if self.chars[start..end].contains(&' ') {
+            end = start + self.digits_at(start);
+            digits = self.chars[start..end].iter().collect();
+        }
+        if self.at(end) == Some('/') {
+            return None;
+        }
         *at = end;
-        Some(digits)
+        Some(format!("{}{digits}", &"-"[..sign]))
     }
 
     /// ` 1/2` after a whole number: two and a half.
@@ -317,17 +294,18 @@ impl Text {
         }
         let digits: String = self.chars[above..end].iter().collect();
         let below = self.take_denominator(&mut end)?;
-        let value = value(&digits, 0, Some(&below))?;
-        (value < BigInt::from(1).into()).then(|| {
+        let value = divide(value(&digits, 0)?, &below)?;
+        let is_part = value >= BigInt::from(0).into() && value < BigInt::from(1).into();
+        is_part.then(|| {
             *at = end;
             value
         })
     }
 }
 
-/// Whether a dash is a sign: nothing, space or an opening mark comes before it.
+/// Whether a dash is a sign: it is none where it ends something, as in 5-3, `(a)-3` and `--3`.
 pub(super) fn is_sign(before: Option<char>) -> bool {
-    before.is_none_or(|c| c.is_whitespace() || "([{$€£=:*\"".contains(c))
+    before.is_none_or(|c| !c.is_alphanumeric() && !")]}%°.-−–—".contains(c))
 }
 
 /// The digit of ², before compatibility makes m² an m2.
@@ -339,26 +317,40 @@ fn superscript(c: char) -> Option<char> {
     }
 }
 
-fn value(number: &str, exponent: i32, denominator: Option<&str>) -> Option<BigRational> {
-    if number.len() > DIGITS_MAX || exponent.unsigned_abs() as usize > DIGITS_MAX {
+fn value(number: &str, exponent: i32) -> Option<BigRational> {
+    if number.len() > DIGITS_MAX {
         return None;
     }
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let numerator: BigInt = format!("{whole}{fraction}").parse().ok()?;
-    let denominator: BigInt = denominator.unwrap_or("1").parse().ok()?;
-    if denominator == BigInt::from(0) {
-        return None;
-    }
-    let value = BigRational::new(numerator, denominator);
-    Some(value * ten().pow(exponent - i32::try_from(fraction.len()).ok()?))
+    let digits: BigInt = format!("{whole}{fraction}").parse().ok()?;
+    let places = i32::try_from(fraction.len()).ok()?;
+    times_tens(times_tens(digits.into(), exponent)?, -places)
+}
+
+fn times_tens(value: BigRational, power: i32) -> Option<BigRational> {
+    (power.unsigned_abs() as usize <= DIGITS_MAX).then(|| value * ten().pow(power))
+}
+
+fn divide(value: BigRational, denominator: &str) -> Option<BigRational> {
+    let digits = denominator.trim_start_matches('-');
+    let below = self::value(digits, 0).filter(|below| *below != BigInt::from(0).into())?;
+    Some(if digits == denominator { value / below } else { -(value / below) })
 }
 
 /// A power that has no more than so many digits.
-fn raise(value: BigRational, power: i32, digits: usize) -> Option<BigRational> {
-    let is_zero = value == BigInt::from(0).into();
+fn raise(value: BigRational, power: i32) -> Option<BigRational> {
     if power == 1 {
         return Some(value);
     }
+    // A power of ten has a digit more than its logarithm, and what it is raised to would count that digit each time.
+    let width = |number: &BigInt| {
+        let digits = number.to_string();
+        let is_of_ten =
+            digits.strip_prefix('1').is_some_and(|rest| rest.bytes().all(|b| b == b'0'));
+        digits.len() - usize::from(is_of_ten)
+    };
+    let is_zero = value == BigInt::from(0).into();
+    let digits = width(value.numer()).max(width(value.denom()));
     let fits = digits * (power.unsigned_abs() as usize) <= DIGITS_MAX;
     (fits && !(is_zero && power < 0)).then(|| value.pow(power))
 }
@@ -368,7 +360,7 @@ fn ten() -> BigRational {
 }
 
 /// Plain decimal text, or a reduced fraction where the decimals do not end.
-fn plain(value: &BigRational) -> String {
+pub(super) fn plain(value: &BigRational) -> String {
     let mut places = 0_usize;
     let mut scaled = value.clone();
     while !scaled.is_integer() && places < DIGITS_MAX {
@@ -393,6 +385,7 @@ fn plain(value: &BigRational) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::statement;
     use super::*;
 
     #[test]
@@ -417,7 +410,7 @@ mod tests {
     fn groups_of_three_digits_are_one_number() {
         let check = |raw: &str, want: &str| {
             assert_eq!(last(raw).as_deref(), Some(want), "{raw:?}");
-            assert_eq!(stated(raw).as_deref(), Some(want), "stated in {raw:?}");
+            assert_eq!(statement::number(raw).as_deref(), Some(want), "stated in {raw:?}");
         };
         for raw in [
             "70,000",
@@ -479,28 +472,43 @@ mod tests {
         check("9 * 10", "10");
         check("7 and 2^99999999999", "7");
         check("7 and 0^-1", "7");
+        check("\\frac{3.5}{2}", "1.75");
+        check("\\frac{7,000}{4}", "1750");
+        check("\\frac{1}{-2}", "-0.5");
+        check("-3/-2", "1.5");
+        check("1/2 100", "100");
+        check("2 1/-2", "-0.5");
+        check("2^3/4", "2");
+        check("2^2 × 10^2", "400");
     }
 
     #[test]
-    fn what_is_marked_stands_at_the_front() {
-        let check = |raw: &str, want: Option<&str>| {
-            assert_eq!(stated(raw).as_deref(), want, "{raw:?}");
-        };
-        check("18 (9*2)", Some("18"));
-        check("$18. She sells 9 eggs at $2", Some("18"));
-        check("18, because 16 - 3 - 4 = 9", Some("18"));
-        check("5 m^2", Some("5"));
-        check("5 dollars for 3 bolts", Some("5"));
-        check("Janet makes -$18 (9 * 2)", Some("-18"));
-        check("9 * 2 = 18", Some("18"));
-        check("9 * 2 = $18 (16 - 3 - 4 = 9)", Some("18"));
-        check("3 + 4 + 2 = 7 + 2 = 9", Some("9"));
-        check("18 = 9 * 2", Some("18"));
-        check("3 apples + 4 pears = 7 fruits", Some("7"));
-        check("x = 5", Some("5"));
-        check("f(3) = 7", Some("7"));
-        check("70 000 (7 * 10 000)", Some("70000"));
-        check("5-10 days", Some("10"));
-        check("no number", None);
+    fn powers_are_bounded_by_their_digits() {
+        let check = |raw: &str, want: &str| assert_eq!(last(raw).as_deref(), Some(want), "{raw:?}");
+        check("10^200", &format!("1{}", "0".repeat(200)));
+        check("10^-3", "0.001");
+        check(
+            "2^300",
+            "2037035976334486086268445688409378161051468393665936250636140449354381299763336706183397376",
+        );
+        check("7 and 1e300^300", "7");
+        check("7 and 1e-300^300", "7");
+        check("7 and 10^301", "7");
+        check("7 and 99^151", "7");
+    }
+
+    #[test]
+    fn a_dash_is_a_sign_but_after_what_it_ends() {
+        let check = |raw: &str, want: &str| assert_eq!(last(raw).as_deref(), Some(want), "{raw:?}");
+        for raw in [
+            "is `-5`.", "“-5”", "'-5'", "‘-5’", "≈-5", ">-5", "(3,-5)", "~-5", "**-5**", "x=-5",
+            "|-5|",
+        ] {
+            check(raw, "-5");
+        }
+        for raw in ["3-5", "f(x)-5", "a[1]-5", "{x}-5", "3%-5", "20°-5", "to...-5", "--5", "–-5"]
+        {
+            check(raw, "5");
+        }
     }
 }

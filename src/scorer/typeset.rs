@@ -73,8 +73,9 @@ fn fraction(text: &str) -> Option<(String, &str)> {
     let (below, rest) = argument(rest)?;
     let part = |text: &str| {
         let digits = text.strip_prefix('-').unwrap_or(text);
-        let is_one = !digits.is_empty() && digits.chars().all(char::is_alphanumeric);
-        if is_one { text.to_owned() } else { format!("({text})") }
+        let is_number = digits.chars().all(|c| c.is_ascii_digit() || ".,".contains(c));
+        let is_one = is_number || digits.chars().all(char::is_alphanumeric);
+        if is_one && !digits.is_empty() { text.to_owned() } else { format!("({text})") }
     };
     Some((format!("{}/{}", part(above), part(below)), rest))
 }
@@ -131,6 +132,8 @@ mod tests {
         check("-\\dfrac{11}{24}", "-11/24");
         check("2\\frac12", "2 1/2");
         check("\\frac{-1}{2}", "-1/2");
+        check("\\frac{3.5}{2}", "3.5/2");
+        check("\\frac{7,000}{-3}", "7,000/-3");
         check("\\frac{a+b}{2}", "(a+b)/2");
         check("\\frac{\\pi}{2}", "\\frac{\\pi}{2}");
         check("\\frac{1}", "\\frac{1}");

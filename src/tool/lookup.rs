@@ -10,7 +10,7 @@ use crate::digest::{Digest, Recipe};
 use crate::scorer::normal;
 
 /// Version of how topics are matched.
-const REV: u32 = 2;
+const REV: u32 = 3;
 
 /// The lookup tool with its table.
 pub struct Lookup {
