@@ -77,7 +77,23 @@ pub fn read(name: &str, fields: Fields<'_>, known: &Known<'_>) -> Gate {
     for field in ["baseline", "metric", "pair_by"] {
         wants(field, "`max_drop`", fields.has("max_drop"));
     }
-    wants("bound", "thresholds on metrics", has_metric);
+    let corpus = checks.iter().find(|check| matches!(check.what, What::Corpus(_)));
+    match corpus {
+        Some(check) if bound != Bound::Value => {
+            let measure = check.what.name();
+            let rows = measure.trim_start_matches("corpus_");
+            let message = format!(
+                "`bound` is for thresholds on metrics that have an interval, and `{measure}` of gate `{name}` has none: \
+                 it is of all answers together"
+            );
+            let hint = format!(
+                "hold `{measure}` in a gate without `bound`, or the mean over rows, `{rows}`, in this one"
+            );
+            fields.error(Diagnostic::at(fields.place("bound"), message).hint(hint));
+        }
+        Some(_) => {}
+        None => wants("bound", "thresholds on metrics", has_metric),
+    }
     for field in ["reducer", "cluster"] {
         wants(field, "thresholds on metrics", has_metric || fields.has("max_drop"));
     }

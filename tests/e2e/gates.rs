@@ -475,6 +475,10 @@ fn a_gate_knows_what_all_answers_come_to_together() {
         ("min_corpus_bleu = 0.5", "unknown threshold `min_corpus_bleu`"),
         ("min_corpus_chrf = 0.5\nbound = \"lower\"", "`bound` is for thresholds on metrics"),
         (
+            "min_chrf = 0.1\nmin_corpus_chrf = 0.5\nbound = \"upper\"",
+            "and `corpus_chrf` of gate `quality` has none",
+        ),
+        (
             "baseline = \"HEAD\"\nmax_drop = 0.1\nmetric = \"corpus_chrf\"",
             "unknown metric `corpus_chrf`",
         ),
