@@ -1,12 +1,14 @@
 //! JSON against a schema and against the fields of a target. Knows nothing of files.
 
+use std::collections::BTreeMap;
+
 use jsonschema::Validator;
 use serde_json::Value;
 
 use super::Compared;
 
 /// Version of what this scorer says.
-pub const REV: u32 = 1;
+pub const REV: u32 = 2;
 /// Where its definition comes from.
 pub const SOURCE: &str = "JSON Schema (draft as the schema says, else 2020-12) and equality of fields by JSON Pointer \
                           (RFC 6901); promptfoo's `is-json`";
@@ -48,7 +50,7 @@ impl Json {
             let detail = Some("the answer is no JSON".to_owned());
             return Compared { detail, ..Compared::default() };
         };
-        let parsed = Some(found.to_string());
+        let parsed = Some(self.compared(&found).to_string());
         if let Some(error) = self.validator.as_ref().and_then(|v| v.iter_errors(&found).next()) {
             let place = error.instance_path().to_string();
             let place = if place.is_empty() { "the answer".to_owned() } else { place };
@@ -63,6 +65,16 @@ impl Json {
         let shown = best.matched.unwrap_or(0);
         best.detail = compared.into_iter().nth(shown).and_then(|(_, detail)| detail);
         best
+    }
+
+    /// What of an answer is compared: its fields by pointer where some are named, else all of it. Equal ones are the
+    /// same text.
+    fn compared(&self, answer: &Value) -> Value {
+        if self.fields.is_empty() {
+            return canonical(answer);
+        }
+        let field = |pointer: &String| Some((pointer.clone(), canonical(answer.pointer(pointer)?)));
+        Value::Object(self.fields.iter().filter_map(field).collect())
     }
 
     /// The share of fields that are equal, and the first that is not.
@@ -127,6 +139,29 @@ fn equal(a: &Value, b: &Value) -> bool {
         _ => a == b,
     }
 }
+
+/// The same for all values that are [`equal`]: keys in order, whole numbers without a point.
+fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if float.fract() == 0.0 && float.abs() < EXACT_MAX => {
+                Value::from(float as i64)
+            }
+            Some(float) => Value::from(float),
+            None => value.clone(),
+        },
+        Value::Array(items) => items.iter().map(canonical).collect(),
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let pairs = sorted.into_iter().map(|(name, value)| (name.clone(), canonical(value)));
+            Value::Object(pairs.collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// Whole numbers below are floats without a loss: 2^53.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Characters of a message that quotes what a model wrote.
 const SHOWN_MAX: usize = 300;
@@ -226,6 +261,26 @@ mod tests {
         let some = Json::new(None, vec!["/name".to_owned()], true).unwrap();
         assert_eq!(score(&some, "{\"name\": \"Ada\"}", &target).0, 1.0);
         assert_eq!(score(&some, "{\"name\": \"ada\"}", &target).0, 0.0);
+    }
+
+    #[test]
+    fn equal_answers_are_one_vote() {
+        let parsed = |fields: &[&str], answer: &str| {
+            let fields = fields.iter().map(ToString::to_string).collect();
+            let json = Json::new(None, fields, true).unwrap();
+            json.compare(answer, &["{\"a\": 1}".to_owned()]).parsed.unwrap()
+        };
+        let all = "{\"a\":[1,{\"x\":0,\"y\":2.5}],\"b\":\"1.0\"}";
+        assert_eq!(parsed(&[], "{\"b\": \"1.0\", \"a\": [1.0, {\"y\": 2.50, \"x\": -0.0}]}"), all);
+        assert_eq!(parsed(&[], all), all);
+        // Above 2^53 numbers are equal as floats.
+        assert_eq!(parsed(&[], "[9007199254740993]"), parsed(&[], "[9007199254740992.0]"));
+        assert_ne!(parsed(&[], "[9007199254740990]"), parsed(&[], "[9007199254740991]"));
+        let one = "{\"/a\":1}";
+        assert_eq!(parsed(&["/a"], "{\"why\": \"so\", \"a\": 1.0}"), one);
+        assert_eq!(parsed(&["/a"], "{\"a\": 1, \"why\": \"not so\"}"), one);
+        assert_eq!(parsed(&["/a", "/b"], "{\"b\": null, \"a\": 1}"), "{\"/a\":1,\"/b\":null}");
+        assert_eq!(parsed(&["/a", "/b"], "{\"a\": 1}"), one);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use regex::Regex;
 use super::{Compared, normal, target};
 
 /// Version of what a pattern means.
-pub const REV: u32 = 2;
+pub const REV: u32 = 3;
 /// Where its definition comes from.
 pub const SOURCE: &str = "promptfoo's `regex` (without a group) and Inspect's `pattern` (with one)";
 
@@ -41,17 +41,18 @@ impl Pattern {
     /// Scores an answer.
     pub fn compare(&self, answer: &str, targets: &[String]) -> Compared {
         let found = self.find(answer, false);
-        let shown = found.map(str::to_owned);
         if !self.has_group() {
             // What matches says that the answer has a form, and is no reading of it: answers that match alike differ.
             let value = f64::from(u8::from(found.is_some()));
-            return Compared { value, detail: shown, ..Compared::default() };
+            return Compared { value, detail: found.map(str::to_owned), ..Compared::default() };
         }
         let said = found.map(normal::text).filter(|said| !said.is_empty());
         let is = |target: &String| {
             said.as_deref().is_some_and(|said| target::accepted(target).all().any(|t| t == said))
         };
-        Compared::first(targets.iter().map(is), shown)
+        let hits = Compared::first(targets.iter().map(is), None);
+        // What is equal here votes alike.
+        Compared { parsed: said, ..hits }
     }
 }
 
@@ -72,6 +73,17 @@ mod tests {
         check(r"#### (\d+)", "So it is\n#### 71", 0.0);
         check(r"#### (\d+)", "72", 0.0);
         check(r"(?:a(\d+)|b(\d+))", "b72", 1.0);
+    }
+
+    #[test]
+    fn what_is_compared_is_what_votes() {
+        let pattern = Pattern::new("in (.*)$").unwrap();
+        let parsed = |answer: &str| pattern.compare(answer, &["Paris".to_owned()]).parsed;
+        for answer in ["in Paris", "in PARIS", "in the paris."] {
+            assert_eq!(parsed(answer).as_deref(), Some("paris"), "{answer}");
+        }
+        assert_eq!(parsed("in ..."), None);
+        assert_eq!(parsed("Paris"), None);
     }
 
     #[test]

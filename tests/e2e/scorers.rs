@@ -154,6 +154,20 @@ fn a_majority_is_of_answers_whoever_judges_them() {
     }
 }
 
+/// What a pattern takes out is one answer however it is written: three draws against two.
+#[test]
+fn draws_vote_in_the_form_in_which_a_pattern_compares_them() {
+    const DRAWS: &str = r#"replies = [{ draws = ["is 0", "is $0", "is (0)", "is 7", "is 7"] }]"#;
+    let scorers = "epochs = 5\nscorers = [{ kind = \"regex\", pattern = 'is (.*)' }]";
+    let project = Project::with(scorers, DRAWS);
+    project.rows(1);
+    let reducers = "samples = \"ask\"\nreducers = [\"majority\"]";
+    project.edit("pipelines/bench.toml", "samples = \"ask\"", reducers);
+    project.ok(&[]);
+    let cell = report(&project)["cells"][0].clone();
+    assert_eq!(cell["agreement"]["majority"], 1.0, "{cell:#}");
+}
+
 #[test]
 fn a_judge_is_asked_through_the_door_and_no_verdict_is_no_zero() {
     let judge = Server::start(|asked| {
