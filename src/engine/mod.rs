@@ -475,10 +475,11 @@ impl Resource {
         if let Some(error) = &*failed {
             return Err(Gone::Engine(error.clone()));
         }
-        let proved = match door.unless_stopped(self.load()).await? {
+        let proved = match door.unless_stopped(self.load()).await {
             // What is on its way is paid for, and waited for.
-            Ok((engine, init_ms)) => door.prove(&*engine).await.map(|()| (engine, init_ms)),
-            Err(error) => Err(Gone::Engine(error)),
+            Ok(Ok((engine, init_ms))) => door.prove(&*engine).await.map(|()| (engine, init_ms)),
+            Ok(Err(error)) => Err(Gone::Engine(error)),
+            Err(stopped) => Err(stopped.into()),
         };
         match proved {
             Ok((engine, init_ms)) => {

@@ -4,6 +4,7 @@
 use super::attempts::Gone;
 use super::client::{Client, Told};
 use super::{Engine, EngineError};
+use crate::record::worth;
 use crate::sample::Usage;
 
 impl Client {
@@ -33,7 +34,7 @@ impl Client {
             Err(_) => (Usage::ZERO, false, Ok(())),
         };
         let backend = &self.engine.backend;
-        let cost = backend.price().and_then(|price| price.of(&usage));
+        let cost = worth(backend.price().as_ref(), &usage);
         if let Some(reserved) = reserved {
             reserved.settle(cost.filter(|_| is_all));
         }

@@ -11,7 +11,8 @@ const COMMIT: usize = 40;
 
 /// The fields of an engine with the model of an id, or why it takes none of that name.
 ///
-/// - `openai`: any name, for the server decides what it has.
+/// - `openai`: any name, for the server decides what it has. What the declared model costs and holds is not said of
+///   another one, and is left out; a table of `prices` knows both.
 /// - `mistralrs`: a `.gguf` file or a folder with `config.json` in the project; where the engine itself is of the hub,
 ///   also `<owner>/<name>@<commit>`. The chat template of the declared model is not that of another one, and is left out.
 /// - `process` and `scripted`: none, because the command or the list of replies is the model.
@@ -19,7 +20,12 @@ pub fn with_model(root: &Utf8Path, engine: &Fields, id: &str) -> Result<Fields, 
     let mut fields = engine.clone();
     match backend_of(engine) {
         "openai" => {
-            fields.insert("model".to_owned(), id.into());
+            let before = fields.insert("model".to_owned(), id.into());
+            if before.is_none_or(|before| before != id) {
+                for field in ["price", "context_length", "tokenizer"] {
+                    fields.remove(field);
+                }
+            }
             Ok(fields)
         }
         "mistralrs" => {
@@ -109,6 +115,12 @@ mod tests {
             let why = of(&local, id).unwrap_err();
             assert!(why.contains("`.gguf` file") && !why.contains("hub"), "{id}: {why}");
         }
+        // What one model costs says nothing of another.
+        let priced = json!({ "backend": "openai", "model": "small", "price": { "input": 1 }, "context_length": 9 });
+        let priced = fields(priced);
+        assert_eq!(of(&priced, "small").unwrap(), priced);
+        let found = Value::from(of(&priced, "large").unwrap());
+        assert_eq!(found, json!({ "backend": "openai", "model": "large" }));
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let hub = fields(json!({ "hub": "o/m", "revision": "x", "device": "cuda" }));
         let found = Value::from(of(&hub, &format!("o/n-1.5@{commit}")).unwrap());

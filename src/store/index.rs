@@ -258,7 +258,7 @@ impl Index {
 
     /// Adds a line that this process has just written.
     pub(super) fn insert(&mut self, log: &str, head: Head, offset: u64, length: u32) {
-        // A log that cannot be opened is one that the next process reads.
+        // Lines of a log that cannot be opened are found by the next process.
         let Ok(number) = self.log(log) else { return };
         let Some(log) = &mut self.logs[number] else { return };
         if log.read_to == offset {
@@ -319,14 +319,18 @@ impl Index {
         self.places.len()
     }
 
-    /// The lines of a journal that count, sorted, as far as they were read or written here.
-    pub(super) fn lines_of(&self, name: &str) -> Vec<Entry> {
+    /// The lines of a journal that count, sorted; `None` where not all of it was read or written here.
+    pub(super) fn lines_of(&self, name: &str) -> Option<Vec<Entry>> {
         let is_it = |log: &Option<Log>| log.as_ref().is_some_and(|log| log.name == name);
-        let Some(number) = self.logs.iter().position(is_it) else { return Vec::new() };
+        let number = self.logs.iter().position(is_it)?;
+        let log = self.logs[number].as_ref()?;
+        if log.file.metadata().ok()?.len() != log.read_to {
+            return None;
+        }
         let own = self.places.iter().filter(|(_, place)| place.log as usize == number);
         let mut lines: Vec<Entry> = own.map(|(key, place)| place.entry(*key)).collect();
         lines.sort_unstable_by_key(|entry| entry.key);
-        lines
+        Some(lines)
     }
 
     /// Whether a line of a key is in a journal that has not ended, or waits to be written to it.

@@ -105,9 +105,6 @@ impl Journal {
     /// Adds a line, which waits; gives its offset, and how many bytes are handed on once it is.
     pub(super) fn append(&mut self, line: &[u8]) -> Result<(u64, u64), StoreError> {
         let mut state = self.synced.state();
-        if let Some(error) = state.error.take() {
-            return Err(at("write", &self.path)(error));
-        }
         let offset = state.written + state.pending.len() as u64;
         state.pending.extend_from_slice(line);
         if state.pending.len() >= PENDING_MAX {
@@ -116,6 +113,10 @@ impl Journal {
         self.length = offset + line.len() as u64;
         if !std::mem::replace(&mut state.is_dirty, true) {
             self.synced.changed.notify_one();
+        }
+        // Of what was before; this line is kept all the same.
+        if let Some(error) = state.error.take() {
+            return Err(at("sync", &self.path)(error));
         }
         Ok((offset, self.base + self.length))
     }
@@ -161,9 +162,10 @@ impl Synced {
                 return;
             }
             if std::mem::take(&mut state.is_dirty) {
-                let written = state.write(self);
+                // What cannot be written goes on waiting, and whoever needs it to be written is told.
+                state.is_dirty = state.write(self).is_err();
                 drop(state);
-                let error = written.and_then(|()| self.file.sync_data()).err();
+                let error = self.file.sync_data().err();
                 state = self.state();
                 state.error = state.error.take().or(error);
             }

@@ -225,12 +225,16 @@ impl Store {
         let (offset, place) = journal.append(line)?;
         let length = (line.len() - 1) as u32;
         self.index.write().expect(INDEX).insert(&journal.name, head, offset, length);
+        // While it waits, what it takes the place of would be found.
+        if head.generation > 0 {
+            journal.write()?;
+        }
         if journal.length >= JOURNAL_BYTES {
             journal.sync()?;
             let name = journal.name.clone();
             *slot = None;
             let lines = self.index.read().expect(INDEX).lines_of(&name);
-            self.tidy_after(move |folders| folders.index_own(&name, &lines));
+            self.tidy_after(move |folders| folders.index_own(&name, lines.as_deref()));
         }
         Ok(place)
     }
@@ -485,12 +489,13 @@ impl Drop for Store {
             let _ = thread.join();
         }
         if let Some(journal) = journal {
-            let lines = self.index.read().map_or(Vec::new(), |index| index.lines_of(&journal.name));
+            let lines = self.index.read().ok().and_then(|index| index.lines_of(&journal.name));
             let name = journal.name.clone();
             drop(journal);
             let folders = folders(&self.root);
             // What is not done now is done by the next who writes.
-            let _ = folders.index_own(&name, &lines).and_then(|()| folders.tidy(false));
+            let own = folders.index_own(&name, lines.as_deref());
+            let _ = own.and_then(|()| folders.tidy(false));
         }
     }
 }

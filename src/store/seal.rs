@@ -88,13 +88,16 @@ impl Folders {
         self.merge(all)
     }
 
-    /// Writes the index of a journal that this process has ended and knows the lines of, if it is long.
-    pub(super) fn index_own(&self, name: &str, lines: &[Entry]) -> Result<(), StoreError> {
+    /// Writes the index of a journal that this process has ended, if it is long; `lines` are `None` where not all are
+    /// known.
+    pub(super) fn index_own(&self, name: &str, lines: Option<&[Entry]>) -> Result<(), StoreError> {
         let path = self.journals.join(name);
-        let bytes = fs::metadata(&path).map_err(at("read", &path))?.len();
-        match bytes >= INDEX_BYTES {
-            true => pack::write_index(&index_of(&path), lines, bytes),
-            false => Ok(()),
+        let file = File::open(&path).map_err(at("read", &path))?;
+        let bytes = file.metadata().map_err(at("read", &path))?.len();
+        match lines {
+            _ if bytes < INDEX_BYTES => Ok(()),
+            Some(lines) => pack::write_index(&index_of(&path), lines, bytes),
+            None => index(&path, &file),
         }
     }
 

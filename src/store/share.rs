@@ -123,8 +123,8 @@ impl Store {
         self.share(key, record, supersede).await
     }
 
-    /// The same of what is made of other records in no time: it is written together with what comes next, and within
-    /// 200 ms in any case. A kill of the process may take that much of it.
+    /// The same of what is made of other records in no time: it is written together with what comes next, or with the
+    /// next sync, 200 ms after the one before. A kill of the process may take that much of it.
     pub async fn publish_derived(
         &self,
         key: Key,

@@ -54,6 +54,33 @@ async fn who_has_published_is_seen_by_others_at_once() {
     assert_eq!(seen, [true; 20]);
 }
 
+#[tokio::test]
+async fn what_takes_the_place_of_another_does_so_at_once() {
+    let (dir, store) = store();
+    store.put(record("a", "old"), false).unwrap();
+    drop(store);
+    let store = reopen(&dir);
+    store.pack().unwrap();
+    let key = record("a", "").recipe.key();
+    assert_eq!(text(&store.get(key).unwrap()), "old");
+    store.publish_derived(key, record("a", "new"), true).await.unwrap();
+    assert_eq!(text(&store.get(key).unwrap()), "new");
+}
+
+#[test]
+fn lines_are_those_of_a_journal_only_where_all_are_known() {
+    let (_dir, store) = store();
+    store.put(record("a", "1"), false).unwrap();
+    store.put(record("b", "1"), false).unwrap();
+    let name = store.own_journal().as_ref().unwrap().name.clone();
+    let known = |name: &str| store.index.read().unwrap().lines_of(name).map(|lines| lines.len());
+    assert_eq!((known(&name), known("another.log")), (Some(2), None));
+    let path = folders(store.root()).journals.join(&name);
+    let mut file = std::fs::File::options().append(true).open(path).unwrap();
+    io::Write::write_all(&mut file, b"a line that this process knows nothing of\n").unwrap();
+    assert_eq!(known(&name), None);
+}
+
 #[test]
 fn the_first_published_wins_even_between_processes() {
     let (dir, store) = store();
