@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Retry, ServedFrom, TallySummary, Verdict};
+use super::{RequestObserved, Retry, ScorerRequest, ServedFrom, TallySummary, Verdict};
 use crate::digest::{Digest, Key};
 use crate::sample::Outcome;
 
@@ -339,6 +339,15 @@ pub struct RequestCounts {
 }
 
 impl RequestCounts {
+    /// Of those requests of a sample, and of its scorers and retrieval, that have an answer.
+    pub fn of(requests: &[RequestObserved], aside: &[ScorerRequest]) -> Self {
+        let mut counts = RequestCounts::default();
+        let all = requests.iter().chain(aside.iter().map(|made| &made.request));
+        let answered = all.filter(|request| !request.has_failed());
+        answered.for_each(|request| counts.add(request.served_from));
+        counts
+    }
+
     /// Counts one request.
     pub fn add(&mut self, served_from: ServedFrom) {
         match served_from {

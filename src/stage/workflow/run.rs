@@ -240,15 +240,6 @@ fn whole(table: BufWriter<BlobWriter>) -> Result<Digest, StageError> {
     Ok(table.finish()?)
 }
 
-/// Requests that have an answer, by where it came from.
-fn answered(requests: &[RequestObserved], aside: &[ScorerRequest]) -> RequestCounts {
-    let mut counts = RequestCounts::default();
-    let all = requests.iter().chain(aside.iter().map(|made| &made.request));
-    let answered = all.filter(|request| !request.has_failed());
-    answered.for_each(|request| counts.add(request.served_from));
-    counts
-}
-
 /// Tokens that the engine wrote for these in this run; `None` where unknown.
 fn written_live(requests: &[RequestObserved]) -> Option<u64> {
     let live = requests.iter().filter(|request| request.served_from == ServedFrom::Live);
@@ -403,7 +394,7 @@ impl<'a> Window<'a> {
             correct: sample.scores.first().and_then(Score::is_right),
             served_from: observed.served_from,
             latency_ms: observed.latency_ms(),
-            requests: answered(&observed.requests, &observed.scoring),
+            requests: RequestCounts::of(&observed.requests, &observed.scoring),
             cost,
             cost_unknown: !is_all || cut,
             output_tokens: written_live(&observed.requests),
@@ -420,7 +411,7 @@ impl<'a> Window<'a> {
         (self.context.emit)(Event::GivenUp {
             stage: self.workflow.name.clone(),
             flow: Some(flow.id.clone()),
-            requests: answered(requests, aside),
+            requests: RequestCounts::of(requests, aside),
             cost,
             cost_unknown: !is_all,
             output_tokens: written_live(requests),
