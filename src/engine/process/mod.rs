@@ -50,6 +50,11 @@ const PORTS: std::ops::Range<u16> = 16_384..32_768;
 const PORTS_ASKED: usize = 100;
 /// Ports that a server is started with, one after another, should others take them.
 const PORTS_MAX: u32 = 3;
+/// How long the end of a server may stay unseen after its port is closed: the system closes first, and the
+/// supervisor then ends its children.
+const DEATH_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked at in that time.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long the supervisor gets to stop everything.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -287,11 +292,16 @@ impl Served {
         let mut state = self.running.lock().await;
         let refused = self.refused.load(Ordering::Relaxed);
         let ended = match &mut state.running {
-            Some(running) => match running.supervisor.ended() {
-                None if !refused => return Ok(()),
-                None => running.supervisor.words("it listens on its port no more, though it runs"),
-                Some(status) => running.supervisor.words(&format!("it ended ({status})")),
-            },
+            Some(running) => {
+                let within = if refused { DEATH_MAX } else { Duration::ZERO };
+                match running.supervisor.ended_within(within).await {
+                    None if !refused => return Ok(()),
+                    None => {
+                        running.supervisor.words("it listens on its port no more, though it runs")
+                    }
+                    Some(status) => running.supervisor.words(&format!("it ended ({status})")),
+                }
+            }
             None => "it could not be started again".to_owned(),
         };
         if state.restarts > 0 {
@@ -405,6 +415,18 @@ impl Supervisor {
             Ok(None) => None,
             Ok(Some(status)) => Some(status.to_string()),
             Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// How it ended, by now or before `patience` is over.
+    async fn ended_within(&mut self, patience: Duration) -> Option<String> {
+        let start = Instant::now();
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || start.elapsed() >= patience {
+                return ended;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
