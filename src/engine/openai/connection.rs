@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -101,8 +101,9 @@ pub(super) struct Target {
 
 /// Makes connections.
 pub(super) struct Dialer {
-    connector: HttpsConnector<HttpConnector>,
-    tls: Arc<rustls::ClientConfig>,
+    plain: HttpConnector,
+    /// Made for the first target that needs it: to read the roots that this machine trusts takes 10 ms.
+    tls: OnceLock<Arc<rustls::ClientConfig>>,
     /// `None` where all servers are on this machine: a proxy is for the world outside.
     proxies: Option<Matcher>,
     timeout: Duration,
@@ -110,21 +111,25 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// One that waits for a connection as long as `timeout`, through the proxies that the environment names.
-    pub(super) fn new(timeout: Duration, is_local: bool) -> Result<Self, String> {
-        let no_tls = |error: rustls::Error| format!("cannot set TLS up: {error}");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(BuilderVerifierExt::with_platform_verifier)
-            .map_err(no_tls)?
-            .with_no_client_auth();
-        let tls = Arc::new(tls);
+    pub(super) fn new(timeout: Duration, is_local: bool) -> Self {
         let mut plain = HttpConnector::new();
         plain.set_nodelay(true);
         plain.enforce_http(false);
-        let connector = HttpsConnector::from((plain, tls.clone()));
         let proxies = (!is_local).then(Matcher::from_env);
-        Ok(Dialer { connector, tls, proxies, timeout })
+        Dialer { plain, tls: OnceLock::new(), proxies, timeout }
+    }
+
+    fn set_tls_up(&self) -> Result<(), String> {
+        if self.tls.get().is_none() {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let tls = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .and_then(BuilderVerifierExt::with_platform_verifier)
+                .map_err(|error| format!("cannot set TLS up: {error}"))?
+                .with_no_client_auth();
+            self.tls.get_or_init(|| Arc::new(tls));
+        }
+        Ok(())
     }
 
     /// Where requests to `url` go.
@@ -135,12 +140,16 @@ impl Dialer {
         let host = whole.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host).map_err(|error| format!("`{host}`: {error}"))?;
         let proxy = self.proxies.as_ref().and_then(|proxies| proxies.intercept(&whole));
-        if let Some(scheme) = proxy.as_ref().and_then(|proxy| proxy.uri().scheme_str())
+        let proxy_scheme = proxy.as_ref().and_then(|proxy| proxy.uri().scheme_str());
+        if let Some(scheme) = proxy_scheme
             && !["http", "https"].contains(&scheme)
         {
             return Err(format!(
                 "a proxy must speak HTTP, and the environment names a {scheme} one"
             ));
+        }
+        if [Some(url.scheme()), proxy_scheme].contains(&Some("https")) {
+            self.set_tls_up()?;
         }
         let form = match (&proxy, url.scheme()) {
             (Some(_), "http") => whole,
@@ -151,18 +160,22 @@ impl Dialer {
 
     async fn dial(&self, target: &Target) -> Result<Connection, Broken> {
         let connecting = async {
-            let origin = target.origin.clone();
-            let mut connector = self.connector.clone();
-            let stream: Box<dyn Stream> = match &target.proxy {
-                None => Box::new(connector.call(origin).await?),
-                Some(proxy) if origin.scheme_str() == Some("https") => {
-                    let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+            let mut plain = self.plain.clone();
+            let first = target.proxy.as_ref().map_or(&target.origin, Intercept::uri).clone();
+            let stream: Box<dyn Stream> = match (self.tls.get(), &target.proxy) {
+                (None, _) => Box::new(plain.call(first).await?),
+                (Some(tls), Some(proxy)) if target.origin.scheme_str() == Some("https") => {
+                    let near = HttpsConnector::from((plain, tls.clone()));
+                    let mut tunnel = Tunnel::new(first, near);
                     if let Some(auth) = proxy.basic_auth() {
                         tunnel = tunnel.with_auth(auth.clone());
                     }
-                    Box::new(HttpsConnector::from((tunnel, self.tls.clone())).call(origin).await?)
+                    let origin = target.origin.clone();
+                    Box::new(HttpsConnector::from((tunnel, tls.clone())).call(origin).await?)
                 }
-                Some(proxy) => Box::new(connector.call(proxy.uri().clone()).await?),
+                (Some(tls), _) => {
+                    Box::new(HttpsConnector::from((plain, tls.clone())).call(first).await?)
+                }
             };
             let (sender, driver) = http1::handshake(stream).await?;
             Ok::<_, Box<dyn Error + Send + Sync>>(Connection {
@@ -321,7 +334,7 @@ mod tests {
     async fn listen() -> (TcpListener, Dialer, Target) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let dialer = Dialer::new(Duration::from_secs(5), true).unwrap();
+        let dialer = Dialer::new(Duration::from_secs(5), true);
         let target = dialer.target(&Url::parse(&url).unwrap()).unwrap();
         (listener, dialer, target)
     }

@@ -237,7 +237,7 @@ mod tests {
 
     fn two() -> Upstreams {
         let urls = ["http://a:1/v1", "http://b:1/v1/?api-version=7"];
-        let dialer = Dialer::new(Duration::from_secs(1), true).unwrap();
+        let dialer = Dialer::new(Duration::from_secs(1), true);
         let bases = urls.map(|url| Url::parse(url).unwrap());
         Upstreams::new(&bases, "completions", |url| dialer.target(url)).unwrap()
     }

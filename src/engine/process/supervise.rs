@@ -91,7 +91,8 @@ fn stop(child: &mut Child) {
 
 fn processes() -> System {
     let mut system = System::new();
-    let what = ProcessRefreshKind::nothing();
+    // Their threads are no processes.
+    let what = ProcessRefreshKind::nothing().without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
     system
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+use cpu_time::ProcessTime;
 use tokio::task::JoinSet;
 
 /// How often the timer ends. A stall that is shorter may not be seen.
@@ -15,8 +15,8 @@ const LOCK: &str = "BUG: the lock of vitals is poisoned";
 /// What is watched from the start of a workflow on, or from when its engine is there. The processor is that of the whole
 /// process: of workflows that run beside each other each has that of all.
 pub(super) struct Vitals {
-    /// With the processor time until then, in ms.
-    began: Arc<Mutex<(Instant, Option<u64>)>>,
+    /// With the processor time until then: user and system, all threads.
+    began: Arc<Mutex<(Instant, Option<ProcessTime>)>>,
     /// In µs.
     stall: Arc<AtomicU64>,
     /// Ends with it.
@@ -28,14 +28,14 @@ impl Vitals {
         let stall = Arc::new(AtomicU64::new(0));
         let mut ticker = JoinSet::new();
         ticker.spawn(tick(stall.clone()));
-        Vitals { began: Arc::new(Mutex::new((Instant::now(), cpu_ms()))), stall, _ticker: ticker }
+        Vitals { began: Arc::new(Mutex::new(now())), stall, _ticker: ticker }
     }
 
     /// Forgets what was until it is called: nothing was asked before.
     pub(super) fn afresh(&self) -> impl FnOnce() + Send + 'static {
         let (began, stall) = (self.began.clone(), self.stall.clone());
         move || {
-            *began.lock().expect(LOCK) = (Instant::now(), cpu_ms());
+            *began.lock().expect(LOCK) = now();
             stall.store(0, Ordering::Relaxed);
         }
     }
@@ -43,9 +43,9 @@ impl Vitals {
     /// The share of `cores` that this process has used; `None` where the system does not say.
     pub(super) fn cpu_share(&self, cores: u32) -> Option<f64> {
         let (began, before) = *self.began.lock().expect(LOCK);
-        let used = cpu_ms()?.checked_sub(before?)?;
-        let had = crate::record::millis(began.elapsed()) * f64::from(cores);
-        (had > 0.0).then(|| (used as f64 / had).min(1.0))
+        let used = before?.try_elapsed().ok()?.as_secs_f64();
+        let had = began.elapsed().as_secs_f64() * f64::from(cores);
+        (had > 0.0).then(|| (used / had).min(1.0))
     }
 
     /// How late the timer was at worst, in ms.
@@ -54,21 +54,16 @@ impl Vitals {
     }
 }
 
+fn now() -> (Instant, Option<ProcessTime>) {
+    (Instant::now(), ProcessTime::try_now().ok())
+}
+
 async fn tick(stall: Arc<AtomicU64>) {
     loop {
         let due = Instant::now() + TICK;
         tokio::time::sleep_until(due.into()).await;
         stall.fetch_max(due.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
-}
-
-/// Processor time of this process so far, in ms: user and system, all threads.
-fn cpu_ms() -> Option<u64> {
-    let own = sysinfo::get_current_pid().ok()?;
-    let mut system = System::new();
-    let what = ProcessRefreshKind::nothing().with_cpu();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, what);
-    Some(system.process(own)?.accumulated_cpu_time())
 }
 
 #[cfg(test)]
