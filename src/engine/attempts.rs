@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use super::budget::Reservation;
 use super::client::{Client, Failure, Told, ms};
 use super::gate::{Pass, Signal};
@@ -106,7 +108,16 @@ impl<'a> Asking<'a> {
                 at = gate.paused();
             }
             let recovering = Instant::now();
-            if let Err(error) = door.unless_stopped(ready.recover()).await? {
+            let mut recovery = ready.recover();
+            // Mostly there is nothing to wait for.
+            let recovered = match (&mut recovery).now_or_never() {
+                Some(recovered) => recovered,
+                None => {
+                    let _waiting = door.access.away.wait();
+                    door.unless_stopped(recovery).await?
+                }
+            };
+            if let Err(error) = recovered {
                 gate.failed("broken", &error.to_string());
                 return Err(Gone::Engine(error.to_string()));
             }

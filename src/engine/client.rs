@@ -9,7 +9,7 @@ use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Answered, Asking, Gone};
-use super::{Budget, Resource};
+use super::{Away, Budget, Resource};
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, millis, worth};
 use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
@@ -103,6 +103,8 @@ pub struct Access {
     pub stop: CancellationToken,
     /// What the run may spend.
     pub budget: Option<Arc<Budget>>,
+    /// When an engine could not be asked, of all doors that share it.
+    pub away: Arc<Away>,
     /// Hears what happens.
     pub tell: Arc<dyn Fn(Told) + Send + Sync>,
 }

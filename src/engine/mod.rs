@@ -17,6 +17,7 @@ use crate::sample::ResponseFormat;
 use crate::sample::{Completion, Request, Usage};
 
 mod attempts;
+mod away;
 mod budget;
 mod client;
 mod gate;
@@ -28,6 +29,7 @@ mod proof;
 pub mod scripted;
 
 use attempts::Gone;
+pub use away::Away;
 pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
@@ -468,6 +470,7 @@ impl Resource {
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);
         }
+        let _waiting = door.access.away.wait();
         let mut failed = door.unless_stopped(self.loading.lock()).await?;
         if let Some(engine) = self.slot.engine() {
             return Ok(engine);

@@ -258,7 +258,10 @@ const WORDS: &[(&str, &str)] = &[
         "workflow/cost_limit",
         "dollars for a sample, as if nothing came from the store; what meets it is truncated",
     ),
-    ("workflow/time_limit", "time of a sample; what meets it has no result and is asked again"),
+    (
+        "workflow/time_limit",
+        "time of a sample, without the loading of engines; what meets it has no result and is asked again",
+    ),
     ("workflow/stop_when", "when enough is known, so that no further question is asked"),
     ("workflow/stop_when/ci_half_width", "once accuracy is known to so much on either side"),
     (

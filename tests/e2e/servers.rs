@@ -305,10 +305,19 @@ fn a_server_that_is_started_again_is_waited_for_in_no_time_out() {
                 (until [ -e kill ]; do sleep 0.05; done; \
                 [ $(wc -l < pids) -le 1 ] && kill -9 $(tail -1 pids)) &";
     let engine = llama_cpp(&folder, Some(dies), "");
-    let limits = "concurrency = 4\nepochs = 8\nmax_tokens = 60\nmax_retries = 1\ntimeout = \"10s\"";
+    let limits = "concurrency = 4\nepochs = 8\nmax_tokens = 60\nmax_retries = 1\n\
+                  timeout = \"10s\"\ntime_limit = \"10s\"";
     let project = project(limits, &engine);
     let ran = killed_at_work(&project);
     assert_eq!(project.read("pids").lines().count(), 2, "{}", ran.stderr);
+}
+
+#[test]
+fn a_start_is_no_time_of_a_sample() {
+    let Some(folder) = service("xllamacpp") else { return };
+    let engine = llama_cpp(&folder, Some("sleep 4;"), "");
+    let project = project("concurrency = 4\ntime_limit = \"2s\"", &engine);
+    project.ok(&[]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::sample::{self, Job};
 use super::scoring::Doors;
 use super::{Workflow, prompt};
 use crate::digest::Digest;
-use crate::engine::{Access, Client, Mode, Told};
+use crate::engine::{Access, Away, Client, Mode, Told};
 use crate::record::{Event, RequestCounts};
 use crate::stage::{Artifact, Context, Inputs, StageError};
 
@@ -55,6 +55,7 @@ impl Workflow {
                 }
             });
         };
+        let away: Arc<Away> = Arc::default();
         let access = Access {
             run: context.run.id.clone(),
             goes_on: context.options.goes_on.clone(),
@@ -63,6 +64,7 @@ impl Workflow {
             memory_max: self.cache_max_size as usize,
             stop,
             budget: context.budget.clone(),
+            away: away.clone(),
             tell: Arc::new(tell),
         };
         let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
@@ -82,6 +84,7 @@ impl Workflow {
             mode,
             run: context.run.id.clone(),
             time_limit: self.sample_limits.time,
+            away,
             rag,
             searches,
             aside_tariffs: tariffs,

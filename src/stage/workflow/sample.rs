@@ -13,7 +13,7 @@ use super::prompt::{self, Warnings};
 use super::rag::{self, Rag};
 use super::scoring::{self, Doors, Prepared, Subject};
 use crate::digest::{Digest, Key, Recipe, Replica};
-use crate::engine::{Client, Failure, Mode};
+use crate::engine::{Away, Client, Failure, Mode};
 use crate::method::{self, Method, Turn};
 use crate::record::{
     Observed, Phase, Price, RequestObserved, ScorerRequest, ServedFrom, Tariffs, millis,
@@ -46,6 +46,8 @@ pub struct Job {
     pub shared: Recipe,
     /// Longest time of a sample: an execution setting.
     pub time_limit: Option<Duration>,
+    /// When nobody could be asked, which is no time of a sample.
+    pub away: Arc<Away>,
     /// The engines that retrieval asks.
     pub rag: rag::Doors,
     /// Those that searches of agents ask, by the tool.
@@ -320,7 +322,8 @@ impl Run<'_> {
     /// All steps, within the time of a sample.
     async fn in_time(&mut self) -> Result<Ended, Failure> {
         let Some(limit) = self.job.time_limit else { return self.all_steps().await };
-        if let Ok(ended) = tokio::time::timeout(limit, self.all_steps()).await {
+        let away = self.job.away.clone();
+        if let Some(ended) = away.within(limit, self.all_steps()).await {
             return ended;
         }
         self.end_trace();
