@@ -73,12 +73,13 @@ impl PhasesMs {
 
     /// Sets the time of a phase.
     pub fn insert(&mut self, phase: Phase, ms: f64) {
-        self.0[phase as usize] = Some(ms);
+        self.0[phase as usize] = Some(whole_ns(ms));
     }
 
     /// Adds to the time of a phase.
     pub fn add(&mut self, phase: Phase, ms: f64) {
-        *self.0[phase as usize].get_or_insert(0.0) += ms;
+        let before = self.0[phase as usize].unwrap_or_default();
+        self.0[phase as usize] = Some(whole_ns(before + ms));
     }
 
     /// The time of a phase.
@@ -95,6 +96,11 @@ impl PhasesMs {
     pub fn sum(&self) -> f64 {
         self.iter().map(|(_, ms)| ms).sum()
     }
+}
+
+/// Sums and differences have digits that no clock has told.
+fn whole_ns(ms: f64) -> f64 {
+    (ms * 1e6).round() / 1e6
 }
 
 impl fmt::Debug for PhasesMs {
@@ -158,6 +164,12 @@ mod tests {
         assert_eq!(json, r#"{"prompt_build":1.5,"queue":3.0,"metrics":2.5}"#);
         assert_eq!(serde_json::from_str::<PhasesMs>(&json).unwrap(), phases);
         assert_eq!((phases.sum(), phases.get(Phase::Tool)), (7.0, None));
+        phases.insert(Phase::ApiCall, 2.5 - 2.244981);
+        phases.add(Phase::Queue, 0.1 + 0.2);
+        assert_eq!(
+            (phases.get(Phase::ApiCall), phases.get(Phase::Queue)),
+            (Some(0.255_019), Some(3.3))
+        );
         assert!(PhasesMs::new().is_empty() && !phases.is_empty());
         for (i, phase) in Phase::ALL.into_iter().enumerate() {
             assert_eq!(phase as usize, i);
