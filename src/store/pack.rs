@@ -321,8 +321,7 @@ impl Pack {
         while let Some(head) = lines.advance()? {
             entries.push(lines.entry(head));
         }
-        entries.sort_by_key(|entry: &Entry| (entry.key, Reverse(entry.generation)));
-        entries.dedup_by_key(|entry| entry.key);
+        keep_those_that_count(&mut entries);
         if self.path().exists() {
             // What cannot be written now is made again by the next process.
             let _ = write_index(&self.index_path(), &entries, self.bytes);
@@ -352,6 +351,12 @@ impl Pack {
     pub(super) fn repair_index(&self) -> bool {
         self.rebuilt().is_ok()
     }
+}
+
+/// Sorts entries by key; of each key that is left which came last, or first where none supersedes another.
+pub(super) fn keep_those_that_count(entries: &mut Vec<Entry>) {
+    entries.sort_by_key(|entry| (entry.key, Reverse(entry.generation)));
+    entries.dedup_by_key(|entry| entry.key);
 }
 
 /// Writes the index of a file of so many bytes; `entries` are sorted, one for a key.

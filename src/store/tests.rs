@@ -321,6 +321,20 @@ fn a_long_journal_is_searched_through_its_index() {
     other.look_again();
     assert_eq!(other.index.read().unwrap().lines_in_memory(), 0);
     check(&other, "new!");
+    let verify = |repair| other.verify(repair, &mut |_| {}).unwrap().damage;
+    assert_eq!(verify(false), []);
+    let index = logs().find(|path| path.extension().is_some_and(|e| e == "idx")).unwrap();
+    let whole = std::fs::read(&index).unwrap();
+    for at in [30, 60, whole.len() - 9] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&index, &bytes).unwrap();
+        let damage = verify(false);
+        assert!(damage.len() == 1 && index.ends_with(&damage[0].file), "{at}: {damage:?}");
+    }
+    assert!(verify(true).iter().all(|damage| damage.repaired));
+    assert_eq!(verify(false), []);
+    check(&other, "new!");
     other.pack().unwrap();
     assert_eq!(
         (count("log", "journal"), count("idx", "journal"), count("pack", "packs")),

@@ -7,9 +7,9 @@ use std::io::ErrorKind;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
-use super::journal::{self, ENDING};
+use super::journal::{self, ENDING, INDEX_ENDING};
 use super::lines::Lines;
-use super::pack::{self, Pack};
+use super::pack::{self, Entry, Pack};
 use super::record::Kept;
 use super::{INDEX, Store, StoreError, at, blob, folders, seal};
 use crate::digest::{Digest, DigestStream};
@@ -91,7 +91,12 @@ impl Store {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(at("read", &path)(error)),
             };
-            let damaged = read_lines(&mut lines, verified, progress).map_err(at("read", &path))?;
+            let mut entries = Vec::new();
+            while let Some(head) = lines.advance().map_err(at("read", &path))? {
+                entries.push(lines.entry(head));
+                note_line(lines.line(), verified, progress);
+            }
+            let damaged = lines.damaged;
             // The last line of a living process may be half written.
             if damaged > u64::from(living) {
                 verified.damage.push(Damage {
@@ -100,6 +105,9 @@ impl Store {
                     consequence: "what they held is worked out again when it is asked for".into(),
                     repaired: false,
                 });
+            } else if !living {
+                pack::keep_those_that_count(&mut entries);
+                verify_index(&folder, &name, &entries, verified)?;
             }
         }
         Ok(())
@@ -215,6 +223,29 @@ impl Store {
     }
 }
 
+/// Looks whether the index of a journal that has ended, if it has one, leads to its lines.
+fn verify_index(
+    folder: &Utf8Path,
+    log: &str,
+    entries: &[Entry],
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
+    let name = log.strip_suffix(ENDING).unwrap_or(log);
+    let Ok(journal) = Pack::open_journal(folder, name) else { return Ok(()) };
+    let path = journal.index_path();
+    if journal.index_leads_to(entries).map_err(at("read", &path))? || !path.exists() {
+        return Ok(());
+    }
+    verified.damage.push(Damage {
+        file: format!("journal/{name}{INDEX_ENDING}").into(),
+        what: "the index is damaged".to_owned(),
+        consequence: "nothing is lost: it is made again from its journal".to_owned(),
+        // With the journal, which is sealed.
+        repaired: false,
+    });
+    Ok(())
+}
+
 /// Rewrites a pack without its damaged lines.
 fn mend(folder: &Utf8Path, pack: Pack) -> bool {
     if !pack.claim() {
@@ -233,17 +264,6 @@ fn missing(digest: Digest, whose: &str) -> Damage {
         consequence: "its producer runs again when it is asked for".to_owned(),
         repaired: false,
     }
-}
-
-fn read_lines(
-    lines: &mut Lines,
-    verified: &mut Verified,
-    progress: &mut dyn FnMut(u64),
-) -> std::io::Result<u64> {
-    while lines.advance()?.is_some() {
-        note_line(lines.line(), verified, progress);
-    }
-    Ok(lines.damaged)
 }
 
 fn note_line(line: &[u8], verified: &mut Verified, progress: &mut dyn FnMut(u64)) {
