@@ -9,6 +9,7 @@ use super::project::Project;
 use super::{Failure, ManifestArgs, block_on, print, say};
 use crate::digest::Difference;
 use crate::plan::{NodePlan, State, assess_all};
+use crate::record::Event;
 use crate::stage::Options;
 use crate::stage::workflow::{Ahead, Reason, Survey, Why};
 
@@ -38,7 +39,13 @@ pub(super) fn show(
     json: bool,
 ) -> Result<(), Failure> {
     let store = project.store(args)?;
-    let context = project.context(store.clone(), options, Arc::new(|_| {}));
+    let warn = |event: Event| {
+        if let Event::Notice { stage, message } = event {
+            let of = stage.map_or_else(String::new, |stage| format!("{stage}: "));
+            say(&format!("warning: {of}{message}"));
+        }
+    };
+    let context = project.context(store.clone(), options, Arc::new(warn));
     let plan = block_on(async {
         let tell = |message: String| say(&format!("warning: {message}"));
         project.share(args, &store, false, tell).await?;

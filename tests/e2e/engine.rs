@@ -229,3 +229,25 @@ fn a_model_in_parts_is_named_by_the_first_and_needs_all() {
     assert!(one.is_string() && one != key("another"));
     assert_eq!(one, key("one"));
 }
+
+#[test]
+fn an_engine_that_is_another_by_name_alone_shares_it_and_says_so() {
+    let declared = |name: &str, price: u32| {
+        format!(
+            "\n[stage.{name}]\nkind = \"engine\"\nbackend = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n\
+             model = \"m\"\nprovider = \"p\"\nprice = {{ input = {price}, output = 1 }}\n"
+        )
+    };
+    let project = Project::with("", "replies = [{ reply = \"0\" }]");
+    let manifest = project.read("pipelines/bench.toml");
+    let warned = |prices: [u32; 2], command: &str| {
+        let text = format!("{manifest}{}{}", declared("a", prices[0]), declared("b", prices[1]));
+        project.write("pipelines/bench.toml", &text);
+        let ran = project.forge(&[command, "pipelines/bench.toml"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stderr.matches("gives the same answers as `a`, and shares it: settings").count()
+    };
+    // Before anything is paid for, and while it is.
+    assert_eq!((warned([1, 2], "plan"), warned([1, 2], "apply")), (1, 1));
+    assert_eq!(warned([1, 1], "plan"), 0);
+}
