@@ -29,6 +29,13 @@ pub fn last(raw: &str) -> Option<String> {
     text.all(0, text.chars.len()).filter_map(|found| found.value).last().as_ref().map(plain)
 }
 
+/// The last `n` numbers of a text, or as many as there are, in the same form.
+pub(super) fn last_of(raw: &str, n: usize) -> Vec<String> {
+    let text = Text::of(raw);
+    let all = text.own_values(0, text.chars.len());
+    all[all.len().saturating_sub(n)..].to_vec()
+}
+
 /// Characters, in the form in which numbers are looked for.
 pub(super) struct Text {
     pub(super) chars: Vec<char>,
@@ -91,6 +98,17 @@ impl Text {
             at = found.end;
             Some(found)
         })
+    }
+
+    /// The numbers between two places, but for those of names and units: the 2 of m2.
+    pub(super) fn own_values(&self, from: usize, to: usize) -> Vec<String> {
+        let is_own = |found: &Found| !self.follows_letter(found);
+        let values = self.all(from, to).filter(is_own).filter_map(|found| found.value);
+        values.map(|value| plain(&value)).collect()
+    }
+
+    pub(super) fn follows_letter(&self, found: &Found) -> bool {
+        self.before(found.start, 1).is_some_and(char::is_alphabetic)
     }
 
     /// Where the next number begins: the 2 of m^2 is none of its own.

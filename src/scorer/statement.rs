@@ -15,20 +15,24 @@ const REASONS: [&str; 2] = ["because", "since"];
 /// explains it (`18 (9*2)`), and does not count. Of the rest:
 ///
 /// - of a calculation the result, which `=` or a word such as "is" comes before: `9 * 2 = 18`, `20% of 90 is 18`;
-/// - the number before which there are no words, up to a comma: `5 dollars for 3 bolts`;
+/// - the number before which there are no words, whatever else is said of it: `5 dollars for 3 bolts`, `7 is 3 more
+///   than 4`;
 /// - behind words the last one: `After 3 days, she has 12`.
 ///
 /// Several numbers in brackets are one answer: `(2,3)` gives `(2, 3)`.
 pub(super) fn number(raw: &str) -> Option<String> {
     let text = Text::of_marked(raw);
     let first = text.next(0)?;
-    let is_front = !text.chars[..first.start].iter().any(|c| c.is_alphanumeric());
+    let is_front = text.is_front(&first);
     if is_front && let Some(list) = text.list(&first) {
         return Some(list);
     }
     let is_whole = is_front && !text.is_part(first.end);
     let end = text.statement_end(first.end, is_whole);
-    let joined: Vec<_> = (first.end..end).filter_map(|i| text.joined(i, end)).collect();
+    // A number that is there already is no calculation that a word could give the result of.
+    let joins = |i: &usize| !is_whole || text.at(*i) == Some('=');
+    let places = (first.end..end).filter(joins);
+    let joined: Vec<_> = places.filter_map(|i| text.joined(i, end)).collect();
     let is_result = |(_, found): &&(usize, Found)| !text.is_part(found.end);
     if let Some((_, result)) = joined.iter().rev().find(is_result) {
         return result.value.as_ref().map(plain);
@@ -43,25 +47,70 @@ pub(super) fn number(raw: &str) -> Option<String> {
     let end = joined.first().map_or(end, |(at, _)| *at);
     let (mut any, mut whole) = (None, None);
     for found in text.all(0, end) {
-        // The 2 of m2 is none of its own.
-        let follows_letter = text.before(found.start, 1).is_some_and(char::is_alphabetic);
-        let Some(value) = found.value else { continue };
-        if !follows_letter && !text.is_part(found.end) {
-            whole = Some(value);
-        } else {
-            any = Some(value);
+        let is_whole = !text.follows_letter(&found) && !text.is_part(found.end);
+        match found.value {
+            Some(value) if is_whole => whole = Some(value),
+            value => any = value.or(any),
         }
     }
     whole.or(any).as_ref().map(plain)
 }
 
+/// The numbers of a target that are its answer only together: `5 feet 6 inches`, `3:30`, `(2, 3)`. Empty where it is one
+/// number, or a calculation that has one result.
+pub(super) fn together(target: &str) -> Vec<String> {
+    let text = Text::of_marked(target);
+    let Some(first) = text.next(0) else { return Vec::new() };
+    let end = text.statement_end(first.end, false);
+    let has_result =
+        (first.end..end).any(|i| text.joined(i, end).is_some() && text.is_calculated(i));
+    let values = text.own_values(0, end);
+    if has_result || values.len() < 2 { Vec::new() } else { values }
+}
+
+/// The `n` numbers that are stated in a text that is marked as the answer; more or fewer where it does not state so
+/// many.
+pub(super) fn stated(raw: &str, n: usize) -> Vec<String> {
+    let text = Text::of_marked(raw);
+    let Some(first) = text.next(0) else { return Vec::new() };
+    let all = text.own_values(0, text.statement_end(first.end, false));
+    if text.is_front(&first) && all.len() != n {
+        return text.own_values(0, text.statement_end(first.end, true));
+    }
+    all[all.len().saturating_sub(n)..].to_vec()
+}
+
+/// Whether a text works its answer out on the way: behind the result of a calculation further numbers follow.
+pub(super) fn goes_on(target: &str) -> bool {
+    let text = Text::of_marked(target);
+    let end = text.statement_end(0, false);
+    let results = (0..end).filter(|i| text.at(*i) == Some('=') && text.is_calculated(*i));
+    let last = results.rev().find_map(|i| text.joined(i, end));
+    let last = last.filter(|(_, result)| !text.is_part(result.end));
+    last.is_some_and(|(_, result)| !text.own_values(result.end, end).is_empty())
+}
+
 impl Text {
-    /// Where the statement ends that holds the answer. One that is whole already ends at a comma too.
+    /// Whether no words come before a number.
+    fn is_front(&self, first: &Found) -> bool {
+        !self.chars[..first.start].iter().any(|c| c.is_alphanumeric())
+    }
+
+    /// Whether there is a number before `i`, in the same part of a list: `x = 5, y = 3` calculates nothing.
+    fn is_calculated(&self, i: usize) -> bool {
+        let part = (0..i).rev().take_while(|at| self.at(*at) != Some(','));
+        part.into_iter().any(|at| self.is_digit(at))
+    }
+
+    /// Where the statement ends that holds the answer. One that is whole already ends at a comma, a colon and a dash,
+    /// too.
     fn statement_end(&self, from: usize, is_whole: bool) -> usize {
         let ends = |i: &usize| match self.at(*i) {
             Some('(' | '[' | ';' | '\n') => true,
             Some('.') => self.at(i + 1).is_some_and(char::is_whitespace),
-            Some(',') => is_whole && self.at(i + 1).is_some_and(char::is_whitespace),
+            Some(',' | ':' | '–' | '—') => {
+                is_whole && self.at(i + 1).is_some_and(char::is_whitespace)
+            }
             _ => self.word(*i, &REASONS).is_some(),
         };
         (from..self.chars.len()).find(ends).unwrap_or(self.chars.len())
@@ -137,6 +186,9 @@ impl Text {
 
     /// Whether a number that ends there is calculated with: `9` in `9 * 2`.
     fn is_operand(&self, end: usize) -> bool {
+        if self.at(end) == Some('–') && self.is_digit(end + 1) {
+            return true;
+        }
         let at = self.after_spaces(end);
         if !matches!(self.at(at), Some('+' | '-' | '−' | '*' | '×' | '·' | '÷' | '/' | 'x')) {
             return false;
@@ -171,6 +223,7 @@ mod tests {
         check("f(3) = 7", Some("7"));
         check("70 000 (7 * 10 000)", Some("70000"));
         check("5-10 days", Some("10"));
+        check("5–10 days", Some("10"));
         check("≈ **-5** degrees", Some("-5"));
         check("no number", None);
     }
@@ -198,6 +251,15 @@ mod tests {
         check("She makes 18 = 9 * 2", "18");
         check("The total is 18, which is 2 more than 16", "18");
         check("The area is 5 m2", "5");
+        check("12: there are 3 rows of 4", "12");
+        check("18 eggs and each is $2", "18");
+        check("18 – she has 3 boxes and there are 6 in each", "18");
+        check("18 – 9 eggs * $2 = $18 and 2 are left", "18");
+        check("40 students of whom 24 are 12 years old", "40");
+        check("7 which is 3 greater than 4", "7");
+        check("72 is 6 dozen", "72");
+        check("1/4 is about 0.3", "0.25");
+        check("3 apples - 1 apple = 2 apples", "2");
         check("room m2", "2");
     }
 
