@@ -17,8 +17,8 @@ struct Absences {
     /// Who waits, and since when there is somebody.
     waiting: usize,
     since: Option<Instant>,
-    /// Those that are over, in order and apart from each other.
-    over: Vec<(Instant, Instant)>,
+    /// How long those took that are over.
+    over: Duration,
 }
 
 /// As long as it lives, somebody waits.
@@ -35,9 +35,10 @@ impl Away {
 
     /// Does `work` within `limit`, of which absences take nothing; `None` where it takes longer.
     pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-        let (start, mut work) = (Instant::now(), pin!(work));
+        let (start, before, mut work) = (Instant::now(), self.sum(), pin!(work));
         loop {
-            let left = (limit + self.since(start)).saturating_sub(start.elapsed());
+            let away = self.sum() - before;
+            let left = (limit + away).saturating_sub(start.elapsed());
             if left.is_zero() {
                 return None;
             }
@@ -48,12 +49,10 @@ impl Away {
         }
     }
 
-    /// How much of the time from `start` until now somebody waited.
-    fn since(&self, start: Instant) -> Duration {
+    /// How long somebody has waited until now.
+    fn sum(&self) -> Duration {
         let absences = self.absences();
-        let now = absences.since.map(|since| (since, Instant::now()));
-        let all = absences.over.iter().copied().chain(now);
-        all.map(|(from, to)| to.saturating_duration_since(from.max(start))).sum()
+        absences.over + absences.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn absences(&self) -> std::sync::MutexGuard<'_, Absences> {
@@ -68,7 +67,7 @@ impl Drop for Waiting<'_> {
         if absences.waiting == 0
             && let Some(since) = absences.since.take()
         {
-            absences.over.push((since, Instant::now()));
+            absences.over += since.elapsed();
         }
     }
 }
@@ -80,23 +79,22 @@ mod tests {
     #[test]
     fn who_waits_beside_another_waits_once() {
         let away = Away::default();
+        assert_eq!(away.sum(), Duration::ZERO);
         let start = Instant::now();
-        assert_eq!(away.since(start), Duration::ZERO);
         let first = away.wait();
         std::thread::sleep(Duration::from_millis(30));
         let second = away.wait();
         drop(first);
         std::thread::sleep(Duration::from_millis(30));
-        let running = away.since(start);
+        let running = away.sum();
         assert!(running >= Duration::from_millis(60) && running <= start.elapsed(), "{running:?}");
         drop(second);
-        let over = away.since(start);
+        let over = away.sum();
         assert!(over >= running);
         std::thread::sleep(Duration::from_millis(10));
-        assert_eq!(away.since(start), over, "nobody waits any more");
-        assert_eq!(away.since(Instant::now()), Duration::ZERO);
+        assert_eq!(away.sum(), over, "nobody waits any more");
         drop(away.wait());
-        assert!(away.since(start) >= over);
+        assert!(away.sum() >= over);
     }
 
     #[tokio::test]

@@ -420,13 +420,13 @@ impl Client {
         if retry_ms > 0.0 {
             phases_ms.insert(Phase::Retry, retry_ms);
         }
-        let failed = |detail, phases_ms, retries| {
+        let failed = |usage, detail, phases_ms, retries| {
             let observed = RequestObserved {
                 key,
                 served_from: ServedFrom::Live,
                 phases_ms,
                 live_ms: None,
-                usage: billed,
+                usage,
                 attempts,
                 unknown_attempts,
                 failed_usage,
@@ -439,20 +439,11 @@ impl Client {
             Ok(answered) => answered,
             Err(Gone::Engine(detail)) => {
                 phases_ms.insert(Phase::Queue, (ms(queued) - retry_ms).max(0.0));
-                return Err(failed(detail, phases_ms, retries));
+                return Err(failed(billed, detail, phases_ms, retries));
             }
             Err(Gone::Other(failure)) => {
-                let usage = failed_usage.unwrap_or(Usage::ZERO);
-                let tariff = self.engine.tariff();
-                if let Some(price) =
-                    tariff.filter(|_| failed_usage.is_some() || unknown_attempts > 0)
-                {
-                    let known = worth(price.as_ref(), &usage);
-                    self.tell(Told::GivenUp {
-                        output_tokens: usage.output_tokens,
-                        cost: price.map(|_| known.unwrap_or(0.0)),
-                        at_least: known.is_none() || unknown_attempts > 0,
-                    });
+                if failed_usage.is_some() || unknown_attempts > 0 {
+                    self.tell_given_up(failed_usage.unwrap_or(Usage::ZERO), unknown_attempts);
                 }
                 return Err(failure);
             }
@@ -482,7 +473,12 @@ impl Client {
         };
         // Kept before anyone sees it: a crash after this line costs nothing that was paid for.
         let record = Record { recipe, outcome: kept, witness };
-        let record = self.store.publish(key, record, self.access.mode == Mode::Afresh).await?;
+        let published = self.store.publish(key, record, self.access.mode == Mode::Afresh).await;
+        let record = published.inspect_err(|_| {
+            // Nobody gets it, and it is paid for all the same.
+            let all = usage.plus(failed_usage.unwrap_or(Usage::ZERO));
+            self.tell_given_up(all, unknown_attempts);
+        })?;
         if self.access.mode == Mode::Afresh {
             self.engine.renew(key, &self.run);
         }
@@ -492,7 +488,7 @@ impl Client {
         let own = is_own.then(|| self.hold(key, Arc::new(known)));
         let Some(remembered) = own.or_else(|| self.keep(key, &record)) else {
             let detail = "the store holds something else under the key of this request";
-            return Err(failed(detail.to_owned(), phases_ms, retries));
+            return Err(failed(usage, detail.to_owned(), phases_ms, retries));
         };
         let mut answer = answer(key, &remembered, ServedFrom::Live, phases_ms, attempts);
         answer.observed.retries = retries;
@@ -501,6 +497,17 @@ impl Client {
         // A refusal says nothing about speed.
         answer.observed.timing = answer.completion.is_ok().then_some(timing);
         Ok(answer)
+    }
+
+    /// Tells what a request has cost that nobody gets an answer of, where that costs money.
+    fn tell_given_up(&self, usage: Usage, unknown_attempts: u32) {
+        let Some(price) = self.engine.tariff() else { return };
+        let known = worth(price.as_ref(), &usage);
+        self.tell(Told::GivenUp {
+            output_tokens: usage.output_tokens,
+            cost: price.map(|_| known.unwrap_or(0.0)),
+            at_least: known.is_none() || unknown_attempts > 0,
+        });
     }
 
     pub(super) fn tell(&self, told: Told) {

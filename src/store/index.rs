@@ -66,6 +66,8 @@ struct Log {
     name: String,
     file: File,
     read_to: u64,
+    /// Whether a line of it has its key's place in another log.
+    is_shadowed: bool,
 }
 
 /// Where the line of each key is.
@@ -226,7 +228,7 @@ impl Index {
             return Ok(number);
         }
         let file = File::open(self.journals.join(name))?;
-        self.logs.push(Some(Log { name: name.to_owned(), file, read_to: 0 }));
+        self.logs.push(Some(Log { name: name.to_owned(), file, read_to: 0, is_shadowed: false }));
         Ok(self.logs.len() - 1)
     }
 
@@ -244,13 +246,15 @@ impl Index {
             buffer.resize(old + more, 0);
             log.file.read_exact_at(&mut buffer[old..], start)?;
             let begin = log.read_to;
-            let places = &mut self.places;
+            let (places, mut shadowed) = (&mut self.places, Vec::new());
             let done = line::each(&buffer, |at, line, head| {
                 let offset = begin + at as u64;
                 let length = line.len() as u32;
                 let generation = head.generation;
-                place(places, head.key, Place { log: number as u32, length, offset, generation });
+                let new = Place { log: number as u32, length, offset, generation };
+                shadowed.extend(place(places, head.key, new));
             });
+            self.shadow(&shadowed);
             buffer.drain(..done);
             self.logs[number].as_mut().expect("BUG: a log that is there").read_to += done as u64;
         }
@@ -265,7 +269,17 @@ impl Index {
             log.read_to = offset + u64::from(length) + 1;
         }
         let generation = head.generation;
-        place(&mut self.places, head.key, Place { log: number as u32, length, offset, generation });
+        let new = Place { log: number as u32, length, offset, generation };
+        let shadowed = place(&mut self.places, head.key, new);
+        self.shadow(shadowed.as_slice());
+    }
+
+    fn shadow(&mut self, logs: &[u32]) {
+        for log in logs {
+            if let Some(log) = &mut self.logs[*log as usize] {
+                log.is_shadowed = true;
+            }
+        }
     }
 
     /// The highest generation of a key's lines, whole or not; `None` of a key that has none.
@@ -319,12 +333,12 @@ impl Index {
         self.places.len()
     }
 
-    /// The lines of a journal that count, sorted; `None` where not all of it was read or written here.
+    /// The lines of a journal that count, sorted; `None` where not all of them are held here.
     pub(super) fn lines_of(&self, name: &str) -> Option<Vec<Entry>> {
         let is_it = |log: &Option<Log>| log.as_ref().is_some_and(|log| log.name == name);
         let number = self.logs.iter().position(is_it)?;
         let log = self.logs[number].as_ref()?;
-        if log.file.metadata().ok()?.len() != log.read_to {
+        if log.is_shadowed || log.file.metadata().ok()?.len() != log.read_to {
             return None;
         }
         let own = self.places.iter().filter(|(_, place)| place.log as usize == number);
@@ -353,12 +367,13 @@ fn json((line, head): (Vec<u8>, Head)) -> (Vec<u8>, usize) {
     (line, head.json)
 }
 
-fn place(places: &mut Places, key: Key, new: Place) {
-    match places.get_mut(&key) {
-        None => {
-            places.insert(key, new);
-        }
-        Some(old) if new.generation > old.generation => *old = new,
-        Some(_) => {}
-    }
+/// Gives the log whose line does not get the place, if another's has it.
+fn place(places: &mut Places, key: Key, new: Place) -> Option<u32> {
+    let Some(old) = places.get_mut(&key) else {
+        places.insert(key, new);
+        return None;
+    };
+    let (winner, loser) = if new.generation > old.generation { (new, *old) } else { (*old, new) };
+    *old = winner;
+    (winner.log != loser.log).then_some(loser.log)
 }

@@ -137,6 +137,11 @@ impl Journal {
             None if is_dirty => self.synced.file.sync_data(),
             None => Ok(()),
         };
+        if synced.is_err() {
+            // It is tried again, whether or not more comes.
+            self.synced.state().is_dirty = true;
+            self.synced.changed.notify_one();
+        }
         synced.map_err(at("sync", &self.path))
     }
 }
@@ -280,5 +285,22 @@ mod tests {
         state.write(&written).unwrap();
         assert_eq!(fs::read(path).unwrap(), b"a line\n");
         assert_eq!((state.written, handed.load(Ordering::Acquire)), (7, 107));
+    }
+
+    #[test]
+    fn what_could_not_be_synced_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let mut journal = Journal::create(folder, &Arc::default()).unwrap();
+        // Nobody syncs beside the test.
+        journal.synced.state().is_closed = true;
+        journal.synced.changed.notify_one();
+        journal.syncing.take().unwrap().join().unwrap();
+        journal.append(b"a line\n").unwrap();
+        journal.synced.state().error = Some(io::Error::other("of before"));
+        journal.sync().unwrap_err();
+        assert!(journal.synced.state().is_dirty, "the line was never synced");
+        journal.sync().unwrap();
+        assert!(!journal.synced.state().is_dirty);
     }
 }

@@ -82,6 +82,24 @@ fn lines_are_those_of_a_journal_only_where_all_are_known() {
 }
 
 #[test]
+fn lines_that_another_journal_supersedes_are_still_those_of_their_own() {
+    let (dir, store) = store();
+    store.put(record("a", "1"), false).unwrap();
+    store.put(record("b", "1"), false).unwrap();
+    let name = store.own_journal().as_ref().unwrap().name.clone();
+    let other = reopen(&dir);
+    other.put(record("a", "2"), true).unwrap();
+    let another = other.own_journal().as_ref().unwrap().name.clone();
+    let known = |store: &Store, name: &str| store.index.read().unwrap().lines_of(name);
+    assert_eq!(known(&store, &name).map(|lines| lines.len()), Some(2));
+    store.look_again();
+    // It holds the place of one of them no more, and has to be read.
+    assert_eq!(known(&store, &name), None);
+    assert_eq!(known(&other, &another).map(|lines| lines.len()), Some(1));
+    assert_eq!(text(&store.get(record("a", "").recipe.key()).unwrap()), "2");
+}
+
+#[test]
 fn the_first_published_wins_even_between_processes() {
     let (dir, store) = store();
     let other = reopen(&dir);

@@ -298,6 +298,38 @@ fn a_server_that_loses_its_port_is_started_again() {
 }
 
 #[test]
+fn a_server_that_is_lost_again_ends_the_run_for_all_at_once() {
+    let Some(folder) = service("xllamacpp") else { return };
+    // Both times its command lives on.
+    let engine = format!(
+        "backend = \"process\"\nmodel = \"tiny-chat\"\nfiles = [\"tiny.gguf\"]\n\
+         env = {{ PYTHONPATH = \"{}\" }}\nstartup_timeout = \"180s\"\ncommand = [\"sh\", \"-c\", '''\
+         echo $$ >> pids; python3 {ROOT}/tests/services/llama_server.py tiny.gguf \"$0\" & \
+         until [ -e kill$(wc -l < pids | tr -d ' ') ]; do sleep 0.05; done; kill -9 $!; \
+         sleep 1000''', \"{{port}}\"]",
+        folder.display()
+    );
+    let workflow = "concurrency = 64\nepochs = 40\nmax_tokens = 60\nfail_on_error = false";
+    let project = project(workflow, &engine);
+    let mut command = project.command(&["apply", "pipelines/bench.toml"]);
+    let forge = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    project.wait_for_samples(1);
+    project.write("kill1", "");
+    while project.read("pids").lines().count() < 2 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = project.logged("\"sample_finished\"");
+    project.wait_for_samples(before + 65);
+    let start = Instant::now();
+    project.write("kill2", "");
+    let ran = Ran::of(forge.wait_with_output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was started again once already"), "{}", ran.stderr);
+    // Where each of the 64 looked for itself whether it was dying, these were two minutes.
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_server_that_is_started_again_is_waited_for_in_no_time_out() {
     let Some(folder) = service("xllamacpp") else { return };
     // The second start takes longer than a request may.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::project::{FORGE, Project, REPLIES, Ran};
+use super::server::{Server, reply};
 
 /// Kills in one test.
 const KILLS: usize = 300;
@@ -168,22 +169,35 @@ fn a_run_succeeds_after_damage_anywhere() {
     tell!("{damaged} runs after damage at random offsets of {} files", files.len());
 }
 
+/// Applies where files can grow to 200 kB; the signal is ignored, so that the write fails.
+fn apply_on_a_full_disk(project: &Project) -> Ran {
+    let script = "trap '' XFSZ; ulimit -f 400; exec \"$0\" apply pipelines/bench.toml --json";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, FORGE]).current_dir(project.root()).env_remove("FORGE_STORE");
+    Ran::of(command.stdin(Stdio::null()).output().unwrap())
+}
+
+#[test]
+fn what_a_full_disk_does_not_keep_is_paid_all_the_same() {
+    let server = Server::start(|_| reply("0"));
+    let engine = server.engine("stream = false\nprobe = false\nprice = { input = 1, output = 1 }");
+    let project = Project::asking("concurrency = 8", &engine);
+    project.rows(400);
+    let full = apply_on_a_full_disk(&project);
+    assert_eq!(full.code, 1, "{}", full.stderr);
+    let events = full.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let spent: f64 = events.filter_map(|event| event["cost"].as_f64()).sum();
+    let count = server.count();
+    assert!((20..400).contains(&count), "{count} requests");
+    assert!((spent - count as f64 * 11e-6).abs() < 1e-9, "{spent} for {count} requests");
+}
+
 #[test]
 fn a_full_disk_ends_with_a_clear_error_and_a_whole_store() {
     let project = Project::new();
     project.rows(400);
     project.edit("pipelines/bench.toml", "default = 10", "default = 400");
-    let apply = |kilobytes: u32| {
-        // Files of the process can grow to so much; the signal is ignored, so that the write fails.
-        let script = format!(
-            "trap '' XFSZ; ulimit -f {}; exec \"$0\" apply pipelines/bench.toml --json",
-            kilobytes * 2
-        );
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, FORGE]).current_dir(project.root()).env_remove("FORGE_STORE");
-        Ran::of(command.stdin(Stdio::null()).output().unwrap())
-    };
-    let full = apply(200);
+    let full = apply_on_a_full_disk(&project);
     assert_eq!(full.code, 1, "{}", full.stderr);
     assert!(full.stderr.contains("cannot write `"), "{}", full.stderr);
     let told = acknowledged(&full.stdout);

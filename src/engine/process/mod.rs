@@ -148,7 +148,7 @@ impl Backend for Process {
                 settings: self.clone(),
                 notices: running.ready.facts_told(),
                 ready: std::sync::Mutex::new(Some(running.ready.clone())),
-                running: Mutex::new(State { running: Some(running), restarts: 0 }),
+                running: Mutex::new(State { running: Some(running), restarts: 0, broken: None }),
                 refused: AtomicBool::new(false),
                 progress,
             };
@@ -272,6 +272,8 @@ async fn is_healthy(client: &reqwest::Client, url: &Url) -> bool {
 struct State {
     running: Option<Running>,
     restarts: u32,
+    /// Why it is of no use any more: whoever waited hears it at once.
+    broken: Option<String>,
 }
 
 /// A server that is started again once, should it die.
@@ -290,6 +292,9 @@ impl Served {
     /// Starts the server again if it has died.
     async fn revive(&self) -> Result<(), EngineError> {
         let mut state = self.running.lock().await;
+        if let Some(words) = &state.broken {
+            return Err(EngineError::Broken(words.clone()));
+        }
         let refused = self.refused.load(Ordering::Relaxed);
         let ended = match &mut state.running {
             Some(running) => {
@@ -305,7 +310,9 @@ impl Served {
             None => "it could not be started again".to_owned(),
         };
         if state.restarts > 0 {
-            return Err(EngineError::Broken(format!("{ended}; it was started again once already")));
+            let words = format!("{ended}; it was started again once already");
+            state.broken = Some(words.clone());
+            return Err(EngineError::Broken(words));
         }
         state.restarts += 1;
         *self.ready.lock().expect("BUG: the server lock is poisoned") = None;
