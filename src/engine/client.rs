@@ -9,7 +9,7 @@ use cached::stores::LruCache;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Answered, Asking, Gone};
-use super::{Away, Budget, Resource};
+use super::{Away, Budget, Models, Resource};
 use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Phase, PhasesMs, RequestObserved, Retry, ServedFrom, millis, worth};
 use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
@@ -105,6 +105,8 @@ pub struct Access {
     pub budget: Option<Arc<Budget>>,
     /// When an engine could not be asked, of all doors that share it.
     pub away: Arc<Away>,
+    /// Those that are loaded into this process, of all doors that share it.
+    pub models: Arc<Models>,
     /// Hears what happens.
     pub tell: Arc<dyn Fn(Told) + Send + Sync>,
 }
@@ -221,18 +223,16 @@ pub struct Client {
     pub(super) anchor: Instant,
     memory: Mutex<LruCache<Key, Remembered>>,
     shared: Mutex<Option<Shared>>,
-    /// Keeps the engine loaded.
-    _user: super::memory::User,
 }
 
 impl Client {
     /// A door to `engine`.
     pub fn new(engine: Arc<Resource>, store: Arc<Store>, access: Access) -> Self {
         let memory = Mutex::new(LruCache::new(access.memory_max));
-        let user = engine.user();
+        access.models.add(&engine.slot, engine.backend.memory());
         let (anchor, shared) = (Instant::now(), Mutex::default());
         let run = access.run.as_str().into();
-        Client { engine, store, access, run, anchor, memory, shared, _user: user }
+        Client { engine, store, access, run, anchor, memory, shared }
     }
 
     /// The stage of the engine.
@@ -330,6 +330,8 @@ impl Client {
         }
 
         let start = Instant::now();
+        // Before anything that others wait for.
+        self.hold_models().await?;
         let flight = self.engine.flight(key);
         let waited = flight.try_lock().is_err();
         let result = {
@@ -346,6 +348,18 @@ impl Client {
         };
         self.engine.landed(key, &flight);
         result
+    }
+
+    /// Waits until all models of the workflow may be in memory, should this be one of them.
+    async fn hold_models(&self) -> Result<(), Failure> {
+        let models = &self.access.models;
+        if models.are_held() || self.engine.backend.memory() == 0 {
+            return Ok(());
+        }
+        let _waiting = self.access.away.wait();
+        let progress = self.engine.progress();
+        let waits = || progress("waiting for the memory of another engine".to_owned());
+        self.unless_stopped(models.hold(waits)).await
     }
 
     fn in_memory(&self, key: Key) -> Option<Remembered> {

@@ -1,10 +1,10 @@
-//! Whether two models may be in memory at once. One that nobody uses any more makes room for another; one in
-//! use is waited for. Knows nothing of what is in the memory.
+//! Whether models may be in memory at once. One that nobody uses any more makes room for another; one in use is
+//! waited for. Knows nothing of what is in the memory.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use super::Engine;
 
@@ -12,8 +12,9 @@ use super::Engine;
 #[derive(Default)]
 pub struct Memory {
     /// In bytes; 0 is no bound.
-    limit: AtomicU64,
-    slots: Mutex<Vec<Arc<Slot>>>,
+    limit: u64,
+    /// Those that are loaded or about to be.
+    taken: Mutex<Vec<Place>>,
     freed: Notify,
 }
 
@@ -21,22 +22,15 @@ pub struct Memory {
 #[derive(Default)]
 pub(super) struct Slot {
     engine: Mutex<Option<Arc<dyn Engine>>>,
-    /// What it takes in memory, loaded or about to be.
-    bytes: Mutex<u64>,
+    /// Workflows that hold it.
     users: AtomicUsize,
 }
 
-/// Somebody who may ask: as long as there is one, the engine stays.
-pub(super) struct User {
+/// A slot, and the bytes that its engine takes.
+#[derive(Clone)]
+struct Place {
     slot: Arc<Slot>,
-    memory: Arc<Memory>,
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        self.slot.users.fetch_sub(1, Ordering::SeqCst);
-        self.memory.freed.notify_waiters();
-    }
+    bytes: u64,
 }
 
 impl Slot {
@@ -48,85 +42,123 @@ impl Slot {
         *self.engine.lock().expect("BUG: the slot lock is poisoned") = Some(engine);
     }
 
-    /// Gives the memory back.
-    pub(super) fn clear(&self, memory: &Memory) {
-        let engine = self.engine.lock().expect("BUG: the slot lock is poisoned").take();
-        *self.bytes.lock().expect("BUG: the slot lock is poisoned") = 0;
-        drop(engine);
-        memory.freed.notify_waiters();
-    }
-
-    fn bytes(&self) -> u64 {
-        *self.bytes.lock().expect("BUG: the slot lock is poisoned")
+    fn clear(&self) {
+        *self.engine.lock().expect("BUG: the slot lock is poisoned") = None;
     }
 }
 
 impl Memory {
     /// A bound in bytes.
     pub fn new(limit: u64) -> Self {
-        Memory { limit: limit.into(), ..Memory::default() }
+        Memory { limit, ..Memory::default() }
     }
 
-    /// Makes room for models that have to be loaded together, because none of them can wait for the others: where
-    /// they take more than the bound, that is raised to them. Gives the bound that was too low.
-    pub fn allow(&self, together: u64) -> Option<u64> {
-        let before = self.limit.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |limit| {
-            (limit != 0 && together > limit).then_some(together)
-        });
-        before.ok()
-    }
-
-    pub(super) fn user(self: &Arc<Self>, slot: &Arc<Slot>) -> User {
-        slot.users.fetch_add(1, Ordering::SeqCst);
-        User { slot: slot.clone(), memory: self.clone() }
-    }
-
-    /// Sets `bytes` aside for a slot. Calls `waits` once if others have to end first. A model that is above
-    /// the bound by itself is loaded alone.
-    pub(super) async fn reserve(&self, slot: &Arc<Slot>, bytes: u64, waits: impl FnOnce()) {
-        let mut waits = Some(waits);
+    /// Takes room for all or for none, and holds it.
+    fn take(&self, wanted: &[Place]) -> bool {
+        let mut taken = self.taken.lock().expect("BUG: the memory lock is poisoned");
+        let is_wanted =
+            |place: &Place| wanted.iter().any(|one| Arc::ptr_eq(&one.slot, &place.slot));
+        let own = total(wanted);
         loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if self.take(slot, bytes) {
-                return;
+            let others = taken.iter().filter(|place| !is_wanted(place));
+            let others: u64 = others.map(|place| place.bytes).sum();
+            // What is above the bound by itself is loaded alone.
+            if self.limit == 0 || others == 0 || others + own <= self.limit {
+                break;
             }
-            if let Some(waits) = waits.take() {
-                waits();
-            }
-            freed.await;
-        }
-    }
-
-    fn take(&self, slot: &Arc<Slot>, bytes: u64) -> bool {
-        let mut slots = self.slots.lock().expect("BUG: the memory lock is poisoned");
-        let used = |slots: &[Arc<Slot>]| slots.iter().map(|slot| slot.bytes()).sum::<u64>();
-        let fits = |slots: &[Arc<Slot>]| {
-            let used = used(slots);
-            let limit = self.limit.load(Ordering::SeqCst);
-            limit == 0 || used == 0 || used + bytes <= limit
-        };
-        // Nobody asks these any more.
-        while !fits(&slots) {
-            let idle = |slot: &Arc<Slot>| slot.users.load(Ordering::SeqCst) == 0;
-            let Some(at) = slots.iter().position(|slot| idle(slot) && slot.engine().is_some())
+            let is_idle = |place: &Place| place.slot.users.load(Ordering::SeqCst) == 0;
+            let Some(at) = taken.iter().position(|place| !is_wanted(place) && is_idle(place))
             else {
                 return false;
             };
-            slots.swap_remove(at).clear(self);
+            taken.swap_remove(at).slot.clear();
         }
-        *slot.bytes.lock().expect("BUG: the slot lock is poisoned") = bytes;
-        slots.retain(|other| !Arc::ptr_eq(other, slot));
-        slots.push(slot.clone());
+        taken.retain(|place| !is_wanted(place));
+        for place in wanted {
+            place.slot.users.fetch_add(1, Ordering::SeqCst);
+            taken.push(place.clone());
+        }
         true
+    }
+}
+
+fn total(places: &[Place]) -> u64 {
+    places.iter().map(|place| place.bytes).sum()
+}
+
+/// The models of a workflow: in memory together, from the first request to one of them until the workflow ends. Of two
+/// workflows that held one each and waited for room for another, none would ever go on.
+pub struct Models {
+    memory: Arc<Memory>,
+    all: Mutex<Vec<Place>>,
+    held: OnceCell<()>,
+}
+
+impl Models {
+    /// None yet.
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Models { memory, all: Mutex::default(), held: OnceCell::new() }
+    }
+
+    /// One more. Before the first is asked.
+    pub(super) fn add(&self, slot: &Arc<Slot>, bytes: u64) {
+        let mut all = self.all();
+        if bytes > 0 && !all.iter().any(|place| Arc::ptr_eq(&place.slot, slot)) {
+            assert!(!self.are_held(), "BUG: a workflow opens its engines before it asks");
+            all.push(Place { slot: slot.clone(), bytes });
+        }
+    }
+
+    /// How many they are, the bytes that they take, and the bound that is too low for them.
+    pub fn too_large(&self) -> Option<(usize, u64, u64)> {
+        let (all, limit) = (self.all(), self.memory.limit);
+        let together = total(&all);
+        (limit != 0 && together > limit).then_some((all.len(), together, limit))
+    }
+
+    pub(super) fn are_held(&self) -> bool {
+        self.held.initialized()
+    }
+
+    /// Waits for room for all of them. Calls `waits` once if others have to end first.
+    pub(super) async fn hold(&self, waits: impl FnOnce()) {
+        let take = async {
+            let all = self.all().clone();
+            let mut waits = Some(waits);
+            loop {
+                let freed = self.memory.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if self.memory.take(&all) {
+                    return;
+                }
+                if let Some(waits) = waits.take() {
+                    waits();
+                }
+                freed.await;
+            }
+        };
+        self.held.get_or_init(|| take).await;
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.all.lock().expect("BUG: the lock of models is poisoned")
+    }
+}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        if self.are_held() {
+            for place in self.all().iter() {
+                place.slot.users.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.memory.freed.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
@@ -140,42 +172,95 @@ mod tests {
         fn complete<'a>(
             &'a self,
             _: &'a Request,
-            _: Option<Duration>,
+            _: Option<std::time::Duration>,
         ) -> BoxFuture<'a, Result<Reply, EngineError>> {
             async { Err(EngineError::Broken(String::new())) }.boxed()
         }
     }
 
+    /// Bytes of models by slot; those of a workflow.
+    fn models(memory: &Arc<Memory>, all: &[(&Arc<Slot>, u64)]) -> Models {
+        let models = Models::new(memory.clone());
+        all.iter().for_each(|(slot, bytes)| models.add(slot, *bytes));
+        models
+    }
+
+    fn slots<const N: usize>() -> [Arc<Slot>; N] {
+        std::array::from_fn(|_| Arc::default())
+    }
+
     #[test]
-    fn what_has_to_be_there_together_fits() {
-        let memory = Memory::new(10);
-        assert_eq!(memory.allow(9), None);
-        assert_eq!(memory.allow(12), Some(10));
-        assert_eq!(memory.allow(12), None);
-        assert_eq!(Memory::new(0).allow(12), None);
+    fn what_is_more_than_the_bound_is_told() {
+        let [a, b] = slots();
+        let memory = Arc::new(Memory::new(10));
+        assert_eq!(models(&memory, &[(&a, 4), (&b, 5), (&a, 4)]).too_large(), None);
+        assert_eq!(models(&memory, &[(&a, 7), (&b, 5)]).too_large(), Some((2, 12, 10)));
+        assert_eq!(models(&Arc::default(), &[(&a, 7), (&b, 5)]).too_large(), None);
     }
 
     #[tokio::test]
     async fn what_nobody_uses_makes_room_and_what_is_used_is_waited_for() {
+        let [a, b, c] = slots();
         let memory = Arc::new(Memory::new(100));
-        let slots: Vec<Arc<Slot>> = (0..3).map(|_| Arc::default()).collect();
-        let first = memory.user(&slots[0]);
-        let _second = memory.user(&slots[1]);
-        memory.reserve(&slots[0], 60, || panic!("there is room")).await;
-        slots[0].fill(Arc::new(Silent));
-        let mut waited = false;
-        let mut reserving = Box::pin(memory.reserve(&slots[1], 60, || waited = true));
-        assert!(futures_util::poll!(reserving.as_mut()).is_pending());
+        let first = models(&memory, &[(&a, 60)]);
+        first.hold(|| panic!("there is room")).await;
+        a.fill(Arc::new(Silent));
+        let (second, mut waited) = (models(&memory, &[(&b, 60)]), false);
+        let mut holding = Box::pin(second.hold(|| waited = true));
+        assert!(futures_util::poll!(holding.as_mut()).is_pending());
         drop(first);
-        reserving.await;
-        assert!(waited && slots[0].engine().is_none(), "the first has been let go");
+        holding.await;
+        assert!(waited && a.engine().is_none(), "the first has been let go");
         // Both fit, and one that is too large waits until it is alone.
-        memory.reserve(&slots[0], 40, || panic!("there is room")).await;
-        let mut alone = Box::pin(memory.reserve(&slots[2], 500, || {}));
+        let third = models(&memory, &[(&a, 40)]);
+        third.hold(|| panic!("there is room")).await;
+        let large = models(&memory, &[(&c, 500)]);
+        let mut alone = Box::pin(large.hold(|| {}));
         assert!(futures_util::poll!(alone.as_mut()).is_pending());
-        slots[0].clear(&memory);
+        drop(third);
         assert!(futures_util::poll!(alone.as_mut()).is_pending());
-        slots[1].clear(&memory);
+        drop(second);
         alone.await;
+    }
+
+    #[tokio::test]
+    async fn of_two_workflows_with_two_models_each_one_goes_on() {
+        let [a, b, judge] = slots();
+        let memory = Arc::new(Memory::new(100));
+        let first = models(&memory, &[(&a, 60), (&judge, 40)]);
+        let second = models(&memory, &[(&b, 60), (&judge, 40)]);
+        // Who asks first has room for both of its models, and the other has none for either.
+        let mut waiting = Box::pin(second.hold(|| {}));
+        first.hold(|| panic!("there is room")).await;
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        a.fill(Arc::new(Silent));
+        judge.fill(Arc::new(Silent));
+        drop(first);
+        waiting.await;
+        assert!(a.engine().is_none() && judge.engine().is_some(), "the judge is theirs both");
+        assert_eq!(a.users.load(Ordering::SeqCst), 0);
+        drop(second);
+        assert_eq!(judge.users.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_keeps_nothing_from_others() {
+        let [a, b, c, d] = slots();
+        let memory = Arc::new(Memory::new(120));
+        let both = models(&memory, &[(&a, 60), (&b, 60)]);
+        both.hold(|| panic!("there is room")).await;
+        a.fill(Arc::new(Silent));
+        b.fill(Arc::new(Silent));
+        let (first, second) =
+            (models(&memory, &[(&a, 60), (&c, 50)]), models(&memory, &[(&b, 60), (&d, 50)]));
+        let (mut one, mut other) = (Box::pin(first.hold(|| {})), Box::pin(second.hold(|| {})));
+        assert!(futures_util::poll!(one.as_mut()).is_pending());
+        assert!(futures_util::poll!(other.as_mut()).is_pending());
+        drop(both);
+        // Each has one of its models in memory already.
+        one.await;
+        assert!(futures_util::poll!(other.as_mut()).is_pending());
+        drop(first);
+        other.await;
     }
 }

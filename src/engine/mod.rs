@@ -34,7 +34,7 @@ pub use budget::Budget;
 pub(crate) use client::unix_ms;
 pub use client::{Access, Answer, Client, Failure, Limits, Missing, Mode, Told};
 pub use gate::{Gate, Rates};
-pub use memory::Memory;
+pub use memory::{Memory, Models};
 
 /// Why an engine gave no completion.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -372,8 +372,6 @@ pub struct Resource {
     pub gate: Arc<Gate>,
     /// Where it is when it is loaded. One that nobody uses may be let go, and is loaded again.
     slot: Arc<memory::Slot>,
-    /// Shared by all engines of a run.
-    memory: Arc<Memory>,
     /// Held while loading; why that failed, if it did.
     loading: tokio::sync::Mutex<Option<String>>,
     /// One lock for each request being asked, by whichever workflow: the second who wants the same waits,
@@ -390,12 +388,7 @@ type OnLoad = Box<dyn FnOnce(f64, Vec<String>) + Send>;
 
 impl Resource {
     /// An engine that is not loaded yet.
-    pub fn new(
-        stage: &str,
-        recipe: Recipe,
-        backend: Box<dyn Backend>,
-        memory: Arc<Memory>,
-    ) -> Self {
+    pub fn new(stage: &str, recipe: Recipe, backend: Box<dyn Backend>) -> Self {
         let admission = backend.admission();
         Resource {
             stage: stage.to_owned(),
@@ -404,7 +397,6 @@ impl Resource {
             backend,
             gate: Gate::new(admission.width, admission.adaptive, admission.rates),
             slot: Arc::default(),
-            memory,
             loading: tokio::sync::Mutex::default(),
             flights: Mutex::default(),
             renewed: Mutex::default(),
@@ -422,6 +414,11 @@ impl Resource {
     /// Calls `then` with the milliseconds it took and what there is to say, once the engine is loaded.
     pub fn on_load(&self, then: impl FnOnce(f64, Vec<String>) + Send + 'static) {
         self.on_load.lock().expect("BUG: the load lock is poisoned").push(Box::new(then));
+    }
+
+    fn progress(&self) -> Progress {
+        let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
+        progress.unwrap_or_else(|| Arc::new(|_| {}))
     }
 
     /// Calls `progress` while the engine is being loaded.
@@ -460,11 +457,6 @@ impl Resource {
         }
     }
 
-    /// Somebody who may ask, as long as it lives.
-    fn user(&self) -> memory::User {
-        self.memory.user(&self.slot)
-    }
-
     /// The engine, loaded by the first who asks. One that cannot be loaded is not tried again in this run.
     async fn engine(&self, door: &Client) -> Result<Arc<dyn Engine>, Gone> {
         if let Some(engine) = self.slot.engine() {
@@ -493,7 +485,6 @@ impl Resource {
                 Ok(engine)
             }
             Err(gone) => {
-                self.slot.clear(&self.memory);
                 if let Gone::Engine(error) = &gone {
                     *failed = Some(error.clone());
                 }
@@ -502,17 +493,10 @@ impl Resource {
         }
     }
 
-    /// Makes room for it and loads it, with how many milliseconds that took.
+    /// Loads it, with how many milliseconds that took.
     async fn load(&self) -> Result<(Arc<dyn Engine>, f64), String> {
-        let progress = self.progress.lock().expect("BUG: the load lock is poisoned").clone();
-        let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
-        let bytes = self.backend.memory();
-        if bytes > 0 {
-            let waits = || progress("waiting for the memory of another engine".to_owned());
-            self.memory.reserve(&self.slot, bytes, waits).await;
-        }
         let start = Instant::now();
-        let engine = self.backend.load(progress).await?;
+        let engine = self.backend.load(self.progress()).await?;
         Ok((Arc::from(engine), millis(start.elapsed())))
     }
 }

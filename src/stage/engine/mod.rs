@@ -78,8 +78,7 @@ pub(super) fn read(
 impl EngineStage {
     fn artifact(&self, found: Found, context: &Context) -> Artifact {
         let instances = found.backend.instances();
-        let resource =
-            Resource::new(&self.name, found.recipe, found.backend, context.memory.clone());
+        let resource = Resource::new(&self.name, found.recipe, found.backend);
         let (emit, stage) = (context.emit.clone(), self.name.clone());
         resource.on_load(move |init_ms, notices| {
             emit(Event::EngineLoaded { stage: stage.clone(), init_ms, instances });

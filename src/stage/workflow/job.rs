@@ -1,6 +1,5 @@
 //! What all samples of a workflow share, made once: doors to its engines, settings, and what is told on the way.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -8,10 +7,9 @@ use tokio_util::sync::CancellationToken;
 use super::sample::{self, Job};
 use super::scoring::Doors;
 use super::{Workflow, prompt};
-use crate::digest::Digest;
-use crate::engine::{Access, Away, Client, Mode, Told};
+use crate::engine::{Access, Away, Client, Mode, Models, Told};
 use crate::record::{Event, RequestCounts};
-use crate::stage::{Artifact, Context, Inputs, StageError};
+use crate::stage::{Context, Inputs, StageError};
 
 impl Workflow {
     /// What runs one sample.
@@ -28,7 +26,6 @@ impl Workflow {
         let warn = move |message| {
             warn_emit(Event::Notice { stage: Some(warn_stage.clone()), message });
         };
-        self.make_room(inputs, context, &warn);
         let tell = move |told| {
             let stage = stage.clone();
             emit(match told {
@@ -56,6 +53,7 @@ impl Workflow {
             });
         };
         let away: Arc<Away> = Arc::default();
+        let models = Arc::new(Models::new(context.memory.clone()));
         let access = Access {
             run: context.run.id.clone(),
             goes_on: context.options.goes_on.clone(),
@@ -65,6 +63,7 @@ impl Workflow {
             stop,
             budget: context.budget.clone(),
             away: away.clone(),
+            models: models.clone(),
             tell: Arc::new(tell),
         };
         let rag = self.rag.as_ref().map(|rag| rag.open(inputs, context, &access)).transpose()?;
@@ -74,6 +73,17 @@ impl Workflow {
         let tariffs =
             doors.tariffs().clone().into_iter().chain(rag.tariffs()).chain(further).collect();
         let client = Client::new(engine.clone(), context.store.clone(), access);
+        if let Some((count, bytes, bound)) = models.too_large()
+            && count > 1
+        {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            warn(format!(
+                "its {count} models are needed at once and take about {:.1} GiB, more than the {:.1} GiB that models may \
+                 take: they are loaded all the same",
+                gib(bytes),
+                gib(bound)
+            ));
+        }
         let settings = self.semantics(inputs, context)?;
         Ok(Job {
             shared: sample::shared_recipe(&settings, engine.identity),
@@ -90,28 +100,5 @@ impl Workflow {
             aside_tariffs: tariffs,
             warnings: prompt::Warnings::new(engine, Box::new(warn)),
         })
-    }
-
-    /// A workflow holds all of its models to its end: where a judge waited for the memory of the model that it judges,
-    /// both would wait for ever.
-    fn make_room(&self, inputs: &Inputs, context: &Context, warn: &dyn Fn(String)) {
-        let models = inputs.0.iter().filter_map(|input| match &input.artifact {
-            Artifact::Engine(engine) => Some((engine.identity, engine.backend.memory())),
-            _ => None,
-        });
-        let models: BTreeMap<Digest, u64> = models.filter(|(_, bytes)| *bytes > 0).collect();
-        let together: u64 = models.values().sum();
-        if models.len() > 1
-            && let Some(bound) = context.memory.allow(together)
-        {
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-            warn(format!(
-                "its {} models are needed at once and take about {:.1} GiB, more than the {:.1} GiB that models may take: \
-                 they are loaded all the same",
-                models.len(),
-                gib(together),
-                gib(bound)
-            ));
-        }
     }
 }
