@@ -61,7 +61,7 @@ pub(super) struct Asking<'a> {
     pub(super) failed_usage: Usage,
     /// Attempts that failed and may be billed beyond that: nobody knows for how much.
     pub(super) unknown_attempts: u32,
-    /// When the first attempt was sent: queueing and loading are no part of the time-out.
+    /// When the first attempt was sent: queueing and loading before it are no part of the time-out.
     began: Option<Instant>,
     /// Since then, how long the engine took to recover: no part of it either.
     recovering: Duration,
@@ -126,6 +126,12 @@ impl<'a> Asking<'a> {
             }
             // While this one waited, others may have found that nothing works.
             self.may_ask(&mut is_trial)?;
+            if self.is_late(Duration::ZERO)
+                && let Some(last) = self.retries.pop()
+            {
+                gate.give_back(prompt + most);
+                return Err(self.give_up(&last.reason, no_time(&last.detail)));
+            }
             self.attempts += 1;
             self.began.get_or_insert_with(Instant::now);
             let start = Instant::now();
@@ -265,10 +271,7 @@ impl<'a> Asking<'a> {
     /// How long to wait after a failed attempt; an error when there is no further one.
     fn wait(&self, trouble: &Trouble, pause: Duration) -> Result<Duration, Gone> {
         let (door, limits) = (self.door, &self.door.access.limits);
-        let give_up = |detail: String| {
-            door.engine.gate.failed(&trouble.reason, &detail);
-            Err(Gone::Engine(detail))
-        };
+        let give_up = |detail: String| Err(self.give_up(&trouble.reason, detail));
         if door.access.stop.is_cancelled() {
             return Err(Failure::Cancelled.into());
         }
@@ -284,11 +287,26 @@ impl<'a> Asking<'a> {
         if wait > RETRY_AFTER_MAX {
             return give_up(format!("{}; the server asks to wait {shown}", trouble.detail));
         }
-        if limits.timeout.is_some_and(|total| self.elapsed() + wait >= total) {
-            return give_up(format!("{}; no time is left for another attempt", trouble.detail));
+        if self.is_late(wait) {
+            return give_up(no_time(&trouble.detail));
         }
         Ok(wait)
     }
+
+    /// Whether no time is left for another attempt after `wait`.
+    fn is_late(&self, wait: Duration) -> bool {
+        let total = self.door.access.limits.timeout;
+        self.began.is_some() && total.is_some_and(|total| self.elapsed() + wait >= total)
+    }
+
+    fn give_up(&self, reason: &str, detail: String) -> Gone {
+        self.door.engine.gate.failed(reason, &detail);
+        Gone::Engine(detail)
+    }
+}
+
+fn no_time(detail: &str) -> String {
+    format!("{detail}; no time is left for another attempt")
 }
 
 /// What is the same in two errors that differ in numbers alone: one bad request says nothing about another.

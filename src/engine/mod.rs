@@ -14,7 +14,7 @@ use crate::digest::{Digest, Key, Recipe};
 use crate::record::{Price, Timing, millis};
 #[cfg(doc)]
 use crate::sample::ResponseFormat;
-use crate::sample::{Completion, Request, Usage};
+use crate::sample::{Completion, Request, Sampling, ToolSpec, Usage};
 
 mod attempts;
 mod away;
@@ -267,9 +267,14 @@ pub fn prompt_ceiling(request: &Request) -> u64 {
         // With the frame of a turn.
         16 + message.content.len() + reasoning + answers + calls
     });
-    let form = request.sampling.response_format.as_ref().map_or(0, json_len);
-    let tools = request.tools.iter().map(|tool| 64 + json_len(tool));
-    (said.sum::<usize>() + form + tools.sum::<usize>()) as u64
+    said.sum::<usize>() as u64 + form_ceiling(&request.sampling, &request.tools)
+}
+
+/// The most that the form of the reply and the tools take of that.
+pub fn form_ceiling(sampling: &Sampling, tools: &[ToolSpec]) -> u64 {
+    let form = sampling.response_format.as_ref().map_or(0, json_len);
+    let tools = tools.iter().map(|tool| 64 + json_len(tool));
+    (form + tools.sum::<usize>()) as u64
 }
 
 fn json_len(value: &impl serde::Serialize) -> usize {
@@ -308,6 +313,11 @@ pub trait Backend: Send + Sync {
     fn instances(&self) -> u32 {
         1
     }
+    /// Whether a reply ends at the `max_tokens` of its request, so that there is a most that it can cost.
+    fn bounds_replies(&self) -> bool {
+        true
+    }
+
     /// Bytes of memory that loading takes, about; 0 for what is not in this process.
     fn memory(&self) -> u64 {
         0

@@ -12,7 +12,7 @@ use super::server::{
 };
 
 /// One question to a server, with settings for workflow and engine.
-fn one(server: &Server, workflow: &str, engine: &str) -> (Project, Ran) {
+pub(super) fn one(server: &Server, workflow: &str, engine: &str) -> (Project, Ran) {
     let project = Project::asking(workflow, &server.engine(engine));
     project.rows(1);
     let ran = project.apply(&[]);
@@ -20,7 +20,7 @@ fn one(server: &Server, workflow: &str, engine: &str) -> (Project, Ran) {
 }
 
 /// The only sample of a run, after checking that its record is whole.
-fn sample(project: &Project) -> Value {
+pub(super) fn sample(project: &Project) -> Value {
     let rows = project.report_rows();
     assert_eq!(rows.len(), 1);
     let row = rows.into_iter().next().unwrap();
@@ -292,6 +292,19 @@ fn the_total_time_bounds_all_attempts() {
 }
 
 #[test]
+fn an_attempt_that_there_is_no_time_for_is_none() {
+    let server = Server::start(|_| vec![Step::Write(whole(503, "{}"))]);
+    // A request each three seconds.
+    let (project, ran) =
+        one(&server, "timeout = \"1s\"\nfail_on_error = false", "requests_per_minute = 20");
+    assert_eq!((ran.code, server.count()), (1, 1), "{}", ran.stderr);
+    let row = sample(&project);
+    assert_eq!((attempts(&row), reasons(&row)), (1, Vec::new()));
+    let detail = row["sample"]["detail"].as_str().unwrap();
+    assert!(detail.contains("503") && detail.contains("no time is left"), "{detail}");
+}
+
+#[test]
 fn refusals_end_at_once_and_are_remembered() {
     let refuse = |status: u16, body: &'static str| {
         let server = Server::start(move |_| vec![Step::Write(whole(status, body))]);
@@ -457,6 +470,52 @@ fn several_servers_share_the_work_and_a_dead_one_gets_none() {
 }
 
 #[test]
+fn of_several_servers_one_without_the_model_gets_nothing() {
+    let (good, other) = (Server::start(right), {
+        let models = json!({ "data": [{ "id": "another" }] }).to_string();
+        Server::with_models(200, models, |_| reply("from another model"))
+    });
+    for urls in [[&good, &other], [&other, &good]] {
+        let urls = urls.map(Server::url);
+        let engine = good.engine("").replace(&format!("\"{}\"", good.url()), &format!("{urls:?}"));
+        let project = Project::asking("concurrency = 4", &engine);
+        let ran = project.ok(&[]);
+        assert_eq!((ran.live(), other.count()), (10, 0));
+        let words = "has no model `m` (known: `another`); this server gets no request";
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_every_reply_shows_is_told_once() {
+    // Each with other counts.
+    let server = Server::start(|asked| {
+        let usage = json!({ "prompt_tokens": 9, "completion_tokens": 120 + asked.number });
+        let choice = json!({ "message": { "content": "0" }, "finish_reason": "stop" });
+        vec![Step::Write(whole(200, &json!({ "choices": [choice], "usage": usage }).to_string()))]
+    });
+    let project = Project::asking("", &server.engine("stream = false"));
+    let ran = project.apply(&[]);
+    assert_eq!((ran.code, server.count()), (0, 10), "{}", ran.stderr);
+    let told = ran.stderr.matches("it hides most of what its model says").count();
+    assert_eq!(told, 1, "{}", ran.stderr);
+}
+
+#[test]
+fn another_tokenizer_is_another_engine() {
+    let server = Server::start(right);
+    let engine = server.engine("tokenizer = \"tokenizer.json\"\ncontext_length = 100");
+    let project = Project::asking("", &engine);
+    let tokenizer = format!("{}/fixtures/tiny-chat/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(tokenizer).unwrap();
+    // It decides which prompts are too long.
+    project.write("tokenizer.json", &text);
+    assert_eq!((project.ok(&[]).live(), project.ok(&[]).live()), (10, 0));
+    project.write("tokenizer.json", &format!("{text} "));
+    assert_eq!(project.ok(&[]).live(), 10);
+}
+
+#[test]
 fn a_server_that_refuses_what_others_take_gets_no_more() {
     let good = Server::start(right);
     let bad = Server::start(|_| {
@@ -511,131 +570,6 @@ fn a_rate_budget_is_kept() {
     let seconds = (*times.last().unwrap() - times[0]).as_secs_f64();
     // Ten a second with one second of burst.
     assert!((2.5..4.5).contains(&seconds), "{seconds}");
-}
-
-#[test]
-fn a_budget_stops_before_it_is_passed() {
-    let server = Server::start(right);
-    // 2 output tokens of at most 256 for a dollar each, 9 input tokens for nothing.
-    let price = "price = { input = 0, output = 1000000 }";
-    let project = Project::asking("max_tokens = 10\nconcurrency = 4", &server.engine(price));
-    project.rows(30);
-    // 30 replies of at most 10 tokens, and nothing for prompts.
-    let plan = project.forge(&["plan", "pipelines/bench.toml"]);
-    assert!(plan.stdout.contains("at most $300.0000, or $300.0000"), "{}", plan.stdout);
-    // What breaks off may be paid for, and is tried five times more.
-    assert!(plan.stdout.contains("is paid for once; $1800.0000 if"), "{}", plan.stdout);
-    let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]).stdout;
-    let plan: Value = serde_json::from_str(&plan).unwrap();
-    let with_retries =
-        plan.as_array().unwrap().iter().map(|node| &node["survey"]["cost"]["with_retries"]);
-    assert_eq!(with_retries.filter_map(Value::as_f64).sum::<f64>(), 1800.0);
-    let ran = project.apply(&["--budget", "40"]);
-    assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);
-    let spent = ran.done()["spent"]["ask"].as_f64().unwrap();
-    assert!((30.0..=40.0).contains(&spent), "{spent}");
-    assert_eq!(server.count() as f64 * 2.0, spent);
-    // What was paid for is kept, and the rest fits into another budget.
-    let ran = project.apply(&["--budget", "40"]);
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(server.count(), 30);
-    let free = Project::asking("", &server.engine("api_key_env = \"PATH\""));
-    let ran = free.apply(&["--budget", "1"]);
-    assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("has no price"), "{}", ran.stderr);
-}
-
-#[test]
-fn what_is_refused_after_it_came_is_paid_for() {
-    // Nine tokens read, whatever was sent, and two written for a dollar each.
-    let server = Server::start(|_| reply("0"));
-    let price = "price = { input = 0, output = 1000000 }";
-    let cuts =
-        format!("stream = false\ntokenizer = \"tokenizer.json\"\ncontext_length = 100000\n{price}");
-    let project = Project::asking("max_tokens = 10\nconcurrency = 4", &server.engine(&cuts));
-    let tokenizer = format!("{}/fixtures/tiny-chat/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
-    std::fs::copy(tokenizer, project.path("tokenizer.json")).unwrap();
-    project.rows(30);
-    let long = format!("{}{{{{ row.question }}}}", "What is 4 * 4? ".repeat(400));
-    project.edit("templates/qa.toml", "{{ row.question }}", &long);
-    let ran = project.apply(&["--budget", "40"]);
-    assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the budget of $40.00 is used up"), "{}", ran.stderr);
-    let spent = ran.done()["spent"]["ask"].as_f64().unwrap();
-    assert!((30.0..=40.0).contains(&spent), "{spent}");
-    assert_eq!(server.count() as f64 * 2.0, spent);
-    // A refusal is remembered with its price.
-    assert_eq!(project.apply(&["--budget", "40"]).code, 0);
-    assert_eq!(server.count(), 30);
-    let row = &project.report_rows()[0];
-    assert_eq!(row["sample"]["outcome"], "overflow");
-    assert_eq!(row["observed"]["requests"][0]["usage"]["output_tokens"], 2);
-    // So is what `strict` refuses, although nothing of it is remembered.
-    let strict = server.engine(&format!("stream = false\nstrict = true\n{price}"));
-    let project = Project::asking("response_format = \"json_object\"\nstop = [\"0\"]", &strict);
-    project.rows(1);
-    let ran = project.apply(&[]);
-    assert_eq!((ran.code, ran.done()["spent"]["ask"].as_f64()), (1, Some(2.0)), "{}", ran.stderr);
-}
-
-#[test]
-fn a_sum_with_an_unknown_part_is_at_least_that() {
-    let price = "price = { input = 0, output = 1000000 }";
-    // What broke off may be billed, and nobody says for how much.
-    let server = Server::start(|asked| match asked.number {
-        0 => vec![head(), piece(&part("0")), end()],
-        _ => stream("0"),
-    });
-    let (project, ran) = one(&server, "", price);
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stdout.contains("at least $2.0000") || ran.stderr.contains("at least $2.0000"));
-    assert_eq!(ran.done()["unknown_cost_samples"], json!({ "ask": 1 }));
-    assert_eq!(sample(&project)["observed"]["requests"][0]["unknown_attempts"], 1);
-    let report = project.read("out/bench/report/report.html");
-    assert!(report.contains("at least $2.0000"), "{report}");
-    // A refused connection, or a `429`, is not billed.
-    let server = Server::start(|asked| match asked.number {
-        0 => vec![Step::Write(whole(429, "{}"))],
-        _ => stream("0"),
-    });
-    let (_, ran) = one(&server, "", price);
-    assert_eq!(ran.done()["unknown_cost_samples"], json!({}));
-    assert!(!ran.stderr.contains("at least"), "{}", ran.stderr);
-}
-
-#[test]
-fn what_was_counted_of_an_attempt_that_broke_off_is_paid_for() {
-    let price = "price = { input = 0, output = 1000000 }";
-    let counted = |finish: Value| {
-        event(&json!({
-            "choices": [{ "index": 0, "delta": { "content": "0" }, "finish_reason": finish }],
-            "usage": { "prompt_tokens": 9, "completion_tokens": 5 },
-        }))
-    };
-    let failed = |steps: Vec<Step>| {
-        let server = Server::start(move |asked| match asked.number {
-            0 => steps.clone(),
-            _ => stream("0"),
-        });
-        let (project, ran) = one(&server, "", price);
-        assert_eq!(ran.code, 0, "{}", ran.stderr);
-        let request = sample(&project)["observed"]["requests"][0].clone();
-        assert_eq!(request["usage"]["output_tokens"], 2, "the answer's own");
-        assert_eq!(request["failed_usage"]["output_tokens"], 5, "{request}");
-        assert_eq!(ran.done()["spent"]["ask"].as_f64(), Some(7.0));
-        (request["unknown_attempts"].clone(), ran.done()["unknown_cost_samples"].clone())
-    };
-    // Counts so far, as vLLM sends them with each part: there may be more.
-    let broken = vec![head(), piece(&counted(Value::Null)), end()];
-    assert_eq!(failed(broken), (json!(1), json!({ "ask": 1 })));
-    // A server that breaks off itself, and says what it has done.
-    let aborted = vec![head(), piece(&counted(json!("abort"))), piece(b"data: [DONE]\n\n"), end()];
-    assert_eq!(failed(aborted), (Value::Null, json!({})));
-    // A reply with nothing in it.
-    let empty = json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 5 } });
-    let empty = vec![Step::Write(whole(200, &empty.to_string()))];
-    assert_eq!(failed(empty), (Value::Null, json!({})));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod browser;
 mod bisect;
 mod choice;
 mod command;
+mod costs;
 mod crash;
 mod data;
 mod dialects;

@@ -421,3 +421,28 @@ fn a_server_finds_its_models_and_its_token_is_not_shown() {
         |folder, token| run(&["plan", "pipelines/bench.toml", "--json"], folder, token).stdout;
     assert_eq!(plan("/models", TOKEN), plan("/elsewhere", "hf_another"));
 }
+
+#[test]
+fn a_model_outside_of_the_project_is_in_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    let engine = format!(
+        "backend = \"process\"\ncommand = [\"true\", \"{}\", \"{{port}}\"]\nmodel = \"m\"",
+        model.display()
+    );
+    let project = Project::asking("", &engine);
+    let key = || {
+        let plan = project.forge(&["plan", "pipelines/bench.toml", "--json"]).stdout;
+        let plan: Value = serde_json::from_str(&plan).unwrap();
+        let node = plan.as_array().unwrap().iter().find(|node| node["name"] == "engine").cloned();
+        node.unwrap()["key"].as_str().unwrap().to_owned()
+    };
+    let any_folder = key();
+    std::fs::write(model.join("model.safetensors"), "weights").unwrap();
+    assert_eq!(key(), any_folder, "it is no model");
+    std::fs::write(model.join("config.json"), "{}").unwrap();
+    let first = key();
+    std::fs::write(model.join("model.safetensors"), "other weights").unwrap();
+    assert!(any_folder != first && first != key());
+}

@@ -480,6 +480,18 @@ fn quantised_templates_and_bounds_are_other_engines() {
     assert_eq!((code, stderr.contains("a GGUF file is quantised already")), (2, true), "{stderr}");
 }
 
+/// What a chat template refuses it refuses again: the model is neither asked nor loaded once more.
+#[test]
+fn a_prompt_that_the_template_refuses_is_tried_once() {
+    let clone = small(MODEL, &["max_tokens = 20\nfail_on_error = false"], &["What is 4 * 4?"]);
+    clone.write("fixtures/refuses.jinja", "{{ raise_exception('no such role') }}");
+    let refuses = format!("{MODEL}\nchat_template = \"fixtures/refuses.jinja\"");
+    clone.edit("pipelines/t.toml", MODEL, &refuses);
+    let (code, done, stderr) = clone.apply_manifest("pipelines/t.toml", &[], &[]);
+    assert_eq!((code, outcome(&done, "w0", "provider_error")), (1, 1), "{stderr}");
+    assert!(stderr.contains("no such role") && !stderr.contains("attempts"), "{stderr}");
+}
+
 /// The same weights in this process and behind llama.cpp's server: accuracies within 3 points of each other
 /// on all 400 questions, side by side in one report.
 #[test]

@@ -196,7 +196,11 @@ impl Instance {
             texts = texts.add_message(role(message.role), &message.content);
         }
         let tokens = self.model.tokenize(Either::Left(texts), None, true, true, None).await;
-        let tokens = tokens.map_err(|error| unmade(error.to_string()))?;
+        let tokens = tokens.map_err(|error| match error {
+            // What the chat template says to these messages it says again.
+            mistralrs::error::Error::Inference(error) => unmade(error.to_string()),
+            error => EngineError::passing("engine", format!("cannot make the prompt: {error}")),
+        })?;
         Ok((chat(messages), tokens.len()))
     }
 
@@ -455,7 +459,7 @@ impl Rendered<'_> {
 }
 
 fn unmade(error: String) -> EngineError {
-    EngineError::passing("engine", format!("cannot make the prompt: {error}"))
+    EngineError::Broken(format!("cannot make the prompt: {error}"))
 }
 
 /// Whether the reply goes on with a turn.

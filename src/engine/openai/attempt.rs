@@ -142,7 +142,7 @@ fn refuse_cut(
                 "the server says that it has read {read} tokens of a prompt of {bytes} bytes: it may have cut it; with \
                  `tokenizer` and `context_length` such a prompt is refused"
             );
-            notices.extend(ready.once(notice));
+            notices.extend(ready.once("cut", notice));
             Ok(())
         }
         _ => Ok(()),
@@ -385,11 +385,11 @@ impl Told {
         };
         if was_cut && !ready.settings.omit.iter().any(|omitted| omitted == "stop") {
             let notice = "the server does not end its replies before `stop`; forge cuts them there";
-            notices.extend(ready.ignored(notice.to_owned())?);
+            notices.extend(ready.ignored("stop", notice.to_owned())?);
         }
         if sampling.logprobs.is_some() && self.logprobs.is_empty() && !text.is_empty() {
             let notice = "the server gives no log-probabilities, although `logprobs` asks for them";
-            notices.extend(ready.ignored(notice.to_owned())?);
+            notices.extend(ready.ignored("logprobs", notice.to_owned())?);
         }
         let finish = match self.finish.as_deref() {
             _ if was_cut => Finish::Stop,
@@ -403,7 +403,7 @@ impl Told {
                 unnamed_end(&self.tool_calls, &usage, most).unwrap_or_else(|| {
                     let notice =
                         "the server ends replies without `finish_reason`: they may be cut off unseen";
-                    notices.extend(ready.once(notice.to_owned()));
+                    notices.extend(ready.once("unnamed end", notice.to_owned()));
                     Finish::Stop
                 })
             }
@@ -414,7 +414,7 @@ impl Told {
             }
             Some(reason) => finish(reason).unwrap_or_else(|| {
                 let notice = format!("the server ends a reply with the unknown reason `{reason}`");
-                notices.extend(ready.once(notice));
+                notices.extend(ready.once("unknown end", notice));
                 Finish::Stop
             }),
         };
@@ -426,7 +426,7 @@ impl Told {
         if wants_json && finish == Finish::Stop && !text.is_empty() && !is_json() {
             let notice =
                 "the server does not keep its replies to `response_format`: this one is no JSON";
-            notices.extend(ready.ignored(notice.to_owned())?);
+            notices.extend(ready.ignored("response_format", notice.to_owned())?);
         }
         let some = |text: String| (!text.is_empty()).then_some(text);
         Ok(Completion {
@@ -460,17 +460,17 @@ impl Told {
                     "the server's count of tokens cannot be true ({n} for {said} bytes), and is not used"
                 );
                 // No setting was ignored, and the reply is there.
-                notices.extend(ready.once(notice));
+                notices.extend(ready.once("untrue count", notice));
                 usage = Usage::default();
             } else if unseen {
                 let notice = format!(
                     "the server counts {n} tokens for a reply of {said} bytes: it hides most of what its model says"
                 );
-                notices.extend(ready.once(notice));
+                notices.extend(ready.once("hidden text", notice));
             } else if n > most && !ready.settings.omit.iter().any(|name| name == "max_tokens") {
                 let field = &ready.settings.max_tokens_field;
                 let notice = format!("the server ignores `{field}`: {n} tokens instead of {most}");
-                notices.extend(ready.ignored(notice)?);
+                notices.extend(ready.ignored("max_tokens", notice)?);
             }
         }
         refuse_cut(ready, request, &usage, notices)?;

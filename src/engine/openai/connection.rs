@@ -28,6 +28,9 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tower::Service;
 use url::Url;
 
+/// How soon a kept connection ends that a request came too late for. What ends later may have begun an answer, which
+/// is paid for.
+const TOO_LATE_MAX: Duration = Duration::from_millis(500);
 /// Longest time that a connection is kept for a further request.
 const IDLE_MAX: Duration = Duration::from_secs(90);
 
@@ -229,6 +232,7 @@ impl Dialer {
                     }
                 }
             };
+            let sent = Instant::now();
             let sending = connection.sender.try_send_request(request);
             match connection.drive(sending).await {
                 Ok(response) => {
@@ -240,7 +244,10 @@ impl Dialer {
                     Some(again) if connect.is_none() => request = again,
                     // Or closed it in that moment, as llama.cpp does after each stream without a word: no answer
                     // began, and on a connection of its own the request is tried again as it would be later.
-                    None if connect.is_none() && !failed.error().is_parse() => {
+                    None if connect.is_none()
+                        && sent.elapsed() < TOO_LATE_MAX
+                        && !failed.error().is_parse() =>
+                    {
                         (request, may_reuse) = (make(), false);
                     }
                     _ => return (Err(Broken::Reset(causes(failed.error()))), connect),
@@ -381,7 +388,11 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             read_head(&mut stream).await;
             stream.write_all(OK).await.unwrap();
-            // One that was made for a request and ends is a failure of the server.
+            // One that ends under a request later, or was made for it, is a failure of the server.
+            read_head(&mut stream).await;
+            tokio::time::sleep(TOO_LATE_MAX * 2).await;
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
             read_head(&mut stream).await;
             drop(stream);
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -389,6 +400,7 @@ mod tests {
         });
         get(&dialer, &target).await.unwrap();
         get(&dialer, &target).await.unwrap();
-        assert!(matches!(get(&dialer, &target).await, Err(Broken::Reset(_))));
+        assert!(matches!(get(&dialer, &target).await, Err(Broken::Reset(_))), "it ended late");
+        assert!(matches!(get(&dialer, &target).await, Err(Broken::Reset(_))), "it was new");
     }
 }

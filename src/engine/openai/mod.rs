@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 use url::Url;
 
 use super::{Admission, Backend, Engine, EngineError, Progress, Rates, Reply};
-use crate::digest::Recipe;
+use crate::digest::{Digest, Recipe};
 use crate::record::Price;
 use crate::sample::{Request, ResponseFormat};
 
@@ -127,8 +127,8 @@ pub struct OpenAi {
     pub strict: bool,
     /// Whether to ask the server about itself first.
     pub probe: bool,
-    /// Counts tokens where the server does not.
-    pub tokenizer: Option<Utf8PathBuf>,
+    /// Counts tokens where the server does not: a file, and what is in it.
+    pub tokenizer: Option<(Utf8PathBuf, Digest)>,
     /// Tokens of prompt and reply, where the server does not say.
     pub context_length: Option<u64>,
     /// What tokens cost.
@@ -155,8 +155,9 @@ impl OpenAi {
             .field("omit", omit)
             .field("prefill", self.prefill.as_deref())
             .field("send_reasoning", self.send_reasoning.then_some(true))
-            // Decides what is too long before a server is asked.
+            // These decide what is too long before a server is asked.
             .field("context_length", self.context_length)
+            .field("tokenizer", self.tokenizer.as_ref().map(|(_, digest)| *digest))
     }
 }
 
@@ -247,6 +248,10 @@ impl Backend for OpenAi {
         true
     }
 
+    fn bounds_replies(&self) -> bool {
+        !self.omit.iter().any(|name| name == "max_tokens")
+    }
+
     fn is_paid(&self) -> bool {
         // A key is what one has an account with.
         let secrets = !self.secret_headers.is_empty() || !self.missing_env.is_empty();
@@ -265,8 +270,8 @@ pub(super) struct Ready {
     upstreams: Upstreams,
     facts: Facts,
     tokenizer: Option<Tokenizer>,
-    /// What has been said already.
-    said: Mutex<BTreeSet<String>>,
+    /// Kinds of what has been said already.
+    said: Mutex<BTreeSet<&'static str>>,
     /// Sets of settings whose names have been compared with what the server knows.
     checked: Mutex<BTreeSet<Vec<&'static str>>>,
 }
@@ -285,7 +290,7 @@ impl Ready {
         }
         let tokenizer = match &settings.tokenizer {
             None => None,
-            Some(path) => Some(
+            Some((path, _)) => Some(
                 Tokenizer::from_file(path)
                     .map_err(|error| format!("cannot read the tokenizer `{path}`: {error}"))?,
             ),
@@ -326,32 +331,32 @@ impl Ready {
         Some(tokens.len() as u64)
     }
 
-    /// Something to tell, the first time.
-    fn once(&self, notice: String) -> Option<String> {
+    /// Something to tell, the first time that there is something of its kind.
+    fn once(&self, kind: &'static str, notice: String) -> Option<String> {
         let mut said = self.said.lock().expect("BUG: the notice lock is poisoned");
-        said.insert(notice.clone()).then_some(notice)
+        said.insert(kind).then_some(notice)
     }
 
     /// Settings of a request that the server does not know: told once, and an error when that is wanted.
     fn check(&self, request: &Request) -> Result<Vec<String>, EngineError> {
         let Some(knows) = &self.facts.knows else { return Ok(Vec::new()) };
         let used = used(&self.settings, request);
-        {
-            let mut checked = self.checked.lock().expect("BUG: the check lock is poisoned");
-            if !checked.insert(used.clone()) {
-                return Ok(Vec::new());
-            }
+        let mut checked = self.checked.lock().expect("BUG: the check lock is poisoned");
+        if checked.contains(&used) {
+            return Ok(Vec::new());
         }
         // What `/props` lists are settings of sampling, and not all that a request may hold.
         let body = (self.facts.source != "/props").then_some(&self.settings.extra_body);
         let further = body.into_iter().flat_map(|body| body.keys().map(String::as_str));
         let unknown: Vec<_> = used
-            .into_iter()
+            .iter()
+            .copied()
             .chain(further)
             .filter(|name| !knows.contains(*name))
             .map(|name| format!("`{name}`"))
             .collect();
         if unknown.is_empty() {
+            checked.insert(used);
             return Ok(Vec::new());
         }
         let server = self.facts.server.as_deref().unwrap_or("server");
@@ -363,20 +368,20 @@ impl Ready {
         );
         if self.settings.strict {
             // Asked again it is refused again.
-            self.checked.lock().expect("BUG: the check lock is poisoned").clear();
             return Err(EngineError::Broken(format!(
                 "{notice}; remove it, or set `strict = false` on the engine"
             )));
         }
-        Ok(self.once(notice).into_iter().collect())
+        checked.insert(used);
+        Ok(vec![notice])
     }
 
     /// A setting that a reply shows to be ignored.
-    fn ignored(&self, notice: String) -> Result<Vec<String>, EngineError> {
+    fn ignored(&self, setting: &'static str, notice: String) -> Result<Vec<String>, EngineError> {
         if self.settings.strict {
             return Err(EngineError::Broken(format!("{notice} (`strict = true`)")));
         }
-        Ok(self.once(notice).into_iter().collect())
+        Ok(self.once(setting, notice).into_iter().collect())
     }
 }
 
@@ -400,14 +405,16 @@ async fn probe_all(settings: &OpenAi, post: &Post, upstreams: &Upstreams) -> Res
         match (answer, &mut found) {
             (Ok(facts), None) => found = Some(facts),
             (Ok(facts), Some(first)) => {
-                if facts.context != first.context {
-                    first.context = first.context.min(facts.context);
-                }
+                // The least of those that say it.
+                first.context = first.context.into_iter().chain(facts.context).min();
                 first.notices.extend(facts.notices);
             }
-            (Err(error), _) => {
+            (Err(unfit), _) if unfit.for_good && upstreams.exclude(upstream) => {
+                errors.push(format!("{}; this server gets no request", unfit.words));
+            }
+            (Err(unfit), _) => {
                 upstream.failed(tokio::time::Instant::now());
-                errors.push(error);
+                errors.push(unfit.words);
             }
         }
     }
@@ -427,7 +434,10 @@ fn used(settings: &OpenAi, request: &Request) -> Vec<&'static str> {
     let all = [
         ("temperature", sends("temperature")),
         ("max_tokens", sends("max_tokens") && settings.max_tokens_field == "max_tokens"),
-        ("max_completion_tokens", settings.max_tokens_field == "max_completion_tokens"),
+        (
+            "max_completion_tokens",
+            sends("max_tokens") && settings.max_tokens_field == "max_completion_tokens",
+        ),
         ("top_p", sampling.top_p.is_some()),
         ("top_k", sampling.top_k.is_some()),
         ("min_p", sampling.min_p.is_some()),

@@ -86,12 +86,25 @@ const OLLAMA: &[&str] = &[
     "tools",
 ];
 
+/// Why a server is of no use.
+pub(super) struct Unfit {
+    pub(super) words: String,
+    /// Whether it stays so: it answers, and is not the one that is wanted.
+    pub(super) for_good: bool,
+}
+
+impl From<String> for Unfit {
+    fn from(words: String) -> Self {
+        Unfit { words, for_good: false }
+    }
+}
+
 /// Asks a server about itself. An error is one that no request could get around.
 pub(super) async fn probe(
     settings: &OpenAi,
     post: &Post,
     upstream: &Upstream,
-) -> Result<Facts, String> {
+) -> Result<Facts, Unfit> {
     let at = &upstream.label;
     let mut facts = Facts::default();
     let models = reachable(post, upstream).await?;
@@ -102,7 +115,8 @@ pub(super) async fn probe(
                 Some(name) => format!("the key in `{name}` is not accepted"),
                 None => "it wants a key: `api_key_env = \"<variable>\"`".to_owned(),
             };
-            return Err(format!("`{at}` refuses to answer: {key} ({})", brief(&text)));
+            let words = format!("`{at}` refuses to answer: {key} ({})", brief(&text));
+            return Err(Unfit { words, for_good: true });
         }
         Asked::Status(status, _) => {
             facts.notices.push(format!(
@@ -145,10 +159,9 @@ pub(super) async fn probe(
         } else {
             let hint = closest(wanted, known.iter().map(String::as_str))
                 .map_or_else(String::new, |close| format!("; did you mean `{close}`?"));
-            return Err(format!(
-                "`{at}` has no model `{wanted}`{hint} (known: {}{more})",
-                shown.join(", ")
-            ));
+            let words =
+                format!("`{at}` has no model `{wanted}`{hint} (known: {}{more})", shown.join(", "));
+            return Err(Unfit { words, for_good: true });
         }
     }
     if let Some(model) = model.or(models.first().filter(|_| models.len() == 1)) {

@@ -55,6 +55,7 @@ const OWN_FIELDS: &[&str] = &[
 pub(super) struct Endpoint {
     pub(super) openai: OpenAi,
     headers_env: Vec<(String, String)>,
+    tokenizer: Option<Utf8PathBuf>,
     prices: Option<Utf8PathBuf>,
 }
 
@@ -182,14 +183,15 @@ pub(super) fn read_common(fields: &Fields<'_>, setting: &Setting<'_>) -> Option<
         rates,
         strict: fields.boolean("strict").unwrap_or(false),
         probe: fields.boolean("probe").unwrap_or(true),
-        tokenizer: tokenizer.map(|path| setting.root.join(path.value)),
+        tokenizer: None,
         context_length: fields.count("context_length", 1..=u32::MAX).map(u64::from),
         price,
         wants_likelihoods: Arc::default(),
     };
     let headers_env = texts(fields.text_table("headers_env"));
     let openai = OpenAi { model: model?.value, ..openai };
-    Some(Endpoint { openai, headers_env, prices: prices.map(|path| path.value) })
+    let (tokenizer, prices) = (tokenizer.map(|path| path.value), prices.map(|path| path.value));
+    Some(Endpoint { openai, headers_env, tokenizer, prices })
 }
 
 /// Headers that are likely to hold a secret do not stand in a file that is kept in git.
@@ -258,6 +260,11 @@ impl Endpoint {
             .filter(|name| (context.env)(name).is_none_or(|v| v.is_empty()))
             .cloned()
             .collect();
+        if let Some(file) = &self.tokenizer {
+            let full = context.resolve(file)?;
+            let digest = context.store.digest_of_file(&full)?;
+            openai.tokenizer = Some((full, digest));
+        }
         if let Some(file) = &self.prices {
             openai.price = Some(price_in(file, &openai.model, context)?);
         }
@@ -265,7 +272,7 @@ impl Endpoint {
     }
 
     pub(super) fn files(&self) -> Vec<Utf8PathBuf> {
-        self.prices.iter().cloned().collect()
+        self.tokenizer.iter().chain(&self.prices).cloned().collect()
     }
 }
 

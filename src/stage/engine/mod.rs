@@ -86,6 +86,11 @@ impl EngineStage {
                 emit(Event::Notice { stage: Some(stage.clone()), message });
             }
         });
+        if resource.backend.price().is_some() && !resource.backend.bounds_replies() {
+            let message =
+                "it leaves out `max_tokens`: a reply may cost more than a plan says".to_owned();
+            (context.emit)(Event::Notice { stage: Some(self.name.clone()), message });
+        }
         let (emit, stage) = (context.emit.clone(), self.name.clone());
         resource.on_progress(Arc::new(move |message| {
             emit(Event::EngineLoading { stage: stage.clone(), message });

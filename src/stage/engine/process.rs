@@ -113,13 +113,18 @@ impl Started {
                 files.insert(name, context.store.digest_of_file(&file)?);
             }
         }
-        // A model may lie elsewhere; it decides the answers all the same.
+        // A model may lie elsewhere, in a file or in a folder as transformers keeps it; it decides the answers all the
+        // same.
         let words =
             self.command.iter().skip(1).flat_map(|word| [Some(word.as_str()), after_equals(word)]);
         for path in words.flatten().map(Utf8Path::new).filter(|path| inside(path).is_none()) {
             let full = context.root.join(path);
             if full.is_file() {
                 files.insert(path.to_string(), context.store.digest_of_file(&full)?);
+            } else if full.join("config.json").is_file() {
+                for (name, file) in files_in(path, &full)? {
+                    files.insert(name, context.store.digest_of_file(&file)?);
+                }
             }
         }
         let passed = ENV.iter().copied().chain(self.pass_env.iter().map(String::as_str));

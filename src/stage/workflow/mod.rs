@@ -443,12 +443,19 @@ impl Workflow {
     }
 }
 
-/// A budget can be held only where the price is known.
+/// A budget can be held only where the most that a request can cost is known.
 fn check_budget(engine: &Resource, context: &Context) -> Result<(), StageError> {
     if context.budget.is_some() && engine.backend.is_paid() && engine.backend.price().is_none() {
         return Err(StageError::User(format!(
             "`--budget` cannot be held: the engine `{}` has no price; add `price = {{ input = …, output = … }}` \
              (dollars for a million tokens), or `prices = \"<file>\"`",
+            engine.stage
+        )));
+    }
+    if context.budget.is_some() && engine.backend.is_paid() && !engine.backend.bounds_replies() {
+        return Err(StageError::User(format!(
+            "`--budget` cannot be held: the engine `{}` leaves out `max_tokens`, so nothing bounds what a reply costs; \
+             take it from `omit`, or name the field that the server wants: `max_tokens_field`",
             engine.stage
         )));
     }

@@ -9,7 +9,7 @@ use super::Workflow;
 use super::rag;
 use super::sample::{self, GivenUp, Job, run_sample};
 use crate::digest::{Difference, Digest, Key, Recipe};
-use crate::engine::{Failure, Mode, prompt_ceiling};
+use crate::engine::{Failure, Mode, form_ceiling, prompt_ceiling};
 use crate::record::Price;
 use crate::report::CellInfo;
 use crate::sample::{Flow, Text};
@@ -66,6 +66,7 @@ impl Ahead {
         let passages = settings.rag.as_ref().map_or(0, |rag| rag.bytes_max());
         let observation = settings.tools.iter().map(|tool| tool.bytes_max()).max().unwrap_or(0);
         let (mut asked, mut reply, mut questions, mut opening_bytes) = (0, 0, 0, 0);
+        let form = form_ceiling(&settings.sampling, &settings.offered);
         for step in &flow.steps {
             let text = |text: &Text| match text {
                 Text::Ready(text) => text.len() as u64,
@@ -96,8 +97,8 @@ impl Ahead {
             let mut bytes = opening;
             let turns = if settings.method.writes() { settings.max_turns } else { 0 };
             for _ in 0..turns {
-                self.ceiling += price.ceiling(bytes + said, most);
-                self.estimate += price.ceiling(bytes / 4 + said, most);
+                self.ceiling += price.ceiling(form + bytes + said, most);
+                self.estimate += price.ceiling((form + bytes) / 4 + said, most);
                 bytes += observation + 2 * FRAME;
                 said += most;
                 replies += most;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Answer, Doors, Unable};
 use crate::digest::Replica;
+use crate::engine::form_ceiling;
 use crate::record::ScorerRequest;
 use crate::sample::{Finish, Message, Request, ResponseFormat, Role, Sampling, Score, Unscored};
 use crate::scorer::json as json_text;
@@ -43,7 +44,29 @@ impl Judge {
 
     /// Bytes of a prompt beyond what is judged.
     pub(super) fn frame(&self) -> u64 {
-        self.instructions().len() as u64 + 128
+        self.instructions().len() as u64 + form_ceiling(&self.sampling(), &[]) + 128
+    }
+
+    fn sampling(&self) -> Sampling {
+        let response_format = match self.form.as_str() {
+            "json_schema" => Some(ResponseFormat::JsonSchema(json!({
+                "type": "object",
+                "properties": {
+                    "reason": { "type": "string" },
+                    "verdict": { "type": "string", "enum": self.verdicts.keys().collect::<Vec<_>>() },
+                },
+                "required": ["reason", "verdict"],
+                "additionalProperties": false,
+            }))),
+            "json_object" => Some(ResponseFormat::JsonObject),
+            _ => None,
+        };
+        Sampling {
+            temperature: self.temperature,
+            max_tokens: self.max_tokens,
+            response_format,
+            ..Sampling::default()
+        }
     }
 
     fn instructions(&self) -> String {
@@ -72,30 +95,12 @@ impl Judge {
             material.insert(part.clone(), value);
         }
         let material = serde_json::to_string_pretty(&material).expect("BUG: texts are plain data");
-        let response_format = match self.form.as_str() {
-            "json_schema" => Some(ResponseFormat::JsonSchema(json!({
-                "type": "object",
-                "properties": {
-                    "reason": { "type": "string" },
-                    "verdict": { "type": "string", "enum": self.verdicts.keys().collect::<Vec<_>>() },
-                },
-                "required": ["reason", "verdict"],
-                "additionalProperties": false,
-            }))),
-            "json_object" => Some(ResponseFormat::JsonObject),
-            _ => None,
-        };
         Request {
             messages: vec![
                 Message::new(Role::System, self.instructions()),
                 Message::new(Role::User, material),
             ],
-            sampling: Sampling {
-                temperature: self.temperature,
-                max_tokens: self.max_tokens,
-                response_format,
-                ..Sampling::default()
-            },
+            sampling: self.sampling(),
             tools: Vec::new(),
             // Equal answers to equal questions are judged once, in whatever epoch they were given.
             replica: Replica::default(),
