@@ -166,3 +166,41 @@ fn a_plan_counts_the_form_of_a_reply() {
     let (plain, formed) = (ceiling(""), ceiling("json_schema = \"schema.json\""));
     assert!((3000.0..3100.0).contains(&(formed - plain)), "{plain} and {formed}");
 }
+
+#[test]
+fn prices_may_stand_in_a_file() {
+    let server = Server::start(|_| {
+        let details = json!({ "cached_tokens": 4 });
+        let usage =
+            json!({ "prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": details });
+        let choice = json!({ "message": { "content": "0" }, "finish_reason": "stop" });
+        vec![Step::Write(whole(200, &json!({ "choices": [choice], "usage": usage }).to_string()))]
+    });
+    let engine = server.engine("stream = false\nprices = \"prices.toml\"");
+    let run = |prices: &str| {
+        let project = Project::asking("", &engine);
+        project.rows(1);
+        project.write("prices.toml", prices);
+        project.apply(&[])
+    };
+    // Five tokens for a dollar each, four that the provider remembered for half of it, and two that were written.
+    let ran = run(
+        "[m]\ninput = 1000000\noutput = 3000000\ncached_input = 500000\n[other]\ninput = 1\noutput = 1",
+    );
+    assert_eq!((ran.code, ran.done()["spent"]["ask"].as_f64()), (0, Some(13.0)), "{}", ran.stderr);
+    for (prices, words) in [
+        ("[other]\ninput = 1\noutput = 1", "it has no price of `m` (known: other)"),
+        ("[m]\ninput = 1", "missing field `output`"),
+        ("[m]\ninput = -1\noutput = 1", "the price of `m` has -1 as `input`"),
+        ("[m]\ninput = 1\noutput = nan", "the price of `m` has NaN as `output`"),
+    ] {
+        let ran = run(prices);
+        assert_eq!(ran.code, 2, "{prices}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains("`prices.toml`") && ran.stderr.contains(words),
+            "{}",
+            ran.stderr
+        );
+    }
+    assert_eq!(server.count(), 1);
+}

@@ -219,17 +219,20 @@ fn a_server_and_its_children_end_with_forge() {
     project.ok(&[]);
     wait_until_gone(&mark);
     assert!(!is_alive(&project.root().display().to_string()));
-    // Killed without a word, long before its end.
+    // Interrupted, and killed without a word, long before its end.
     project.edit("pipelines/bench.toml", "concurrency = 1", "concurrency = 1\nepochs = 40");
-    let mut command = project.command(&["apply", "pipelines/bench.toml", "--no-cache"]);
-    let mut forge =
-        command.stdout(Stdio::null()).stderr(Stdio::null()).process_group_alone().spawn().unwrap();
-    let logged = project.logged("\"sample_finished\"");
-    project.wait_for_samples(logged + 1);
-    assert!(is_alive(&mark));
-    forge.kill().unwrap();
-    forge.wait().unwrap();
-    wait_until_gone(&mark);
+    for (signal, code) in [("-INT", Some(130)), ("-KILL", None)] {
+        let mut command = project.command(&["apply", "pipelines/bench.toml", "--no-cache"]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group_alone();
+        let logged = project.logged("\"sample_finished\"");
+        let mut forge = command.spawn().unwrap();
+        project.wait_for_samples(logged + 1);
+        assert!(is_alive(&mark));
+        let sent = Command::new("kill").args([signal, &forge.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(forge.wait().unwrap().code(), code);
+        wait_until_gone(&mark);
+    }
 }
 
 /// So that a signal to the test's own group is none to forge.

@@ -307,19 +307,23 @@ impl Served {
                     Some(status) => running.supervisor.words(&format!("it ended ({status})")),
                 }
             }
-            None => "it could not be started again".to_owned(),
+            // Who began to start it again was stopped.
+            None => "it is not there".to_owned(),
         };
         if state.restarts > 0 {
             let words = format!("{ended}; it was started again once already");
             state.broken = Some(words.clone());
             return Err(EngineError::Broken(words));
         }
-        state.restarts += 1;
         *self.ready.lock().expect("BUG: the server lock is poisoned") = None;
         state.running = None;
         (self.progress)(format!("{ended}; starting it again"));
         let running = Running::start(&self.settings, &self.progress).await;
-        let running = running.map_err(EngineError::Broken)?;
+        state.restarts += 1;
+        let running = running.map_err(|words| {
+            state.broken = Some(words.clone());
+            EngineError::Broken(words)
+        })?;
         self.refused.store(false, Ordering::Relaxed);
         *self.ready.lock().expect("BUG: the server lock is poisoned") = Some(running.ready.clone());
         state.running = Some(running);

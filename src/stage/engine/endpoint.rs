@@ -220,9 +220,12 @@ fn read_extra_body(fields: &Fields<'_>) -> Map<String, serde_json::Value> {
 }
 
 /// Dollars for a million tokens, in the manifest.
+/// Dollars for a million tokens.
+const PRICES: std::ops::RangeInclusive<f64> = 0.0..=1e9;
+
 pub(super) fn read_price(fields: &Fields<'_>) -> Option<Price> {
     let table = fields.table("price")?;
-    let number = |name| table.number(name, 0.0..=1e9);
+    let number = |name| table.number(name, PRICES);
     let (input, output, cached) = (number("input"), number("output"), number("cached_input"));
     for (name, value) in [("input", input), ("output", output)] {
         if value.is_none() && !table.has(name) {
@@ -240,10 +243,24 @@ fn price_in(file: &Utf8PathBuf, model: &str, context: &Context) -> Result<Price,
     let text = read_project_text(&context.root, file).map_err(user)?;
     let prices: BTreeMap<String, Price> =
         toml::from_str(&text).map_err(|error| user(error.to_string().trim_end().to_owned()))?;
-    prices.get(model).copied().ok_or_else(|| {
+    let Some(price) = prices.get(model).copied() else {
         let known: Vec<_> = prices.keys().map(String::as_str).collect();
-        user(format!("it has no price of `{model}` (known: {})", known.join(", ")))
-    })
+        let message = format!("it has no price of `{model}` (known: {})", known.join(", "));
+        return Err(user(message));
+    };
+    let cached = price.cached_input.unwrap_or(0.0);
+    for (name, value) in
+        [("input", price.input), ("output", price.output), ("cached_input", cached)]
+    {
+        if !PRICES.contains(&value) {
+            let most = PRICES.end();
+            let message = format!(
+                "the price of `{model}` has {value} as `{name}`, and goes from 0 to {most}"
+            );
+            return Err(user(message));
+        }
+    }
+    Ok(price)
 }
 
 impl Endpoint {
