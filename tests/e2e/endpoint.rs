@@ -245,6 +245,15 @@ fn what_may_pass_is_tried_again() {
             json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 0 } });
         vec![Step::Write(whole(200, &body.to_string()))]
     });
+    // One with nothing in it, and a stream without any.
+    passes_after_two("malformed", "", || {
+        vec![Step::Write(whole(200, &json!({ "choices": [{}] }).to_string()))]
+    });
+    passes_after_two("malformed", "", || {
+        let usage = json!({ "prompt_tokens": 9, "completion_tokens": 0 });
+        let none = event(&json!({ "choices": [], "usage": usage }));
+        vec![head(), piece(&none), piece(b"data: [DONE]\n\n"), end()]
+    });
     passes_after_two("aborted", "", || {
         let aborted = json!({ "choices": [{ "delta": {}, "finish_reason": "abort" }] });
         vec![head(), piece(&part("4")), piece(&event(&aborted)), piece(b"data: [DONE]\n\n"), end()]
